@@ -42,7 +42,7 @@ def pooled_deviation(trials: Sequence[Trial]) -> float:
 
 
 def significant_difference(trials: Sequence[Trial]) -> float:
-    """Returns the smallest difference from the mean of the first variant that is significant.
+    """Returns the smallest significant difference between the mean of a variant and that of the first variant.
 
     Student's t test with the pooled deviation, at 5 % divided by the number of comparisons (Bonferroni).
     """
@@ -55,7 +55,7 @@ def significant_difference(trials: Sequence[Trial]) -> float:
 
 
 def compare(trials: Sequence[Trial], quantity: str) -> tuple[str, ...]:
-    """Returns remarks that list the significant differences between the first variant and the others."""
+    """Returns remarks that list the significant differences of other variants from the first variant."""
     least, first = significant_difference(trials), trials[0]
     if math.isnan(least):
         return (f"{quantity}: differences are not tested with one seed.",)

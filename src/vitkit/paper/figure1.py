@@ -1,4 +1,4 @@
-"""Figure 1: model overview, as a table of the parts of ViT-B/16 with shapes and numbers of parameters."""
+"""Figure 1 of the ViT paper: model overview, as a table of the parts of ViT-B/16 with numbers of parameters."""
 
 from collections.abc import Iterable
 

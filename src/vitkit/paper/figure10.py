@@ -1,4 +1,4 @@
-"""Figure 10: position embeddings of models with different training hyperparameters (appendix D.4)."""
+"""Figure 10 of the ViT paper: position embeddings for different training hyperparameters (appendix D.4)."""
 
 from vitkit import explain
 from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models, figure7

@@ -1,4 +1,4 @@
-"""Figure 11: attention distance of a ViT and a hybrid (appendix D.7)."""
+"""Figure 11 of the ViT paper: attention distance of a ViT and a hybrid (appendix D.7)."""
 
 from vitkit import explain
 from vitkit.models import hybrid

@@ -1,4 +1,4 @@
-"""Figure 12: speed and largest batch that fits in memory, by input size (appendix D.5)."""
+"""Figure 12 of the ViT paper: speed and largest batch that fits in memory, by input size (appendix D.5)."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Figure 13: FLOPs and speed of axial attention, full attention and a ResNet (appendix D.6)."""
+"""Figure 13 of the ViT paper: FLOPs and speed of axial attention, full attention and a ResNet (appendix D.6)."""
 
 from dataclasses import replace
 from pathlib import Path

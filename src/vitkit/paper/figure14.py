@@ -1,4 +1,4 @@
-"""Figure 14: more attention maps like those of Figure 6 (appendix D.8)."""
+"""Figure 14 of the ViT paper: more attention maps like those of Figure 6 (appendix D.8)."""
 
 from dataclasses import replace
 
@@ -22,5 +22,5 @@ EXPERIMENT: Experiment = replace(
 
 
 def study(small: SmallScale) -> Findings:
-    """Computes attention rollout in the same way as Figure 6, on more images."""
+    """Computes attention rollout as for Figure 6 of the ViT paper, on more images."""
     return figure6.study(small, IMAGES)

@@ -1,4 +1,4 @@
-"""Figure 2: VTAB accuracy by group of tasks: natural, specialized and structured (section 4.2)."""
+"""Figure 2 of the ViT paper: VTAB accuracy of natural, specialized and structured tasks (section 4.2)."""
 
 from vitkit.paper import Experiment, Findings, Table, table9
 from vitkit.paper.small_scale import SmallScale
@@ -22,5 +22,5 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Runs the study of Table 9, which contains the same results by task."""
+    """Runs the study of Table 9 of the ViT paper, which has the results for each task."""
     return table9.study(small)

@@ -1,4 +1,4 @@
-"""Figure 4: few-shot accuracy against the number of pre-training images (section 4.3)."""
+"""Figure 4 of the ViT paper: few-shot accuracy against the number of pre-training images (section 4.3)."""
 
 from collections.abc import Mapping
 

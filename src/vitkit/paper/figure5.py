@@ -1,4 +1,4 @@
-"""Figure 5: accuracy of ViTs, ResNets and hybrids by pre-training compute (section 4.4)."""
+"""Figure 5 of the ViT paper: accuracy of ViTs, ResNets and hybrids by pre-training compute (section 4.4)."""
 
 from dataclasses import replace
 

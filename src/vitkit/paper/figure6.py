@@ -1,4 +1,4 @@
-"""Figure 6: attention rollout from the class token to the image patches (section 4.5, appendix D.8)."""
+"""Figure 6 of the ViT paper: attention rollout from the class token to the patches (section 4.5, appendix D.8)."""
 
 from vitkit import explain
 from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models

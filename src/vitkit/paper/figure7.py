@@ -1,4 +1,4 @@
-"""Figure 7: embedding filters, position similarity and attention distance (section 4.5)."""
+"""Figure 7 of the ViT paper: embedding filters, position similarity and attention distance (section 4.5)."""
 
 import numpy as np
 from jaxtyping import Float
@@ -44,7 +44,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Draws the three parts of the figure, and computes numbers that summarize them."""
+    """Draws the three parts of Figure 7 of the ViT paper, and computes numbers that summarize them."""
     subject = _explained_models.load_subject(small, _explained_models.given_or_trained(small), IMAGES)
     embed = subject.model.config
     number = min(FILTERS, embed.width, embed.channels * embed.patch_size[0] * embed.patch_size[1])

@@ -1,4 +1,4 @@
-"""Figure 8: scaling depth, width, MLP width or patch size of a ViT (appendix D.2)."""
+"""Figure 8 of the ViT paper: scaling depth, width, MLP width or patch size of a ViT (appendix D.2)."""
 
 from dataclasses import replace
 

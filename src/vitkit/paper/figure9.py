@@ -1,4 +1,4 @@
-"""Figure 9: class token and global average pooling at several learning rates (appendix D.3)."""
+"""Figure 9 of the ViT paper: class token and global average pooling at several learning rates (appendix D.3)."""
 
 from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import findings

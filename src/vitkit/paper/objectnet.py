@@ -1,4 +1,4 @@
-"""ObjectNet: accuracy on the classes that it shares with ImageNet (appendix D.9)."""
+"""ObjectNet: accuracy on the classes shared with ImageNet (ViT paper, appendix D.9)."""
 
 from vitkit import checkpoints
 from vitkit.evaluate import protocol
@@ -19,7 +19,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Evaluates images of half of the classes. Predictions are among all classes, then among that half only."""
+    """Evaluates images of half of the classes, with predictions among all classes, then among that half only."""
     folder = _explained_models.train_model(small, "seen", small.vit(), steps=small.length(200))
     loaded = checkpoints.load(folder)
     config = protocol.EvaluationConfig(data=small.downstream, evaluators=("top1", "subset"), batch_size=64)

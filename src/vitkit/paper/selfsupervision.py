@@ -1,4 +1,4 @@
-"""Self-supervision by masked patch prediction (section 4.6, appendix B.1.2)."""
+"""Self-supervision by masked patch prediction (ViT paper, section 4.6 and appendix B.1.2)."""
 
 from dataclasses import replace
 from pathlib import Path

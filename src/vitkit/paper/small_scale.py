@@ -168,7 +168,7 @@ class SmallScale:
         return self.train(self.run(name, model, data=data, seed=seed, steps=steps, **settings))
 
     def fewshot(self, folder: Path, source: str | None = None) -> float:
-        """Returns the 5-shot accuracy of a checkpoint on new classes, as the mean of three samples (section 4.1)."""
+        """Returns the 5-shot accuracy of a checkpoint on new classes, averaged over three random samples."""
         loaded, data = checkpoints.load(folder), source or self.downstream
         config = protocol.EvaluationConfig(
             data=data,

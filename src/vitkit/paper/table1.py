@@ -1,4 +1,4 @@
-"""Table 1: model variants, compared with the configs and numbers of parameters in vitkit."""
+"""Table 1 of the ViT paper: model variants, compared with the configs and numbers of parameters in vitkit."""
 
 from vitkit import models
 from vitkit.paper import Experiment, Findings, Table
@@ -26,7 +26,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Compares configs and numbers of parameters in vitkit with the published table."""
+    """Compares configs and numbers of parameters in vitkit with Table 1 of the ViT paper."""
     rows = []
     for name, (*_, million) in PUBLISHED.items():
         config = models.preset(f"{name}/{PATCHES[name]}")

@@ -1,4 +1,4 @@
-"""Table 2: comparison of the best models with the state of the art (section 4.2)."""
+"""Table 2 of the ViT paper: comparison of the best models with the state of the art (section 4.2)."""
 
 from vitkit.models import resnet
 from vitkit.paper import Experiment, Findings, Table, _commands, figure3
@@ -57,7 +57,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Pre-trains and fine-tunes small versions of the three models of Table 2."""
+    """Pre-trains and fine-tunes small versions of the three models in Table 2 of the ViT paper."""
     size = (small.side, small.side)
     variants = {
         "ViT, larger": Variant(small.vit(width=96, num_heads=6, mlp_width=192)),

@@ -1,4 +1,4 @@
-"""Table 3: hyperparameters of pre-training, compared with the recipes of vitkit."""
+"""Table 3 of the ViT paper: hyperparameters of pre-training, compared with the recipes of vitkit."""
 
 from vitkit.paper import Cell, Experiment, Findings, Table
 from vitkit.paper.small_scale import SmallScale
@@ -45,14 +45,14 @@ EXPERIMENT = Experiment(
 
 
 def ours(name: str) -> tuple[Cell, ...]:
-    """Returns the hyperparameters of a recipe, in the order of the columns of Table 3."""
+    """Returns the hyperparameters of a recipe, in the order of the columns of Table 3 of the ViT paper."""
     run = recipe(name)
     dropout = float(getattr(run.model, "dropout", 0.0))
     return (run.epochs, run.optimizer.lr, run.schedule.decay, run.optimizer.weight_decay, dropout)
 
 
 def study(small: SmallScale) -> Findings:
-    """Compares every pre-training recipe with its row in the published table."""
+    """Compares every pre-training recipe with its row in Table 3 of the ViT paper."""
     rows, differing = [], []
     for name, published in ROWS.items():
         actual, expected = ours(name), published[2:]

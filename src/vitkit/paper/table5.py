@@ -1,4 +1,4 @@
-"""Table 5: transfer accuracy of every ViT, by dataset of the pre-training (appendix D, Figure 3)."""
+"""Table 5 of the ViT paper: transfer accuracy of every ViT, by dataset of the pre-training (appendix D)."""
 
 from vitkit.paper import Experiment, Findings, Table, _commands, figure3
 from vitkit.paper.small_scale import SmallScale
@@ -61,5 +61,5 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Runs the study of Figure 3, which shows a part of the same results."""
+    """Runs the study of Figure 3 of the ViT paper, which shows a part of the results in Table 5."""
     return figure3.study(small)

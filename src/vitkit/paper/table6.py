@@ -1,4 +1,4 @@
-"""Table 6: models of the scaling study, with accuracies and FLOPs of pre-training.
+"""Table 6 of the ViT paper: models of the scaling study, with accuracies and FLOPs of pre-training.
 
 exaFLOPs = operations of the forward pass per image x 3 (the backward pass costs two more) x images x epochs. The
 operations are those of matrix products and convolutions; a multiplication and an addition count as two. The model is
@@ -21,7 +21,7 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Row:
-    """A published row of Table 6: model preset, recipe, epochs, accuracies in percent, and exaFLOPs."""
+    """A row of Table 6 of the ViT paper: model preset, recipe, epochs, accuracies in percent, and exaFLOPs."""
 
     preset: str
     recipe: str
@@ -96,7 +96,7 @@ def exaflops(preset: str, epochs: float) -> float:
 
 
 def study(small: SmallScale) -> Findings:
-    """Computes the exaFLOPs of every row, and compares them with the published numbers."""
+    """Computes the exaFLOPs of every row of Table 6 of the ViT paper, and compares them with the published numbers."""
     counted = {row.preset: exaflops(row.preset, 1) for row in ROWS}
     counts = [(row, counted[row.preset] * row.epochs) for row in ROWS]
     rows = [

@@ -1,4 +1,4 @@
-"""Table 7: ResNets pre-trained with Adam and with SGD (appendix D.1)."""
+"""Table 7 of the ViT paper: ResNets pre-trained with Adam and with SGD (appendix D.1)."""
 
 from vitkit.explain import Curve, Curves
 from vitkit.models import resnet

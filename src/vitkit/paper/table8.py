@@ -1,4 +1,4 @@
-"""Table 8: types of position embeddings, and the layers at which they are added (appendix D.4)."""
+"""Table 8 of the ViT paper: types of position embeddings, and the layers that add them (appendix D.4)."""
 
 from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import findings
@@ -27,7 +27,7 @@ LOCATIONS = {"stem": "stem", "every layer": "layers", "shared": "shared"}
 
 
 def options(name: str) -> dict[str, str]:
-    """Returns the model config fields of a variant by its name in the table."""
+    """Returns the model config fields of a variant by its name in Table 8 of the ViT paper."""
     kind, _, location = name.partition(", ")
     return {**KINDS[kind], **({"position_at": LOCATIONS[location]} if location else {})}
 
@@ -64,7 +64,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Compares all variants with the paper's default: learned 1-D position embeddings, added at the stem."""
+    """Compares all variants with the ViT paper's default: learned 1-D position embeddings, added at the stem."""
     names = [*PUBLISHED, "sine-cosine"]
     variants = {name: Variant(small.vit(**options(name))) for name in names}
     return findings(EXPERIMENT.title, small.sweep(variants, STEPS), PUBLISHED, small, "ViT-B/16, 5-shot ImageNet (%)")
