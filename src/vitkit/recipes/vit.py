@@ -65,7 +65,7 @@ ON_JFT = (
 
 
 def jft(name: str, size: str, rate: float, epochs: int) -> Run:
-    """Returns the config of a run that pre-trains on JFT-300M with a sigmoid loss (Table 3)."""
+    """Returns the config of a run that pre-trains on JFT-300M with a sigmoid loss (ViT paper, Table 3)."""
     loss = supervised.Config(loss="sigmoid", head_bias=-10.0)
     run = _pretraining(name, _model(size, JFT, 0.0), loss, rate=rate, decay=0.1)
     return replace(run, epochs=epochs, optimizer=replace(run.optimizer, clip=None))
@@ -84,13 +84,13 @@ def _imagenet(name: str, size: str) -> Run:
 
 
 def _model(size: str, classes: int, dropout: float) -> object:
-    """Returns the config of a preset with the pre-logits layer of the paper, which is linear and tanh."""
+    """Returns the config of a preset with the pre-logits layer (linear and tanh) of the ViT paper."""
     config = models.preset(size, num_classes=classes, activation="gelu_tanh", dropout=dropout)
     return replace(config, pre_logits=config.width)
 
 
 def _pretraining(name: str, model: object, loss: supervised.Config, *, rate: float, decay: float) -> Run:
-    """Returns the config of a run with the settings that all rows of Table 3 share.
+    """Returns the config of a run with the settings that all rows of Table 3 of the ViT paper share.
 
     The run has one epoch, which the caller replaces.
     """
