@@ -12,7 +12,7 @@ from vitkit.report.page import page, tile, unreadable_section
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
-    """Writes both report files to a folder. Raises ValueError if it contains the report of a training run."""
+    """Writes both report files to a folder. Raises ValueError if the folder contains a report of a training run."""
     report = folder / "report.html"
     if report.exists() and not (folder / "evaluation.json").exists():
         raise ValueError(f"'{report}' exists and is not the report of an evaluation; choose another folder")

@@ -81,7 +81,7 @@ def value_section(predictions: Predictions, names: tuple[str, ...]) -> str:
 
 
 def _counted(predictions: Predictions) -> dict[int, float]:
-    """Returns a dict from the index of each label that has images to its average precision."""
+    """Returns the average precision of each label that has images, by label index."""
     truth = predictions.targets > 0
     present = torch.nonzero(truth.any(dim=0))[:, 0]
     if not present.numel():
