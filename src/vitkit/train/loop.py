@@ -46,7 +46,7 @@ class Training:
     module: nn.Module = field(init=False)  # the objective, wrapped for DDP if needed
 
     def __post_init__(self) -> None:
-        """Sets `module` to the objective. It is replaced with the wrapped objective if the run uses DDP."""
+        """Sets `module` to the objective. If the run uses DDP, the wrapped objective later replaces it."""
         self.module = self.objective
 
     @cached_property
@@ -60,7 +60,7 @@ class Training:
         return self.step * self.run.batch_size
 
     def state_dict(self) -> State:
-        """Returns the content of a training checkpoint. Of a sharded model, it contains the shards of this process."""
+        """Returns the content of a training checkpoint. For a sharded model, only the shards of this process."""
         state = {
             "step": self.step,
             "objective": self.objective.state_dict(),
@@ -89,7 +89,7 @@ class Training:
 
 
 def checkpoint_templates(training: Training) -> dict[str, Tensor]:
-    """Returns for each tensor in a training checkpoint a current tensor with the same shape and sharding.
+    """Returns a current tensor with the same shape and sharding for each tensor of a training checkpoint.
 
     Optimizer moments do not exist before the first step; their template is the parameter that they belong to.
     """

@@ -319,7 +319,7 @@ def model_outputs(
 
 
 def tuned_task(run: Run, outputs: evaluate.ModelOutputs) -> Task:
-    """Returns the task of the model, with the thresholds of the best F1 if `run.tune_threshold` is set."""
+    """Returns the task of the model, with the thresholds that maximize F1 if `run.tune_threshold` is set."""
     return outputs.task.with_threshold(best_thresholds(outputs.predictions) if run.tune_threshold else None)
 
 

@@ -69,7 +69,7 @@ def with_task(run: Run, source: Source) -> Run:
 
 
 def _with_labels(run: Run, task: Task) -> Run:
-    """Returns a run for independent labels, without evaluators of one class per image (unless its metric needs one)."""
+    """Returns a run for independent labels. Other evaluators are removed unless the metric needs one of them."""
     fits = tuple(each for each in run.evaluators if task.problem_type in evaluate.problem_types(each))
     evaluators = fits if run.metric.partition(".")[0] in fits else run.evaluators
     return replace(run, model=_with(run.model, task), evaluators=evaluators)

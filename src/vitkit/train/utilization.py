@@ -38,7 +38,7 @@ class Peak:
     source: str
 
     def utilization(self, flops: float, seconds: float) -> float:
-        """Returns the fraction of the peak FLOP/s that is reached when `flops` take `seconds`."""
+        """Returns `flops / seconds` as a fraction of the peak FLOP/s."""
         return flops / seconds / self.flops_per_second
 
 

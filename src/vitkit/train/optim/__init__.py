@@ -174,7 +174,7 @@ def set_weight_decay(optimizer: torch.optim.Optimizer, config: Optimizer, progre
 
 
 def clip_gradients(config: Optimizer, parameters: Iterable[nn.Parameter], norm: torch.Tensor) -> None:
-    """Clips gradients to the maximum norm in the config. `norm` is the total norm before clipping."""
+    """Clips gradients to the maximum norm in the config. The argument `norm` is their total norm before clipping."""
     if config.clip is None:
         return
     if config.clip_by == "all":

@@ -7,7 +7,7 @@ from vitkit.train.optim._combined import Closure, Group, evaluate_closure
 
 
 class Lamb(torch.optim.Optimizer):
-    """LAMB optimizer (algorithm 2 of the paper), which scales the update of Adam by the norm of the weights.
+    """LAMB optimizer (You et al. 2020, algorithm 2), which scales the update of Adam by the norm of the weights.
 
     The update is w <- w - lr |w| / |u| u with u = m / (sqrt(v) + eps) + weight_decay w, where m and v
     are Adam's moments.

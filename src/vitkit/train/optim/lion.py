@@ -7,7 +7,7 @@ from vitkit.train.optim._combined import Closure, evaluate_closure
 
 
 class Lion(torch.optim.Optimizer):
-    """Lion optimizer (algorithm 2 of the paper), whose update is the sign of an interpolated momentum.
+    """Lion optimizer (Chen et al. 2023, algorithm 2), whose update is the sign of an interpolated momentum.
 
     The update is w <- w - lr (sign(b1 m + (1 - b1) g) + weight_decay w), then m <- b2 m + (1 - b2) g.
 
