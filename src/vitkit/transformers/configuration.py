@@ -184,7 +184,7 @@ class PreTrainedConfig(ABC):
 
     @classmethod
     def from_dict(cls, config_dict: Json, return_unused_kwargs: bool = False, **kwargs: Argument) -> Any:
-        """Creates a config from a dict. `kwargs` that are attributes of the config replace the values.
+        """Creates a config from a dict. `kwargs` that name attributes of the config replace values of the dict.
 
         Other `kwargs` are ignored, as in transformers, or returned with the config if `return_unused_kwargs`.
         """

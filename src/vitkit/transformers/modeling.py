@@ -119,7 +119,7 @@ class ViTModel(ViTPreTrainedModel):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Generator[tuple[str, nn.Module]]:
-        """Yields all modules, followed by aliases of the layers with their names of transformers 4."""
+        """Yields all modules, then aliases of the layers under their transformers 4 names."""
         first_visit = memo is None or self not in memo
         yield from super().named_modules(memo, prefix, remove_duplicate)
         if first_visit and remove_duplicate:

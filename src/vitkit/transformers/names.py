@@ -162,7 +162,7 @@ Forward = Callable[..., Any]
 
 
 def accept_both_orders(v5_names: Sequence[str]) -> Callable[[Forward], Forward]:
-    """Decorator for `forward` methods. They then accept the argument order of transformers 4 and 5.
+    """Decorator that lets `forward` methods accept the argument order of transformers 4 or 5.
 
     `v5_names` are the positional parameters of version 5. A call is read as version 5 if it cannot be version 4: a bool
     where 4 has labels or a head mask, a tensor where 4 has a flag, labels where 4 has a head mask (integers, or floats

@@ -17,7 +17,7 @@ from vitkit.transformers.names import NAME_FORMATS
 
 
 class ViTPreTrainedModel(nn.Module, ABC):
-    """Base class of `ViTModel` and of the models with a head, whose `ViTModel` is the attribute `vit`."""
+    """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as the attribute `vit`."""
 
     config_class: ClassVar[type[ViTConfig]] = ViTConfig
     base_model_prefix: ClassVar[str] = "vit"
