@@ -57,7 +57,7 @@ def write_file(target: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def open_deferred(path: Path) -> Iterator[BinaryIO]:
-    """Context manager that opens a file for writing. An OSError during writing is raised only when it exits.
+    """Context manager that opens a file for writing. An OSError of a write is raised only at exit.
 
     For writers in C++, such as that of `torch.save`, in which an error of a write can end the process.
     """
@@ -70,12 +70,12 @@ def open_deferred(path: Path) -> Iterator[BinaryIO]:
 
 
 class _Deferred(io.FileIO):
-    """A file that stores the first error of a write, and drops what follows."""
+    """File that stores its first write error instead of raising it, and ignores all later writes."""
 
     failure: OSError | None = None
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Writes bytes unless a write has failed."""
+        """Writes bytes, or ignores them if an earlier write has failed."""
         if self.failure is None:
             try:
                 return super().write(data)
@@ -141,7 +141,7 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def new_file_mode(path: Path) -> Iterator[None]:
-    """Context manager that gives a new file the default permissions. safetensors would restrict them to the owner."""
+    """Context manager that gives a new file default permissions. safetensors makes files private to their owner."""
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
     yield
@@ -162,7 +162,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def system_errors(target: Path) -> Iterator[None]:
-    """Context manager that raises an OSError naming the target if a write fails, such as on a full disk."""
+    """Context manager that raises an OSError with the path of the target if a write fails, such as on a full disk."""
     try:
         yield
     except Exception as error:
@@ -173,7 +173,7 @@ def system_errors(target: Path) -> Iterator[None]:
 
 
 def _errno(error: Exception, target: Path) -> int | None:
-    """Returns the errno of the system error that caused an exception, or None if the cause is another one."""
+    """Returns the errno of the system error that caused an exception, or None if no system error caused it."""
     below: BaseException | None = error
     while below is not None:
         found = _OS_ERROR.search(str(below))

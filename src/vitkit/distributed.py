@@ -73,7 +73,7 @@ def shard(module: nn.Module, kind: Kind, blocks: Iterable[nn.Module] = ()) -> No
 
 
 def wrap(module: nn.Module, kind: Kind = "none") -> nn.Module:
-    """Wraps a module in DistributedDataParallel, which averages gradients over all processes, if `kind` is "ddp"."""
+    """Wraps a module in DistributedDataParallel if `kind` is "ddp", to average gradients over all processes."""
     if kind != "ddp" or world_size() == 1:
         return module
     # Objectives do not use all parameters of the model; masked prediction does not use the head, for example.
@@ -127,7 +127,7 @@ def broadcast(number: float) -> float:
 
 
 def on_rank_zero(action: Callable[[], None]) -> None:
-    """Runs an action on rank 0 while the other processes wait. Its errors are raised in every process.
+    """Runs an action on rank 0 while the other processes wait. Errors of the action are raised in every process.
 
     ValueError, OSError and ImportError of the action are raised in all processes; otherwise a failing rank 0 would
     leave the others waiting.
@@ -170,7 +170,7 @@ def background_group() -> Any:
 
 
 def all_gather(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the names of all processes, concatenated in rank order."""
+    """Gathers a tuple of names from each process. Returns all names, concatenated in rank order."""
     if world_size() == 1:
         return names
     gathered: list[tuple[str, ...]] = [()] * world_size()

@@ -25,7 +25,7 @@ Array = TypeVar("Array", np.ndarray, "Tensor")
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The meaning of the outputs of a model. The last axis of its logits is the axis of outputs.
+    """The meaning of the outputs of a model. The last axis of the logits has one element per output.
 
     `problem_type` is `single_label_classification` (classes that exclude each other: a softmax over the outputs),
     `multi_label_classification` (independent labels: a sigmoid of each output) or `regression` (numbers). A
@@ -66,7 +66,7 @@ class Task:
         return self.problem_type == "regression"
 
     def function(self, outputs: int) -> Function:
-        """Returns the function from logits to scores, for a model with this number of outputs."""
+        """Returns the function that converts the logits to scores: "none", "sigmoid" or "softmax"."""
         if self.regression:
             return "none"
         return "sigmoid" if self.problem_type == "multi_label_classification" or outputs == 1 else "softmax"

@@ -25,7 +25,7 @@ def json_text(value: Any, *, ascii_only: bool = False) -> str:
 
 
 def shortened(names: list[str], most: int = 3) -> str:
-    """Joins escaped names for a message. After the first `most` names, only the number of the others is added."""
+    """Joins escaped names for a message. Names after the first `most` are only counted, as in "and 5 more"."""
     shown = ", ".join(map(printable, names[:most]))
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
