@@ -18,7 +18,7 @@ class Bands:
 
     def __init__(self, bands: Sequence[Image.Image]):
         if not bands or any(band.mode != "L" or band.size != bands[0].size for band in bands):
-            raise ValueError("Bands needs at least one image, all in mode L and of one size")
+            raise ValueError("Bands needs at least one image; all images must have mode L and the same size")
         self.bands = tuple(bands)
 
     @classmethod

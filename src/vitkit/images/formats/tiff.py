@@ -200,8 +200,8 @@ def _pixel_bits(tags: _Tags, most: int = 8) -> int:
     samples, bits = _one(tags, _SAMPLES, 1), tags.get(_BITS, (1,))
     if not 1 <= samples <= most:
         raise ImageError("unsupported_format", f"TIFF files with {samples} samples per pixel are not supported")
-    if any(not 1 <= depth <= 64 for depth in bits):
-        raise corrupt("a sample has 0 or more than 64 bits")
+    if invalid := [depth for depth in bits if not 1 <= depth <= 64]:
+        raise corrupt(f"bits per sample is {invalid[0]}; it must be between 1 and 64")
     return sum(bits[:samples]) if len(bits) >= samples else bits[0] * samples
 
 
