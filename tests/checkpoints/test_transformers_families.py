@@ -216,7 +216,7 @@ def test_unknown_and_missing_tensors_are_errors(library: Any, tmp_path: Path) ->
 
 UNSUPPORTED = [
     ("dinov2_huggingface", "dinov2-s/14", {"layer_scale": None}, "always has LayerScale"),
-    ("dinov2_huggingface", "dinov2-s/14", {"mlp_width": 70}, "no MLP of width 70 for width 32"),
+    ("dinov2_huggingface", "dinov2-s/14", {"mlp_width": 70}, "does not support mlp_width 70 with width 32"),
     ("dinov2_huggingface", "dinov2-s/14", {"num_classes": 5}, "pool='token'"),
     ("dinov3_huggingface", "dinov3-s/16", {"num_classes": 5}, "has no classifier"),
     ("dinov3_huggingface", "dinov3-s/16", {"pool": "gap"}, "pool='gap'"),

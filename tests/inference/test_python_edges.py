@@ -114,7 +114,7 @@ def test_images_without_four_axes_are_named(folder: Path, make: Callable[[Path],
 @pytest.mark.parametrize("name", ["image_size", "patch_size"])
 @pytest.mark.parametrize("value", [(64, 64, 3), (64,), "64", 64.0, 0, -8, (64, 0), True, [32, None]])
 def test_a_wrong_size_is_one_sentence(folder: Path, name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=rf"{name} is .*; it must be a positive integer or \(rows, columns\)"):
+    with pytest.raises(ValueError, match=rf"{name} is .*; it must be a positive integer or \(height, width\)"):
         vitkit.load(folder, **{name: value})
 
 

@@ -107,7 +107,7 @@ def _size(value: object, name: str) -> tuple[int, int] | None:
     given: list[object] = list(value) if isinstance(value, tuple | list) else [value, value]
     sides = [side for side in given if _is_integer(side) and side > 0]
     if len(given) != 2 or len(sides) != 2:
-        raise ValueError(f"{name} is {value!r}; it must be a positive integer or (rows, columns) in pixels")
+        raise ValueError(f"{name} is {value!r}; it must be a positive integer or (height, width) in pixels")
     return sides[0], sides[1]
 
 

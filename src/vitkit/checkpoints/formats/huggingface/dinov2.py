@@ -89,7 +89,7 @@ def unsupported_reason(config: Config) -> str | None:
     if config.layer_scale is None:
         return f"{title} always has LayerScale, but this model has none; use to='vitkit'"
     if _ratio(config) is None:
-        return f"{title} has no MLP of width {config.mlp_width} for width {config.width}; use to='vitkit'"
+        return f"{title} does not support mlp_width {config.mlp_width} with width {config.width}; use to='vitkit'"
     fixed = {"pool": "token+gap" if config.num_classes else "token", "position_tokens": "class+patches"}
     free = ("activation", "norm_eps", "qkv_bias", "num_registers", "layer_scale", "mlp")
     return unsupported_field(config, title, fixed=fixed, free=free)
