@@ -47,7 +47,7 @@ def test_only_rgb_weights_are_adapted() -> None:
     model = models.build(models.family("vit").TINY)
     model.adapt_channels(4)
     with pytest.raises(
-        ValueError, match=r"only weights for 3 channels \(RGB\) can be adapted to 2 channels, not for 4"
+        ValueError, match=r"only weights for 3 channels \(RGB\) can be adapted to 2 channels, but these are for 4"
     ):
         model.adapt_channels(2)
     assert model.config.channels == 4

@@ -44,7 +44,9 @@ def adapt_input_weight(weight: Float[Tensor, "out c h w"], channels: int) -> Flo
     if given == channels:
         return weight
     if given != 3:
-        raise ValueError(f"only weights for 3 channels (RGB) can be adapted to {channels} channels, not for {given}")
+        raise ValueError(
+            f"only weights for 3 channels (RGB) can be adapted to {channels} channels, but these are for {given}"
+        )
     if channels < 1:
         raise ValueError(f"channels is {channels}; it must be at least 1")
     if channels == 1:
