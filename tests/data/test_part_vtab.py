@@ -78,7 +78,7 @@ def test_a_part_changes_only_the_training_split(tmp_path: Path) -> None:
         ("fraction=x@digits", "'fraction=x' of a part: could not convert"),
         ("number=0@digits", "at least 1"),
         ("fraction=0.5,number=3@digits", "fraction and number cannot both be set"),
-        ("rest=1@digits", "rest=1 needs fraction or number"),
+        ("rest=1@digits", "the part needs fraction or number"),
         ("classes=0-10@digits", "class 10 of a part is out of range for 10 classes"),
         ("classes=nine@digits", "unknown class 'nine' of a part"),
         ("classes=1+0-3@digits", "contains a class twice"),

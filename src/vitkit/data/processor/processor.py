@@ -113,7 +113,7 @@ class Processor:
                     f"Processor.{name} must be one of {list(get_args(kinds))}, got {getattr(self, name)!r}"
                 )
         if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"Processor.size must be (rows, columns), both at least 1, got {self.size!r}")
+            raise ValueError(f"Processor.size must be (height, width) in pixels, both at least 1, got {self.size!r}")
         if not self.mean or len(self.mean) != len(self.std):
             raise ValueError(f"mean and std must have one value per channel, got {self.mean!r} and {self.std!r}")
         if not all(self.std):

@@ -36,7 +36,7 @@ class Part:
         if self.fraction is not None and self.number is not None:
             raise ValueError("fraction and number cannot both be set for a part; choose one")
         if self.rest and self.fraction is None and self.number is None:
-            raise ValueError("rest=1 needs fraction or number, because it selects the images outside this part")
+            raise ValueError("rest=1 selects the images outside a part, so the part needs fraction or number")
 
 
 def open_source(location: str) -> dict[str, Source]:

@@ -97,7 +97,7 @@ def _expand(text: str) -> list[str]:
         return [text]
     first, last = int(match[1]), int(match[2])
     if last < first or last - first >= 1_000_000:
-        raise ValueError(f"'{match[0]}' is not a valid range of shards")
+        raise ValueError(f"'{match[0]}' is not a valid range of shards; expected {{FIRST..LAST}} as in {{00..99}}")
     width = len(match[1]) if match[1].startswith("0") else 0
     numbers = [str(number).zfill(width) for number in range(first, last + 1)]
     return [name for number in numbers for name in _expand(text[: match.start()] + number + text[match.end() :])]
