@@ -100,7 +100,9 @@ class Task:
         """
         function = self.function(logits.shape[-1])
         if function == "none":
-            raise ValueError("a regression predicts numbers, not labels; there is nothing to decide")
+            raise ValueError(
+                "a regression model predicts numbers, not labels; decisions need classes or independent labels"
+            )
         if isinstance(logits, np.ndarray):
             if function == "sigmoid":
                 return self.scores(logits) >= np.asarray(self.threshold)

@@ -155,11 +155,11 @@ def test_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "has no train split; set train or held_out" in error_of(
         capsys, folder / "model", "--data", heap, "--with", "knn"
     )
-    assert "set held_out to split it" in error_of(
+    assert "set held_out instead of train" in error_of(
         capsys, folder / "model", "--data", heap, "--train", heap, "--with", "knn"
     )
     message = error_of(capsys, folder / "model", "--data", heap, "--train", images)
-    assert "uses no training images; leave train out" in message
+    assert "no given evaluator uses training images" in message
     assert "held_out needs data without splits" in error_of(
         capsys, folder / "model", "--data", images, "--held-out", "0.2"
     )

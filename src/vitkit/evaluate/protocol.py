@@ -50,7 +50,8 @@ class EvaluationConfig:
             raise ValueError(f"no evaluator was given; choose from {', '.join(evaluate.evaluators())}")
         if self.train is not None and "representations" not in self.reads:
             raise ValueError(
-                f"train is '{self.train}', but {', '.join(self.evaluators)} uses no training images; leave train out"
+                f"train is '{self.train}', but no given evaluator uses training images ({', '.join(self.evaluators)}); "
+                "leave train out"
             )
         if self.train is not None and self.held_out is not None:
             raise ValueError("train and held_out both select the training images; set only one of them")
@@ -97,7 +98,9 @@ class EvaluationConfig:
         if self.train is None:
             return found.get("train"), found[name]
         if self.train == self.data and name == "all":
-            raise ValueError(f"train and data are both '{self.data}'; set held_out to split it")
+            raise ValueError(
+                f"train and data are both '{self.data}'; set held_out instead of train to split the images"
+            )
         others = splits(self.train)
         training = others.get("train") or others.get("all")
         if training is None:
