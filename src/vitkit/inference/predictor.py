@@ -214,7 +214,7 @@ class Predictor:
             return self._with_progress(images, lambda model, batch: (model.represent(model.features(batch)),))
         if self._merge not in (0, []) or self._compiled or self._precision not in ("auto", *TYPES):
             raise ValueError(
-                "the outputs of blocks need a model without token merging, compilation and quantization: "
+                "the outputs of blocks are available only without token merging, torch.compile and int8 or float8; "
                 f"choose the precision auto, {', '.join(TYPES)}"
             )
         indices = block_indices(blocks, self._model.num_taps)

@@ -100,7 +100,10 @@ def check_mergeable(model: nn.Module) -> None:
         and all(isinstance(block, FusedBlock) or is_plain(block) for block in model.blocks)
     )
     if not supported:
-        raise ValueError("tokens can be merged only in plain encoder blocks, with positions added before them")
+        raise ValueError(
+            "tokens can be merged only in models of plain encoder blocks, "
+            "with position embeddings added before the first block"
+        )
 
 
 def special_tokens_read(model: Backbone, images: Tensor) -> int | None:

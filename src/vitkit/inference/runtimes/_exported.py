@@ -208,7 +208,8 @@ def _load_export(folder: Path) -> tuple[ExportedModel, Processor, tuple[str, ...
     export = from_dict(Export, config_json["export"], where="export")
     if "tokens" not in export.outputs or len(export.grid) != 2 or min(*export.grid, export.width) < 1:
         raise ValueError(
-            f"the export must have the output tokens and a grid, not {export.outputs} and the grid {export.grid}"
+            "the export must have the output tokens and a grid of at least 1 x 1; "
+            f"it has the outputs {export.outputs} and the grid {export.grid}"
         )
     config = models.from_dict(config_json["model"] if isinstance(config_json.get("model"), dict) else {})
     config.task.check(config.num_classes)
