@@ -83,7 +83,9 @@ class MAE(Objective):
                 "the full grid; use a plain ViT"
             )
         if isinstance(backbone, ViT) and backbone.config.patch_sizes:
-            raise ValueError("MAE does not support patch_sizes: it reconstructs patches of one size; set it to ()")
+            raise ValueError(
+                "MAE reconstructs patches of one size and does not support patch_sizes; set patch_sizes to ()"
+            )
         if isinstance(backbone, ViT) and (
             backbone.config.position == "relative" or backbone.config.position_at != "stem"
         ):

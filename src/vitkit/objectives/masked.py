@@ -128,7 +128,7 @@ def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
     if not isinstance(backbone, TokenBackbone):
         raise ValueError(f"{what} masks tokens before the first block, but {type(backbone).__name__} has no tokens")
     if getattr(backbone.config, "patch_sizes", ()):
-        raise ValueError(f"{what} does not support patch_sizes: it predicts patches of one size; set it to ()")
+        raise ValueError(f"{what} predicts patches of one size and does not support patch_sizes; set patch_sizes to ()")
     return backbone
 
 

@@ -32,7 +32,7 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
     if source.regression and (features := [each for each in run.evaluators if evaluate.reads(each) != "predictions"]):
         raise ValueError(f"the evaluator '{features[0]}' needs classes, but '{run.data.source}' has numbers to predict")
     if run.tune_threshold and run.model.task.function(classes) != "sigmoid":
-        raise ValueError("tune_threshold needs images with independent labels, several for one image")
+        raise ValueError("tune_threshold needs independent labels (objective.loss=sigmoid); set tune_threshold=false")
     for name in run.evaluators:
         if evaluate.needs_labels(name) and not source.classes:
             raise ValueError(
