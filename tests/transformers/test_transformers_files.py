@@ -184,7 +184,7 @@ def test_folders_without_a_model_raise(tmp_path: Path, folder: Path) -> None:
         ViTModel.from_pretrained(tmp_path / "nowhere")
     (folder / "config.json").unlink()
     with pytest.raises(
-        OSError, match=r"has no config\.json: pass config=, or save it with model\.config\.save_pretrained"
+        OSError, match=r"has no config\.json: pass config=, or save the config with model\.config\.save_pretrained"
     ):
         ViTForImageClassification.from_pretrained(folder)
     assert ViTForImageClassification.from_pretrained(folder, config=ViTConfig(**SMALL, num_labels=3))

@@ -70,7 +70,10 @@ def test_state_dicts_of_both_formats_load_and_are_written(model: ViTForImageClas
         ViTForImageClassification(model.config).load_state_dict(incomplete)
     both = v4 | {"vit.layers.0.mlp.fc1.bias": torch.zeros(64)}
     with pytest.raises(
-        ValueError, match=re.escape("the state dict contains vit.layers.0.mlp.fc1.bias under both its v4 and v5 names")
+        ValueError,
+        match=re.escape(
+            "the state dict contains vit.layers.0.mlp.fc1.bias under both its transformers 4 and transformers 5 names"
+        ),
     ):
         ViTForImageClassification(model.config).load_state_dict(both)
     with pytest.raises(ValueError, match="unknown name_format 'v3'; expected one of v4, v5"):

@@ -102,8 +102,8 @@ def _config(
             data = where.read_json("config.json")
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{error}: pass config=, or save it with model.config.save_pretrained (transformers.Trainer saves the "
-                "config only for transformers' own models)"
+                f"{error}: pass config=, or save the config with model.config.save_pretrained (transformers.Trainer "
+                "saves the config only for transformers' own models)"
             ) from None
         if data.get("model_type", "vit") != "vit":
             raise ValueError(f"{where.source} has model_type '{data['model_type']}'; expected 'vit': try vitkit.load")

@@ -62,7 +62,9 @@ def rename(mapping: MutableMapping[str, Tensor], prefix: str, convert: Callable[
     if names == [name for name, _ in entries]:
         return
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"the state dict contains {duplicates[0]} under both its v4 and v5 names")
+        raise ValueError(
+            f"the state dict contains {duplicates[0]} under both its transformers 4 and transformers 5 names"
+        )
     mapping.clear()
     mapping.update(zip(names, (value for _, value in entries), strict=True))
 
