@@ -27,10 +27,11 @@ def bench(
 ) -> int:
     """Benchmark vitkit against the other installed libraries.
 
-    KIND is `inference` (the network), `training` (steps), `classification` (JPEG files to classes, with the defaults of
-    every library), `data` (JPEG files to tensors, on one core) or `startup` (complete processes). Candidates run in
-    separate processes and take turns, so that load on the machine affects all of them. Their outputs are compared, and
-    a candidate with wrong outputs is not ranked. The result is the speed ratios. An interrupt shows the results so far.
+    KIND is `inference` (forward passes), `training` (training steps), `classification` (JPEG files to classes, with the
+    defaults of every library), `data` (JPEG files to tensors, on one core) or `startup` (complete processes). The
+    candidates run in separate processes and take turns, so that load on the machine affects all of them. Their outputs
+    are compared, and a candidate with wrong outputs is not ranked. The results are ratios of speeds. Ctrl-C ends the
+    benchmark and shows the results so far.
 
     Args:
         kind: Benchmark to run: inference, training, classification, data or startup.
@@ -38,7 +39,8 @@ def bench(
         batch: Comma-separated batch sizes, such as 1,8,32. One table is printed per batch size.
         precision: Comma-separated precisions: float32, bfloat16, float16, int8, auto, or all.
         peers: Comma-separated libraries, optionally with settings, such as vitkit:precision=int8,timm. If not set: all.
-        threads: Number of CPU threads per library (1 for `data`). If not set: OMP_NUM_THREADS, or the number of cores.
+        threads: Number of CPU threads per library. If not set: OMP_NUM_THREADS, or the number of cores.
+            The `data` benchmark always uses 1 thread.
         device: Device to run on: auto, cpu or cuda.
         images: Folder of images for `classification`, `data` and `startup`. If not set: images of random noise.
         rounds: Number of measured rounds, after two warm-up rounds.

@@ -53,14 +53,14 @@ def classify(
         threshold: For models with independent labels: print only labels with at least this score, from 0 to 1.
         json: Print one line of JSON per image.
         csv: Print CSV with a header, one row per image and class.
-        precision: Numerical precision. auto is the fastest whose outputs are close to those of float32.
+        precision: Numerical precision. auto is the fastest precision with outputs close to those of float32.
             int8 is calibrated on the first images. float8 needs a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
-        resampling: Resize as in Pillow or in PyTorch. draft is Pillow, with large JPEG files decoded at reduced size.
+        resampling: Resize as in Pillow or in PyTorch. draft is pillow, with large JPEG files decoded at reduced size.
         compile: Compile the model with torch.compile, which takes a minute or more.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.
-        image_size: Input size in pixels. If not set: the model's.
+        image_size: Input size in pixels. If not set: the image size of the model.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
         allow_truncated: Decode truncated image files instead of reporting an error.

@@ -28,7 +28,7 @@ def convert(
         to: Output format: huggingface, timm, npz, big_vision, torchvision, or vitkit. vitkit supports every model.
         image_size: Resize the position embeddings for this image size in pixels.
         patch_size: Resize the patch embedding to this patch size in pixels.
-        head: File with a linear head to add to a backbone without one (DINO, DINOv2 or DINOv3).
+        head: File with a linear head to add to a backbone without a head (DINO, DINOv2 or DINOv3).
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
         overwrite: Replace an existing output file or folder.

@@ -36,26 +36,26 @@ def embed(
     """Compute feature vectors of images.
 
     Prints one JSON object per line, or writes one .npz with `paths` and `embeddings` (images, width). With --blocks,
-    `blocks` has also the output of each block by its number, in the .npz as arrays `block_3` (images, width), or with
-    --as-maps (images, width, rows, columns). An image that cannot be read is reported and left out of the .npz, and
-    the exit code is 2.
+    the JSON also has `blocks`, the output of each block by number; the .npz has one array per block, such as
+    `block_3`, of shape (images, width), or (images, width, rows, columns) with --as-maps. An image that cannot be read
+    is reported and left out of the .npz, and the exit code is 2.
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
         images: Image files, folders or globs, or - for standard input (one image, or one path per line).
         out: Output .npz file. If not set: one line of JSON per image is printed.
-        blocks: Blocks (stages of a convolutional network) whose outputs to return too, such as 0,3,-1.
-            Blocks are numbered from 0, and -1 is the last. Each output is one vector per image, without the final norm:
-            the class token if the head reads it, else the mean of the patch tokens.
+        blocks: Also return the outputs of these blocks, such as 0,3,-1. Blocks are numbered from 0, and -1 is the last.
+            In a convolutional network, the blocks are the stages. Each output is one vector per image, without the
+            final norm: the class token if the head reads it, else the mean of the patch tokens.
         as_maps: Return the outputs of --blocks as feature maps instead of one vector per image.
-        precision: Numerical precision. auto is the fastest whose outputs are close to those of float32.
+        precision: Numerical precision. auto is the fastest precision with outputs close to those of float32.
             int8 is calibrated on the first images. float8 needs a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
-        resampling: Resize as in Pillow or in PyTorch. draft is Pillow, with large JPEG files decoded at reduced size.
+        resampling: Resize as in Pillow or in PyTorch. draft is pillow, with large JPEG files decoded at reduced size.
         compile: Compile the model with torch.compile, which takes a minute or more.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.
-        image_size: Input size in pixels. If not set: the model's.
+        image_size: Input size in pixels. If not set: the image size of the model.
         allow_truncated: Decode truncated image files instead of reporting an error.
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
@@ -154,7 +154,7 @@ def _stack(block: int, outputs: "list[np.ndarray]") -> "np.ndarray":
     import numpy as np
 
     if len(shapes := {output.shape for output in outputs}) > 1:
-        raise ValueError(f"the maps of block {block} have several sizes, {sorted(shapes)}; set --image-size")
+        raise ValueError(f"the feature maps of block {block} have different shapes, {sorted(shapes)}; set --image-size")
     return np.stack(outputs)
 
 

@@ -58,7 +58,7 @@ def evaluate(
         json: Print one JSON object instead of a table.
         held_out: Fraction of the images of each class to evaluate on. The others are the training images.
         seed: Random seed of the held-out split.
-        precision: Numerical precision. auto is the fastest whose outputs are close to those of float32.
+        precision: Numerical precision. auto is the fastest precision with outputs close to those of float32.
             int8 is calibrated on the first images. float8 needs a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
@@ -66,7 +66,7 @@ def evaluate(
         workers: Number of processes that load images. 0 loads them in the main process.
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
-        max_unreadable: Largest fraction of images that may be unreadable. Up to 10 are always accepted.
+        max_unreadable: Largest accepted fraction of unreadable images. Up to 10 unreadable images are always accepted.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
     """

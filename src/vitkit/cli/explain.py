@@ -47,12 +47,12 @@ def explain(
         layer: Layer to explain, or last layer of the rollout. Negative numbers count from the end. If not set: -1.
         head: Attention head to draw. With --method attention and no --layer, this head is drawn for every layer.
         label: Class name or index for --method gradient. If not set: the predicted class.
-        fusion: How --method rollout combines the heads. If not set: mean, as in the paper.
-        discard: Fraction of the smallest attention weights that rollout sets to 0. If not set: 0, as in the paper.
+        fusion: How --method rollout combines the heads. If not set: mean, as in the ViT paper.
+        discard: Fraction of the smallest attention weights that rollout sets to 0. If not set: 0, as in the ViT paper.
         share: Fraction of the attention that the mask of --method foreground contains. If not set: 0.6, as in DINO.
-        number: Number of filters to draw with --method filters. If not set: 28, as in the paper.
+        number: Number of filters to draw with --method filters. If not set: 28, as in the ViT paper.
         all_patches: Color all patches with --method pca, not only those of the foreground.
-        image_size: Input size in pixels. If not set: the model's.
+        image_size: Input size in pixels. If not set: the image size of the model.
         arrays: Output .npz file for the values that are drawn.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.

@@ -34,7 +34,7 @@ def export(
             int8 needs --to onnx and --calibration.
         dynamic_size: Accept images of every size. The exported model resizes its position embeddings. Only for onnx.
         calibration: Image files, folders or globs to calibrate int8, about 100 images similar to those at inference.
-        image_size: Input size in pixels. If not set: the model's.
+        image_size: Input size in pixels. If not set: the image size of the model.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
         overwrite: Replace an existing output folder.

@@ -41,7 +41,7 @@ def finetune(
         out: Output folder of the training run.
         val: Validation data. If not set: the val split of --data, or a held-out fraction of the training images.
         held_out: Fraction of the training images to hold out for validation if the data has no val split.
-        image_size: Input size in pixels, a multiple of the patch size. If not set: the model's.
+        image_size: Input size in pixels, a multiple of the patch size. If not set: the image size of the model.
         channels: Number of channels of the images. An RGB model is adapted to this number. If not set: the model's.
         steps: Number of training steps. If not set: 500, 10,000 or 20,000, depending on the number of images.
         epochs: Number of epochs, instead of --steps.
@@ -51,7 +51,7 @@ def finetune(
             If not set: train all steps.
         mode: What to train: the full model, the head only, or LoRA and the head.
         seed: Random seed for shuffling and augmentation.
-        tune_threshold: For images with several labels: save the threshold of each label that has the best F1 score
+        tune_threshold: For images with several labels: for each label, save the threshold with the best F1 score
             on the validation images.
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.

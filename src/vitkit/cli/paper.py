@@ -24,10 +24,10 @@ def paper(
 ) -> None:
     """Reproduce the tables and figures of the ViT paper.
 
-    Without a name, lists them. With a name, shows the published numbers and the commands for the full scale.
-    --scale small runs a small version on this machine: OUT gets result.md with the published numbers and ours,
-    result.json and figures; the same command resumes a stopped run. --scale full computes what needs no training:
-    counts of parameters and FLOPs, and figures of a model (--model).
+    Without a name, lists all tables, figures and studies. With a name, shows the published numbers and the commands for
+    the full scale. --scale small runs a small version on this machine. It writes to OUT the file result.md with the
+    published numbers and ours, result.json and figures. The same command resumes a stopped run. --scale full computes
+    what needs no training: counts of parameters and FLOPs, and figures of a model (--model).
 
     Args:
         name: Name of a table, figure or study, such as table8, figure5 or selfsupervision.

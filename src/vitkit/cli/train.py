@@ -24,7 +24,7 @@ def train(
     """Run a training recipe.
 
     Writes a run folder: config.json, log.jsonl, checkpoints/, best/ and report.html. The same command resumes a
-    stopped run, and trains a finished run on with more steps or epochs. On several GPUs: `torchrun --nproc-per-node 8
+    stopped run, and continues a finished run with more steps or epochs. On several GPUs: `torchrun --nproc-per-node 8
     -m vitkit train RECIPE --parallel ddp`.
 
     Args:
