@@ -87,8 +87,9 @@ def _frame(reader: _Reader, limits: Limits, allow_truncated: bool) -> tuple[byte
     canvas_width, canvas_height = max(screen_width, left + width), max(screen_height, top + height)
     check_size(canvas_width, canvas_height, limits)
     reader.take(_table_bytes(flags))
-    if not 1 <= reader.take(1)[0] <= 8:
-        raise corrupt("the LZW code size is not between 1 and 8 bits")
+    code_size = reader.take(1)[0]
+    if not 1 <= code_size <= 8:
+        raise corrupt(f"the LZW code size is {code_size} bits; it must be between 1 and 8")
     is_complete = reader.skip_blocks() and width * height <= max(BIG, (reader.at - start) * _PIXELS_PER_BYTE)
     if not is_complete and not allow_truncated:
         raise truncated()

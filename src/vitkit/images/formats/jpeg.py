@@ -70,15 +70,18 @@ def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
     if bits != 8:
         raise ImageError("unsupported_format", f"JPEG files with {bits} bits per sample are not supported; use 8 bits")
     if components not in (1, 3, 4) or len(payload) < 6 + 3 * components:
-        raise corrupt(f"the frame header has {components} components")
+        raise corrupt(
+            f"the frame header has {components} components in {len(payload)} bytes; "
+            "expected 1, 3 or 4 components, with 3 bytes for each after the first 6 bytes"
+        )
     if height == 0:
         raise ImageError(
             "unsupported_format",
             "JPEG files that store the height after the image are not supported; save the image again",
         )
     factors = [(payload[i] >> 4, payload[i] & 15) for i in range(7, 7 + 3 * components, 3)]
-    if any(not (1 <= h <= 4 and 1 <= v <= 4) for h, v in factors):
-        raise corrupt("a sampling factor is not between 1 and 4")
+    if invalid := [(h, v) for h, v in factors if not (1 <= h <= 4 and 1 <= v <= 4)]:
+        raise corrupt(f"the sampling factors of a component are {invalid[0]}; both must be between 1 and 4")
     return width, height, factors
 
 

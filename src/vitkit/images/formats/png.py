@@ -79,7 +79,7 @@ def _layout(payload: bytes, limits: Limits) -> _Layout:
         raise corrupt("the header chunk has the wrong length")
     width, height, bits, color, compression, filtering, interlaced = struct.unpack(">IIBBBBB", payload)
     if bits not in _LAYOUTS.get(color, (0, set()))[1]:
-        raise corrupt(f"color type {color} with {bits} bits does not exist")
+        raise corrupt(f"color type {color} with {bits} bits per sample does not exist")
     if compression or filtering or interlaced > 1:
         raise corrupt("the compression, filter or interlace method is unknown")
     check_size(width, height, limits)
