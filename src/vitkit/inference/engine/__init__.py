@@ -100,7 +100,9 @@ class FastModel(Backbone):
     ) -> Features:
         """Returns the tokens of images. Raises ValueError if `blocks` is given: there are no block outputs."""
         if blocks is not None:
-            raise ValueError("a fast copy does not return the outputs of blocks; call `original.features` instead")
+            raise ValueError(
+                "an accelerated model does not return the outputs of blocks; call its `original.features` instead"
+            )
         images = images.to(self.dtype)
         if not images.shape[0]:
             # Some kernels reject empty tensors: take no rows of the tokens of one image.
@@ -132,7 +134,7 @@ class FastModel(Backbone):
     def init_weights(self) -> None:
         """Raises RuntimeError, because packed weights cannot be initialized."""
         raise RuntimeError(
-            "the weights of a fast copy cannot be initialized, because they are packed; initialize the original model"
+            "the packed weights of an accelerated model cannot be initialized; initialize the original model"
         )
 
 
@@ -177,7 +179,9 @@ def accelerate(
             rejected.append(f"{path.description} failed ({str(error).splitlines()[0][:120]})")
             continue
         if off > path.bound:
-            rejected.append(f"{path.description} differs by {off:.1%}, the limit is {path.bound:.1%}")
+            rejected.append(
+                f"{path.description} differs from the original model by {off:.1%}, the limit is {path.bound:.1%}"
+            )
             continue
         summary = _summary(path, off, rejected)
         if merging:
