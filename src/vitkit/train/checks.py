@@ -147,7 +147,9 @@ def check_settings(run: Run, device: torch.device) -> None:
     if run.precision == "float16" and device.type != "cuda":
         raise ValueError(f"float16 training needs a GPU, but the device is {device.type}; use bfloat16 or float32")
     if run.init_head == "checkpoint" and getattr(run.objective, "head_bias", None) is not None:
-        raise ValueError("init_head=checkpoint loads the head's bias, and objective.head_bias would overwrite it")
+        raise ValueError(
+            "init_head=checkpoint loads the head's bias, and objective.head_bias would overwrite it; set only one"
+        )
     if run.optimizer.name == "lamb" and _head_starts_at_zero(run):
         raise ValueError(
             "lamb scales an update by the norm of its tensor, and the head of this run starts at zero; "
