@@ -32,6 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("streams")
     torch.manual_seed(0)
     model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=3))
+    torch.nn.init.normal_(model.head.weight)  # a zero head would be named as untrained
     labels = ("red", "green", "blue")
     checkpoints.save(checkpoints.Checkpoint(model=model, processor=Processor.squash(32), labels=labels), root / "m")
     random = np.random.default_rng(0)
@@ -208,9 +209,20 @@ def test_an_interrupt_has_the_exit_code_of_its_signal(
     command = [sys.executable, "-m", "vitkit", *words.format(out=tmp_path / "out").split()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     started = subprocess.Popen(
-        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Jobs in the background of a shell ignore SIGINT, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    time.sleep(6.0)  # imports of torch are over, and the work is not
+    # The signal arrives soon after torch is loaded, when no command has finished.
+    end = time.monotonic() + 6.0
+    while time.monotonic() < end and "libtorch_cpu" not in Path(f"/proc/{started.pid}/maps").read_text():
+        time.sleep(0.1)
+    time.sleep(1.0)
     assert started.poll() is None, started.communicate()[1][-2000:]
     started.send_signal(number)
     _, error = started.communicate(timeout=120)

@@ -12,7 +12,7 @@ from two_processes import Job, ends, run_in_two
 
 from vitkit.config import override
 from vitkit.data.sources.digits import Digits
-from vitkit.train import Run, RunFolder, launch, train
+from vitkit.train import Run, RunFolder, session, train
 from vitkit.train.checkpointing import files, saving
 from vitkit.train.events import read
 
@@ -140,14 +140,14 @@ def test_one_process_resumes_from_two_shards_with_the_same_images(
     assert format_of(tmp_path / "one") == "sharded"
     assert final(tmp_path / "one")["training"]["step"] == 7
     keys: list[list[str]] = []
-    original = launch.training_batches
+    original = session.training_batches
 
     def record_keys(*arguments: Any, consumed: int) -> Any:
         for batch in original(*arguments, consumed=consumed):
             keys.append(list(batch.keys))
             yield batch
 
-    monkeypatch.setattr(launch, "training_batches", record_keys)
+    monkeypatch.setattr(session, "training_batches", record_keys)
     train(override(deterministic(), {"hardware.save_every": 100}), tmp_path / "one")
     assert format_of(tmp_path / "one") == "full"
     assert_close(tmp_path / "one", two / "one")
@@ -166,7 +166,8 @@ def test_two_processes_resume_from_the_full_checkpoint_of_one(two: Path) -> None
 def test_full_and_sharded_checkpoints_in_one_run(two: Path) -> None:
     assert_close(two / "fsdp and ddp", two / "one")
     remaining = files.list_checkpoints(RunFolder(two / "fsdp and ddp").checkpoints)
-    assert [path.name for path in remaining] == ["step-00000009", "step-00000012"]
+    # A checkpoint is also saved before each evaluation, here after 5, 10 and 12 steps.
+    assert [path.name for path in remaining] == ["step-00000010", "step-00000012"]
 
 
 def test_a_signal_to_one_process_saves_and_stops_both(two: Path, deterministic: Callable[..., Run]) -> None:
