@@ -260,7 +260,7 @@ def test_an_unreadable_image_ends_neither_evaluate_nor_finetune(
     assert "none of 9 images could be read; the first error is: blue/0.png: the image has" in capsys.readouterr().err
     train = ["finetune", str(folder / "model"), "--data", f"folder:{broken}", "--batch-size", "9", "--steps", "2"]
     assert main([*train, "--out", str(broken.parent / "run"), "--max-pixels", "1999"]) == 1
-    assert "no training image can be read; the first one is blue/0.png" in capsys.readouterr().err
+    assert "no training image can be read; the first error is: blue/0.png" in capsys.readouterr().err
     assert not (broken.parent / "run").exists()
     assert main([*train, "--out", str(broken.parent / "run")]) == 0
     error = capsys.readouterr().err
