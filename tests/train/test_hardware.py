@@ -32,6 +32,7 @@ def test_bfloat16_losses_are_close_to_float32(small_run: Callable[..., Run], tmp
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of torch.compile in shape checks
 def test_losses_of_compiled_blocks_are_equal(small_run: Callable[..., Run], tmp_path: Path) -> None:
     no_dropout = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
     plain = losses(small_run(steps=4, **no_dropout), tmp_path / "plain")
