@@ -27,7 +27,7 @@ OLD = ".old"
 # Less free space means that a failed write has filled the disk.
 _FULL = 1 << 16
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust ends the message of an error of the system
+_OS_ERROR = re.compile(r"(?:\(os error |Os \{ code: )(\d+)")  # how Rust shows an error of the system
 
 
 def write_file(target: Path, write: Callable[[Path], object]) -> None:

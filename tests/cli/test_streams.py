@@ -226,6 +226,6 @@ def test_an_interrupt_has_the_exit_code_of_its_signal(
     assert started.poll() is None, started.communicate()[1][-2000:]
     started.send_signal(number)
     _, error = started.communicate(timeout=120)
-    # Python ends by SIGINT itself, which a shell shows as 130, if the interrupt fell into `exec` of a text in an import.
+    # Python ends by SIGINT itself, which a shell shows as 130, if the interrupt fell into an `exec` in an import.
     assert started.returncode in (code, -number), error[-2000:]
     assert "Traceback" not in error
