@@ -60,9 +60,11 @@ def write_npz(tensors: Mapping[str, Tensor], path: Path) -> None:
         name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
         for name, tensor in tensors.items()
     }
-    with path.open("wb") as file:
-        # Only object arrays would be pickled, and tensors never become one.
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+    # Not np.savez: numpy 1.26 leaves an open archive behind, which prints an error if the disk is full.
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                npy.write_array(file, array, allow_pickle=False)
 
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
