@@ -229,3 +229,29 @@ def test_an_interrupt_has_the_exit_code_of_its_signal(
     # Python ends by SIGINT itself, which a shell shows as 130, if the interrupt fell into an `exec` in an import.
     assert started.returncode in (code, -number), error[-2000:]
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("error", ["ImportError", "RuntimeError", "AttributeError"])
+def test_an_interrupt_that_a_library_hides_keeps_its_exit_code(name: str, code: int, error: str) -> None:
+    script = f"""
+import signal, sys
+from vitkit.cli._streams import guarded, prepare_process
+
+def import_library():
+    try:
+        signal.raise_signal(signal.{name})
+    except BaseException:
+        raise {error}("No module named 'version'")
+
+prepare_process()
+sys.exit(guarded(import_library))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stderr) == (code, "vitkit: interrupted\n")

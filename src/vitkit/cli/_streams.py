@@ -22,8 +22,8 @@ ADVICE = {
     errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
-# The last signal that stopped a command, for commands that end with what they have.
-_received = {"number": int(signal.SIGINT)}
+# Signals that asked a command to stop, in order of arrival.
+_received: list[int] = []
 
 
 class Terminated(KeyboardInterrupt):
@@ -65,8 +65,11 @@ def prepare_process() -> None:
     sys.stderr = io.TextIOWrapper(io.BufferedWriter(tolerant), **options, write_through=True)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings have file names of torch's sources
     warnings.showwarning = show_warning
+    _received.clear()
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     if sys.stdout is None or 1 in opened:
         sys.stdout = io.StringIO()  # what is printed there is lost anyway
         raise ValueError("standard output is closed; redirect it to a file or to /dev/null")
@@ -83,7 +86,7 @@ def show_warning(message: Warning | str, category: type[Warning], *where: object
 
 def interrupt_code() -> int:
     """Returns the exit code for the last signal: 130 for SIGINT, 143 for SIGTERM."""
-    return 128 + _received["number"]
+    return 128 + (_received[-1] if _received else signal.SIGINT)
 
 
 def output_failure() -> OSError | None:
@@ -134,24 +137,35 @@ def guarded(function: Callable[[], int | None]) -> int:
         # The message of an interrupted training run says what was saved and which signal arrived.
         output_failure()
         return fail(str(error) or "interrupted", code=getattr(error, "exit_code", 130))
+    except Exception as error:
+        if not _received or os.environ.get("VITKIT_DEBUG") == "1":
+            return _exit_code(error)
+        # Some libraries catch the interrupt while they are imported, and fail with another error.
+        output_failure()
+        return fail("interrupted", code=interrupt_code())
     except SystemExit as error:
         if isinstance(error.__context__, BrokenPipeError):  # rich exits with 1
             return 141
         if (failure := output_failure()) is not None:
             return _fail_output(failure)
         raise
-    except MemoryError:
+
+
+def _exit_code(error: Exception) -> int:
+    """Prints an error of the user or the system and returns the exit code. Raises other errors again."""
+    debug = os.environ.get("VITKIT_DEBUG") == "1"
+    # torch raises RuntimeError if memory is full, on any device.
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "memory" in str(error).lower() and not debug
+    ):
         return fail("not enough memory; use smaller images, a smaller batch or a smaller model")
-    except RuntimeError as error:  # torch's errors of full memory, on any device
-        if "memory" not in str(error).lower() or os.environ.get("VITKIT_DEBUG") == "1":
-            raise
-        return fail("not enough memory; use smaller images, a smaller batch or a smaller model")
-    except (ValueError, OSError, ImportError) as error:
-        if (failure := output_failure()) is not None:
-            return _fail_output(failure)
-        if os.environ.get("VITKIT_DEBUG") == "1":
-            raise
-        return fail(error)
+    if not isinstance(error, (ValueError, OSError, ImportError)):
+        raise error
+    if (failure := output_failure()) is not None:
+        return _fail_output(failure)
+    if debug:
+        raise error
+    return fail(error)
 
 
 def _fail_output(error: OSError) -> int:
@@ -161,8 +175,13 @@ def _fail_output(error: OSError) -> int:
     return fail(error)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
-    _received["number"] = number
+    _received.append(number)
     raise Terminated("stopped by SIGTERM")
 
 
