@@ -112,7 +112,7 @@ def test_decisions_are_the_best_class_or_the_labels_above_their_threshold() -> N
     ):
         assert task.decisions(LOGITS).tolist() == expected
         assert task.decisions(torch.from_numpy(LOGITS)).tolist() == expected
-    with pytest.raises(ValueError, match="predicts numbers, not labels"):
+    with pytest.raises(ValueError, match="a regression model predicts numbers"):
         Task(problem_type="regression").decisions(LOGITS)
 
 
@@ -120,7 +120,7 @@ def test_decisions_are_the_best_class_or_the_labels_above_their_threshold() -> N
     ("fields", "message"),
     [
         ({"problem_type": "ranking"}, "'task.problem_type' is 'ranking'; expected one of"),
-        ({"threshold": 1.5}, "threshold is 1.5; thresholds are scores between 0 and 1"),
+        ({"threshold": 1.5}, "threshold is 1.5; each threshold must be between 0 and 1"),
         ({"threshold": []}, r"threshold is \(\)"),
         ({"problem_type": "regression", "target_mean": [1.0]}, "set both, one number per output"),
         ({"target_mean": [1.0], "target_std": [1.0]}, "need problem_type='regression'"),

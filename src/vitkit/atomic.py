@@ -57,7 +57,7 @@ def write_file(target: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def open_deferred(path: Path) -> Iterator[BinaryIO]:
-    """Context manager that opens a file for writing. An OSError of a write is raised only at exit.
+    """Context manager that opens a file for writing. If a write fails, its OSError is raised at exit.
 
     For writers in C++, such as that of `torch.save`, in which an error of a write can end the process.
     """
@@ -90,7 +90,7 @@ def write_bytes(target: Path, content: bytes) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Writes text to a UTF-8 file and replaces any existing file. Undecodable bytes of file names are escaped."""
+    """Writes text to a UTF-8 file and replaces any existing file. Undecodable bytes in the text are escaped."""
     write_bytes(target, text.encode("utf-8", "backslashreplace"))
 
 
@@ -133,7 +133,7 @@ def publish(part: Path, target: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Renames a folder before removing it, so that its name never refers to an incomplete folder."""
+    """Removes a folder. It is renamed first, so that its original name never refers to an incomplete folder."""
     renamed = path.with_name(f"{path.name}{OLD}{PART}")
     os.rename(path, renamed)
     shutil.rmtree(renamed)
@@ -141,7 +141,7 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def new_file_mode(path: Path) -> Iterator[None]:
-    """Context manager that gives a new file default permissions. safetensors makes files private to their owner."""
+    """Context manager that keeps the default permissions of a new file, which safetensors would make private."""
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
     yield
@@ -162,7 +162,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def system_errors(target: Path) -> Iterator[None]:
-    """Context manager that raises an OSError with the path of the target if a write fails, such as on a full disk."""
+    """Context manager that adds the path of the target to the OSError of a failed write, such as on a full disk."""
     try:
         yield
     except Exception as error:

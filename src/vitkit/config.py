@@ -66,7 +66,7 @@ def from_dict(cls: type[ConfigClass], data: Json, *, where: str = "") -> ConfigC
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
-            raise ValueError(f"the key '{_join(where, name)}' is missing")
+            raise ValueError(f"the key '{_join(where, name)}' is missing; it has no default value")
     return cls(**values)
 
 

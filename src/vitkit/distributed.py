@@ -37,7 +37,7 @@ def is_main_process() -> bool:
 
 @contextmanager
 def process_group(device: str = "auto", kind: Kind = "none") -> Iterator[torch.device]:
-    """Initializes the process group and yields the device. `auto` selects a GPU if one is available.
+    """Context manager that initializes the process group and yields the device. `auto` selects a GPU if available.
 
     Raises ValueError for an unknown device, and if `kind` does not fit the number of processes.
     """
@@ -150,7 +150,7 @@ def on_rank_zero(action: Callable[[], None]) -> None:
 
 @contextmanager
 def exit_after_rank_zero(*exceptions: type[BaseException]) -> Iterator[None]:
-    """Context manager that delays an exception in other processes until rank 0 has raised its own.
+    """Context manager that delays the exceptions of other processes until rank 0 has raised an exception.
 
     torchrun stops all other processes as soon as one of them fails.
     """

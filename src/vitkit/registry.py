@@ -42,7 +42,7 @@ class Registry:
         module = import_module(f"{self.package}.{name}")
         for attribute in self.needs:
             if not hasattr(module, attribute):
-                raise TypeError(f"{module.__name__} is not a {self.kind}: it has no '{attribute}'")
+                raise TypeError(f"{module.__name__} is not a {self.kind}, because it has no attribute '{attribute}'")
         return module
 
     def __iter__(self) -> Iterator[tuple[str, ModuleType]]:

@@ -47,7 +47,7 @@ class Task:
             raise ValueError(f"problem_type is {self.problem_type!r}; expected one of {', '.join(PROBLEM_TYPES)}")
         thresholds = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
         if not thresholds or not all(0.0 <= each <= 1.0 for each in thresholds):
-            raise ValueError(f"threshold is {self.threshold}; thresholds are scores between 0 and 1")
+            raise ValueError(f"threshold is {self.threshold}; each threshold must be between 0 and 1")
         if len(self.target_mean) != len(self.target_std):
             raise ValueError(
                 f"target_mean has {len(self.target_mean)} numbers and target_std has {len(self.target_std)}; "
@@ -94,14 +94,14 @@ class Task:
         return scores * scores.new_tensor(self.target_std) + scores.new_tensor(self.target_mean)
 
     def decisions(self, logits: Array) -> Array:
-        """Returns whether each output is predicted: the score reaches the threshold, or is the highest of all classes.
+        """Returns a mask of the predicted labels (score at or above the threshold) or class (highest logit).
 
         Raises ValueError for a regression, which decides nothing.
         """
         function = self.function(logits.shape[-1])
         if function == "none":
             raise ValueError(
-                "a regression model predicts numbers, not labels; decisions need classes or independent labels"
+                "a regression model predicts numbers; decisions need a single-label or multi-label classifier"
             )
         if isinstance(logits, np.ndarray):
             if function == "sigmoid":
@@ -129,7 +129,7 @@ SINGLE_LABEL = Task()
 
 
 def apply(function: Function, logits: Array) -> Array:
-    """Applies softmax, sigmoid or no function to the last axis of logits, in the precision of `Task.scores`."""
+    """Applies softmax, sigmoid or no function to the last axis of logits. Computes at least in float32."""
     if not isinstance(logits, np.ndarray):
         logits = logits.float() if logits.itemsize < 4 else logits
         return (

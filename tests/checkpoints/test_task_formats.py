@@ -167,7 +167,7 @@ def test_statistics_of_another_head_are_ignored_with_a_note(tmp_path: Path) -> N
     for stored, message in (
         ({"problem_type": "ranking"}, "'task.problem_type' is 'ranking'"),
         ({"problem_type": ["regression"]}, "'task.problem_type' is"),
-        ({"vitkit": {"task": {"threshold": 7}}}, "thresholds are scores between 0 and 1"),
+        ({"vitkit": {"task": {"threshold": 7}}}, "each threshold must be between 0 and 1"),
         ({"vitkit": {"task": {"threshold": [0.1, 0.2]}}}, "task.threshold has 2 numbers"),
         ({"vitkit": {"task": {"mean": 1}}}, "unknown key 'task.mean'"),
     ):

@@ -398,7 +398,7 @@ def test_embed_blocks_json_and_npz(folder: Path, tmp_path: Path, capsys: pytest.
         (["--blocks", "a"], "--blocks is 'a'; expected numbers"),
         (["--as-maps"], "--as-maps needs --blocks"),
         (["--blocks", "0", "--precision", "int8"], "choose the precision auto, float32"),
-        (["--blocks", "0", "--merge-tokens", "2"], "without token merging"),
+        (["--blocks", "0", "--merge-tokens", "2"], "not available with token merging"),
     ],
 )
 def test_embed_rejects_wrong_blocks(

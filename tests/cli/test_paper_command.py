@@ -44,8 +44,8 @@ def test_one_of_them(capsys: pytest.CaptureFixture[str]) -> None:
             "Table 8: position embeddings at full scale needs JFT-300M, which is not public",
         ),
         (["figure7", "--scale", "full"], "needs a ViT with weights (--model google/vit-large-patch16-224) and images"),
-        (["table8", "--scale", "small", "--model", "x"], "does not show a model; --model is only for figure6, figure7"),
-        (["table8", "--scale", "small", "--seeds", "0"], "seeds is 0 and steps is None; expected at least 1"),
+        (["table8", "--scale", "small", "--model", "x"], "does not use --model; only figure6, figure7"),
+        (["table8", "--scale", "small", "--seeds", "0"], "seeds is 0 and steps is None; both must be at least 1"),
         (["table8", "--scale", "small", "--data", "digit"], "unknown data source 'digit'"),
     ],
 )

@@ -111,7 +111,7 @@ def test_missing_training_images_raise(name: str) -> None:
     model = models.build(vit.TINY)
     images = torch.zeros(2, model.config.channels, *model.config.image_size)
     subject = ModelOutputs(model, lambda: [Batch(images, torch.eye(5)[:2], ("a", "b"))], tuple("abcde"))
-    with pytest.raises(ValueError, match="need labeled training images, and none were given"):
+    with pytest.raises(ValueError, match="need labeled training images, but none were given"):
         evaluate.evaluate(subject, [name])
 
 
@@ -130,7 +130,7 @@ def test_a_model_with_other_classes_raises() -> None:
     model = models.build(vit.TINY)
     images = torch.zeros(2, model.config.channels, *model.config.image_size)
     subject = ModelOutputs(model, lambda: [Batch(images, torch.eye(3)[:2], ("a", "b"))], tuple("abc"))
-    with pytest.raises(ValueError, match=r"2 images of 3 classes have the shape \(2, 5\)"):
+    with pytest.raises(ValueError, match=r"2 images and 3 classes have the shape \(2, 5\)"):
         _ = subject.predictions
 
 

@@ -93,9 +93,9 @@ def test_missing_images_and_wrong_models_raise() -> None:
     def subject(model: models.Backbone, **more: object) -> ModelOutputs:
         return ModelOutputs(model, lambda: image_batches(8, 1), ("r", "g", "b"), **more)  # type: ignore[arg-type]
 
-    with pytest.raises(ValueError, match="labeled training images, and none were given"):
+    with pytest.raises(ValueError, match="labeled training images, but none were given"):
         linear.evaluate(subject(models.build(vit.TINY)))
-    with pytest.raises(ValueError, match="a number of blocks, as in linear:4, not 'four'"):
+    with pytest.raises(ValueError, match="linear is 'four'; expected a number of blocks"):
         linear.evaluate(subject(models.build(vit.TINY), training=lambda: image_batches(8, 1)), "four")
     with pytest.raises(ValueError, match="has none; use probe"):
         linear.evaluate(subject(models.build(resnet.TINY), training=lambda: image_batches(8, 1)))

@@ -112,16 +112,21 @@ def test_regression_names_the_metrics_that_it_computes(num_targets: int) -> None
         ("calibration", [-1], [0], "no image has a label"),
         ("knn", [0, 1], [0] * 9, "knn needs at least 10 labeled training images, but there are 9; add images"),
         ("knn", [0, 1], [-1] * 20, "no training image has a label"),
-        ("knn", [0, 1], None, "need labeled training images, and none were given"),
+        ("knn", [0, 1], None, "need labeled training images, but none were given"),
         ("fewshot", [-1], [0, 1], "no image has a label"),
         ("probe", [0], [0, 1, 2], "a held-out set needs a class with at least two training images"),
         ("linear", [0], [0, 1, 2], "a held-out set needs a class with at least two training images"),
-        ("linear:x", [0], [0, 0], "linear takes a number of blocks, as in linear:4, not 'x'"),
+        ("linear:x", [0], [0, 0], "linear is 'x'; expected a number of blocks, as in linear:4"),
         ("throughput:float8", [0], [0], "unknown precision 'float8'"),
         ("real:no such file", [0], [0], "no such file"),
-        ("real:labels.json", [0], [0], r"'labels\.json' has the label 6; the images have the classes 0 to 5"),
+        (
+            "real:labels.json",
+            [0],
+            [0],
+            r"'labels\.json' contains the label 6, but the classes of the images are 0 to 5",
+        ),
         ("subset:no such file", [0], [0], "no such file"),
-        ("segmentation:no such folder", [0], [0], "the folder 'no such folder' has no masks"),
+        ("segmentation:no such folder", [0], [0], "the folder 'no such folder' contains no masks"),
         ("top2", [0], [0], "unknown evaluator 'top2'"),
     ],
 )
@@ -149,7 +154,7 @@ def test_models_that_an_evaluator_cannot_read_are_rejected() -> None:
     convolutional = EvaluationData(
         models.build(replace(resnet.TINY, num_classes=6), device="meta"), images, images, PROCESSOR
     )
-    with pytest.raises(ValueError, match="linear needs encoder blocks over tokens"):
+    with pytest.raises(ValueError, match="linear needs encoder blocks"):
         check(convolutional, ["linear"])
     for classes, message in ((0, "the model has no classes"), (5, "the model has 5 classes, but the images have 6")):
         model = models.build(replace(CONFIG, num_classes=classes), device="meta")

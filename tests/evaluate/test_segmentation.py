@@ -103,12 +103,12 @@ def test_wrong_masks_and_models_raise(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="matches an image and contains an object"):
         segmentation.evaluate(subject(("a/1.jpg",)), str(tmp_path))
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
-    with pytest.raises(ValueError, match=r"has mode RGB"):
+    with pytest.raises(ValueError, match=r"has the mode RGB"):
         segmentation.evaluate(subject(("a/1.jpg",)), str(tmp_path))
     Image.new("L", (8, 8), 1).save(tmp_path / "1.png")
     with pytest.raises(ValueError, match="no attention between patches"):
         segmentation.evaluate(subject(("a/1.jpg",), models.build(resnet.TINY)), str(tmp_path))
     without = subject(("a/1.jpg",))
     without.processor = None
-    with pytest.raises(ValueError, match="needs the image processor"):
+    with pytest.raises(ValueError, match="needs an image processor"):
         segmentation.evaluate(without, str(tmp_path))

@@ -85,7 +85,7 @@ def test_figure_size_and_deterministic_files(tmp_path: Path) -> None:
     height = TITLE + wide + high + FOOTER
     assert png_size(tmp_path / "a.png") == pytest.approx((width * DPI, height * DPI), abs=2)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    with pytest.raises(ValueError, match=r"saved as .png files, not '.*a.jpg'"):
+    with pytest.raises(ValueError, match=r"saved as .png files, but the path is '.*a.jpg'"):
         explanation.save(tmp_path / "a.jpg")
 
 
@@ -182,7 +182,7 @@ def test_errors_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Captur
     model, out = str(folder / "model"), str(tmp_path / "out.png")
     for arguments, message in [
         ([model, "--out", out], "needs at least one image"),
-        ([model, str(folder / "a.png"), "--out", str(tmp_path / "out.jpg")], "the output file must end in .png"),
+        ([model, str(folder / "a.png"), "--out", str(tmp_path / "out.jpg")], "its name must end in .png"),
         ([model, str(folder / "a.png"), "--out", out, "--share", "0.5"], "'rollout' has no option 'share'"),
         ([model, str(folder / "none.png"), "--out", out], "none.png: the file cannot be opened"),
     ]:

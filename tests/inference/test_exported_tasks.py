@@ -70,5 +70,5 @@ def test_predictions_follow_the_task() -> None:
         ("b", pytest.approx(-1.96)),
     ]
     for task in (Task(), TASKS["numbers"]):
-        with pytest.raises(ValueError, match="a threshold needs independent labels"):
+        with pytest.raises(ValueError, match="a threshold needs a multi-label model"):
             top_predictions(logits, labels, 2, task=task, threshold=0.5)

@@ -252,7 +252,7 @@ def test_unsupported_operations_raise_errors(program: Path) -> None:
     for message, call in (
         ("exported for images of shape", lambda: opened(torch.zeros(1, 3, size[0] * 2, size[1]))),
         (
-            "runs on the CPU in float32, not in",
+            "runs only on the CPU in float32, not in",
             lambda: Predictor(opened.model, opened.processor, precision="bfloat16").model,
         ),
         ("has no state dict", lambda: opened.model.state_dict()),
@@ -273,7 +273,7 @@ def test_unsupported_operations_raise_errors(program: Path) -> None:
     ("key", "value", "message"),
     [
         ("target", "tensorrt", "unknown export target 'tensorrt'"),
-        ("outputs", ["logits"], "the export must have the output tokens"),
+        ("outputs", ["logits"], "the export must have an output named 'tokens'"),
         ("outputs", "tokens", "export.outputs"),
         ("grid", [0, 2], "grid"),
         ("file", "../../secret", "unknown key 'export.file'"),

@@ -100,38 +100,41 @@ def added(name: str) -> Callable[[dict[str, bytes]], None]:
 
 
 HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
-    "a weight that is a pickle": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=True)), "as a pickle"),
-    "a weight whose flag is 0": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=0)), "as a pickle"),
-    "a constant that is a pickle": (edit_json(CONSTANTS, constant("tensor_0")), "as a pickle"),
-    "a custom object": (edit_json(CONSTANTS, constant("custom_obj_0")), "as a pickle"),
-    "an opaque object": (edit_json(CONSTANTS, constant("opaque_obj_0")), "as a pickle"),
+    "a weight that is a pickle": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=True)), "plain data"),
+    "a weight whose flag is 0": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=0)), "as plain data"),
+    "a constant that is a pickle": (edit_json(CONSTANTS, constant("tensor_0")), "as plain data"),
+    "a custom object": (edit_json(CONSTANTS, constant("custom_obj_0")), "as plain data"),
+    "an opaque object": (edit_json(CONSTANTS, constant("opaque_obj_0")), "as plain data"),
     "weights of the old layout": (added("data/weights/model.pt"), "the unexpected record 'data/weights/model.pt'"),
     "a compiled library": (added("data/aotinductor/model/a.so"), "unexpected record"),
     "a second model": (added("models/other.json"), "unexpected record"),
     "a weight from elsewhere": (
         edit_json(WEIGHTS, lambda c: first_weight(c).update(path_name="../../x")),
-        "as a pickle",
+        "as plain data",
     ),
     "guards": (edit_json(MODEL, lambda m: m.update(guards_code=["f(1)"])), "guards, which are Python code"),
     "an operator of another module": (operator("torch.serialization.os.system"), "the operator"),
     "an operator that maps files": (operator("torch.ops.aten.from_file.default"), "the operator"),
     "an operator of a library": (operator("torch.ops.evil.run.default"), "the operator"),
     "an extension": (operator("#evil"), "the operator"),
-    "a size that is Python": (size("__import__('os').system('x')"), "the size "),
-    "a size that is too large to compute": (size("Pow(Integer(9), Integer(99999999))"), "the size "),
+    "a size that is Python": (size("__import__('os').system('x')"), "the symbolic size "),
+    "a size that is too large to compute": (size("Pow(Integer(9), Integer(99999999))"), "the symbolic size "),
     "a name that is Python": (
         edit_json(MODEL, lambda m: nodes(m)[0].update(name="x = __import__('os')")),
-        "is not a name",
+        "is not a valid name",
     ),
     "metadata that is Python": (
         edit_json(MODEL, lambda m: nodes(m)[0].update(metadata={"a": "f(1)"})),
-        "is not a name",
+        "is not a valid name",
     ),
     "arguments of a type by name": (
         edit_json(MODEL, lambda m: call_spec(m).update(in_spec=json.dumps([1, {"type": "evil.Type"}]))),
         "the container 'evil.Type'",
     ),
-    "arguments that are not JSON": (edit_json(MODEL, lambda m: call_spec(m).update(in_spec="(*, *)")), "is not JSON"),
+    "arguments that are not JSON": (
+        edit_json(MODEL, lambda m: call_spec(m).update(in_spec="(*, *)")),
+        "is not valid JSON",
+    ),
     "a tensor larger than its bytes": (
         edit_json(WEIGHTS, lambda c: first_weight(c)["tensor_meta"].update(sizes=[{"as_int": 10**12}])),
         "fewer bytes than its tensor",
@@ -141,7 +144,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
         lambda parts: parts.update({MODEL: b"[]"}),
         "does not have the structure that torch.export writes|not a program",
     ),
-    "a program that is not JSON": (lambda parts: parts.update({MODEL: b"\xff"}), "not JSON"),
+    "a program that is not JSON": (lambda parts: parts.update({MODEL: b"\xff"}), "not valid JSON"),
 }  # fmt: skip
 
 

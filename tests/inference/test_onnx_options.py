@@ -94,7 +94,7 @@ def test_all_other_families_have_a_dynamic_size() -> None:
 
 @pytest.mark.parametrize("target", ["openvino", "program"])
 def test_other_targets_have_a_fixed_size(target: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{target} has a fixed image size; a dynamic size needs --to onnx"):
+    with pytest.raises(ValueError, match=f"{target} has a fixed image size; use --to onnx for a dynamic size"):
         runtimes.export(checkpoint(), tmp_path / "out", to=target, dynamic_size=True)
 
 
@@ -153,7 +153,7 @@ def test_a_lower_precision_is_smaller_and_close(precision: str, dynamic: Callabl
 def test_int8_needs_calibration_images_and_other_precisions_do_not(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="int8 needs calibration images"):
         runtimes.export(checkpoint(), tmp_path / "out", to="onnx", precision="int8")
-    with pytest.raises(ValueError, match="calibration images are for the precision int8, not float32"):
+    with pytest.raises(ValueError, match="only for the precision int8, but the precision is float32"):
         runtimes.export(checkpoint(), tmp_path / "out", to="onnx", calibration=[Image.new("RGB", (8, 8))])
     with pytest.raises(ValueError, match="program supports precision float32, not 'int8'"):
         runtimes.export(checkpoint(), tmp_path / "out", to="program", precision="int8")
@@ -201,5 +201,5 @@ def test_the_size_of_other_exports_is_fixed(tmp_path: Path) -> None:
     runtimes.export(made, tmp_path / "out", to="program")
     with pytest.raises(ValueError, match="image_size cannot be changed"):
         vitkit.load(tmp_path / "out", image_size=64)
-    with pytest.raises(ValueError, match="are fixed; export it again"):
+    with pytest.raises(ValueError, match="are fixed; export the checkpoint again"):
         vitkit.load(tmp_path / "out").model.resize((64, 64))

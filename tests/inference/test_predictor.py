@@ -141,7 +141,7 @@ def test_scores_are_softmax_best_first() -> None:
     assert [(p.label, p.index) for p in predictions] == [("green", 1), ("blue", 2)]
     assert predictions[0].score == pytest.approx(np.exp(3) / np.exp([1, 2, 3]).sum())
     assert len(top_predictions(np.zeros(3, np.float32), LABELS, top=10, task=Task())) == 3
-    with pytest.raises(ValueError, match=r"as from a classifier"):
+    with pytest.raises(ValueError, match=r"a vector of shape"):
         top_predictions(np.zeros((4, 3), np.float32), LABELS, top=1, task=Task())
 
 

@@ -70,7 +70,7 @@ def test_schedules() -> None:
     assert schedule((8, -1.0), 5) == [16, 12, 8, 4, 0]
     assert schedule((8, 1.0), 5) == [0, 4, 8, 12, 16]
     assert schedule([4, 2], 4) == [4, 2, 0, 0]
-    for wrong, message in (((8, 2.0), "between -1 and 1"), ([1, 2, 3], "given for 3 blocks"), (-1, "at least 0")):
+    for wrong, message in (((8, 2.0), "between -1 and 1"), ([1, 2, 3], "counts for 3 blocks"), (-1, "at least 0")):
         with pytest.raises(ValueError, match=message):
             schedule(wrong, 2)
 

@@ -151,7 +151,7 @@ def test_pretraining_and_transfer_share_no_class(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("seeds", "steps"), [(0, None), (3, 0)])
 def test_zero_seeds_or_steps_raise(seeds: int, steps: int | None, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected at least 1"):
+    with pytest.raises(ValueError, match="both must be at least 1"):
         SmallScale(out=tmp_path, seeds=seeds, steps=steps)
 
 

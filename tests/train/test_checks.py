@@ -117,7 +117,9 @@ def multilabel(tmp_path: Path) -> Path:
 
 def test_several_labels_per_image(small_run: Callable[..., Run], multilabel: Path, tmp_path: Path) -> None:
     run = small_run(data__source=f"csv:{multilabel}", model__num_classes=3, augment__flip=False)
-    with pytest.raises(ValueError, match=r"has several labels \(.*\); set objective\.loss=sigmoid"):
+    with pytest.raises(
+        ValueError, match=r"has several labels \(.*\), but the softmax loss needs one; set objective\.loss=sigmoid"
+    ):
         train(run, tmp_path / "softmax")
     valid = dataclasses.replace(
         run,

@@ -115,7 +115,7 @@ def test_a_threshold_selects_the_labels_that_are_shown(
     assert main([*command, "--threshold", "2"]) == 1
     assert "threshold is 2.0; it must be between 0 and 1" in capsys.readouterr().err
     assert main(["classify", str(workspace / "model"), str(tmp_path / "red.png"), "--threshold", "0.5"]) == 1
-    assert "has classes that exclude each other; a threshold needs independent labels" in capsys.readouterr().err
+    assert "has classes that exclude each other; a threshold needs a multi-label model" in capsys.readouterr().err
 
 
 def test_numbers_are_predicted_in_their_units_by_every_reader(
@@ -243,7 +243,7 @@ def test_the_task_is_inferred_from_the_data_before_the_first_step(small_run: obj
         with pytest.raises(ValueError, match=message):
             inferred_task(Numbers(values))
     run: Run = small_run()  # type: ignore[operator]
-    with pytest.raises(ValueError, match=r"has numbers to predict; set objective\.loss=mse"):
+    with pytest.raises(ValueError, match=r"are numbers; set objective\.loss=mse"):
         with_task(run, Numbers([1.0, 2.0]))
     numbers = with_task(dataclasses.replace(run, objective=supervised.Config(loss="mse")), Numbers([1.0, 2.0]))
     assert numbers.model.task == inferred_task(Numbers([1.0, 2.0]))

@@ -181,7 +181,7 @@ def test_a_nan_in_one_process_stops_both_before_the_update(two: Path) -> None:
     for end in ends(two / "nan"):
         assert "TrainingStopped" in end.error
         assert "in step 8; no weights were updated" in end.error
-        assert end.error.partition("The batch has the images ")[2].count("digit") == 28
+        assert end.error.partition("The batch contains the images ")[2].count("digit") == 28
     saved = final(two / "nan")["training"]
     assert saved["step"] == 8
     assert all(torch.isfinite(value).all() for value in saved["objective"].values())

@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_saves_and_names_the_batch(
 
     monkeypatch.setattr(session, "training_batches", with_nan)
     with pytest.raises(
-        session.TrainingStopped, match=r"in step 6; no weights were updated\. The batch has the images digit"
+        session.TrainingStopped, match=r"in step 6; no weights were updated\. The batch contains the images digit"
     ):
         train(small_run(), tmp_path / "run")
     assert final(tmp_path / "run")["training"]["step"] == 6

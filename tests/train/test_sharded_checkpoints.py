@@ -52,7 +52,7 @@ def test_all_content_is_restored(tmp_path: Path) -> None:
 
 def test_unsupported_content_is_named() -> None:
     for value, message in (
-        ({1: torch.zeros(1), "1": torch.zeros(1)}, "two tensors at 'a/1'"),
+        ({1: torch.zeros(1), "1": torch.zeros(1)}, "two tensors with the key 'a/1'"),
         (object(), "'a' is a object"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -59,7 +59,7 @@ def _loaded(source: str) -> checkpoints.Checkpoint:
         if Path(source).exists():
             raise
         near = _near(source)
-        raise ValueError(f"'{source}' is not an architecture{near} Nor is it a checkpoint: {error}") from None
+        raise ValueError(f"'{source}' is not a checkpoint ({error}) and not an architecture{near}") from None
 
 
 def _near(source: str) -> str:

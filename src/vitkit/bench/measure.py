@@ -215,7 +215,9 @@ def _images(options: Options, module: ModuleType, folder: Path) -> tuple[str, ..
     names = list(islice(expand([options.images]), module.NUM_IMAGES))
     absent = [name for name in names if not isinstance(name, str) or not Path(name).is_file()]
     if absent:
-        raise ValueError(f"there are no images in '{printable(absent[0])}'; expected a folder, a file or a glob")
+        raise ValueError(
+            f"no images were found in '{printable(absent[0])}'; expected an image file, a folder or a glob"
+        )
     return tuple(str(Path(str(name)).resolve()) for name in names)
 
 

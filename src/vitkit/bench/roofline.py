@@ -116,7 +116,9 @@ def _packed(rows: int, inner: int, columns: int, device: torch.device, dtype: to
 
 def _packed_int8(rows: int, inner: int, columns: int, device: torch.device) -> Callable[[], Tensor]:
     if not can_pack(torch.float32):
-        raise ValueError("the peak int8 throughput needs oneDNN's packed matrix products, which only x86 CPUs support")
+        raise ValueError(
+            "measuring the peak int8 throughput needs oneDNN's packed matrix products, which only x86 CPUs support"
+        )
     x = torch.randint(0, 255, (rows, inner), dtype=torch.uint8)
     weight = torch.randint(-127, 127, (columns, inner), dtype=torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(weight, [rows, inner])

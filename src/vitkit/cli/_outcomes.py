@@ -45,7 +45,7 @@ class StandardInput(bytes):
 
 
 def arguments_to_images(arguments: Sequence[str]) -> list[str | bytes | Unlisted]:
-    """Expands image arguments to images. An argument without images becomes an error in its place."""
+    """Expands image arguments to images. An argument that matches no image is replaced by an error."""
     if not arguments:
         raise ValueError("give at least one image: a file, a folder, a glob, or - for standard input")
     return [image for argument in arguments for image in (_standard_input() if argument == "-" else expand([argument]))]
@@ -116,7 +116,7 @@ def data_limits(max_pixels: int | None, max_bytes: int | None) -> dict[str, str]
 
 
 def report_unreadable(names: Sequence[str], folder: Path) -> None:
-    """Prints the number of unreadable images in a run on standard error."""
+    """Prints to standard error how many images of a run could not be read."""
     if names:
         shown = shortened(list(names))
         print(f"vitkit: {plural(len(names), 'image')} could not be read: {shown}; {folder / 'report.html'} lists them",
@@ -124,7 +124,7 @@ def report_unreadable(names: Sequence[str], folder: Path) -> None:
 
 
 def report_errors(errors: Sequence[Exception | str]) -> int:
-    """Prints one line for each error on standard error. Returns the number of errors."""
+    """Prints each error as one line to standard error. Returns the number of errors."""
     for error in errors:
         print(f"vitkit: {printable(error)}", file=sys.stderr)
     return len(errors)
@@ -136,12 +136,12 @@ def shows_progress() -> bool:
 
 
 def json_line(row: Json) -> str:
-    """Returns one line of JSON. Characters that the encoding of standard output lacks are escaped."""
+    """Returns one line of JSON. Characters that the encoding of standard output does not support are escaped."""
     return json_text(row, ascii_only=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
 
 
 def count_failures(outcomes: Iterable["Outcome"]) -> int:
-    """Consumes the outcomes, prints the number of failures on standard error and returns the exit code.
+    """Consumes the outcomes, prints the number of failures to standard error and returns the exit code.
 
     It is 2 if some images failed, and 1 if all did, so that nothing was done.
     """

@@ -33,7 +33,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class _Tolerant(io.FileIO):
-    """A file that ignores write errors. A full or closed standard error must not stop a command."""
+    """File object for standard error that ignores write errors, so that they never stop a command."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
         """Writes bytes, or ignores them if the write fails."""
@@ -44,10 +44,10 @@ class _Tolerant(io.FileIO):
 
 
 class _Named(io.FileIO):
-    """Standard output as a file whose write errors contain the name "standard output"."""
+    """File object for standard output whose write errors contain "standard output" as the file name."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Writes bytes. Raises OSError that names standard output."""
+        """Writes bytes. If the write fails, raises an OSError with the file name "standard output"."""
         try:
             return super().write(data)
         except OSError as error:
@@ -152,7 +152,7 @@ def guarded(function: Callable[[], int | None]) -> int:
 
 
 def _exit_code(error: Exception) -> int:
-    """Prints an error of the user or the system and returns the exit code. Raises other errors again."""
+    """Prints an error of the user or the system and returns the exit code. Re-raises all other errors."""
     debug = os.environ.get("VITKIT_DEBUG") == "1"
     # torch raises RuntimeError if memory is full, on any device.
     if isinstance(error, MemoryError) or (

@@ -37,17 +37,18 @@ def bench(
         kind: Benchmark to run: inference, training, classification, data or startup.
         model: Comma-separated architectures (with random weights) or checkpoints, such as vit-ti/16,vit-b/16.
         batch: Comma-separated batch sizes, such as 1,8,32. One table is printed per batch size.
-        precision: Comma-separated precisions: float32, bfloat16, float16, int8, auto, or all.
-        peers: Comma-separated libraries, optionally with settings, such as vitkit:precision=int8,timm. If not set: all.
+        precision: Comma-separated precisions, such as float32,bfloat16, or all for every supported precision.
+        peers: Comma-separated libraries, optionally with settings, such as vitkit:precision=int8,timm. If not set:
+            all libraries.
         threads: Number of CPU threads per library. If not set: OMP_NUM_THREADS, or the number of cores.
             The `data` benchmark always uses 1 thread.
         device: Device to run on: auto, cpu or cuda.
         images: Folder of images for `classification`, `data` and `startup`. If not set: images of random noise.
         rounds: Number of measured rounds, after two warm-up rounds.
         seconds: Minimum duration of a round in seconds.
-        timeout: Time limit in seconds for a library to load and compile. A library that exceeds it counts as failed.
-        prepare: Number of libraries to load and compile at the same time. More than 1 makes autotuning less reliable.
-        out: Output folder for the results, KIND_HARDWARE_DATE.md and KIND_HARDWARE_DATE.json.
+        timeout: Time limit in seconds for a library to load and compile. A library that takes longer counts as failed.
+        prepare: Number of libraries to load and compile at the same time. Values above 1 make autotuning less reliable.
+        out: Output folder for the result files KIND_HARDWARE_DATE.md and .json. If not set: no files are written.
         json: Print one JSON object instead of tables.
     """
     from vitkit.bench import Plan, table

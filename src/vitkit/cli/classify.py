@@ -42,7 +42,7 @@ def classify(
 ) -> int:
     """Classify images.
 
-    Prints the most likely classes of every image. If the labels of the model are independent, `*` marks those whose
+    Prints the most likely classes of every image. For a multi-label model, `*` marks the labels whose
     score reaches the model's threshold. A regression prints the predicted values. An image that cannot be read is
     reported, the others are still classified, and the exit code is 2.
 
@@ -50,19 +50,19 @@ def classify(
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
         images: Image files, folders or globs, or - for standard input (one image, or one path per line).
         top: Number of classes to print per image, the most likely first.
-        threshold: For models with independent labels: print only labels with at least this score, from 0 to 1.
+        threshold: For multi-label models: print only the labels whose score is at least this value, from 0 to 1.
         json: Print one line of JSON per image.
         csv: Print CSV with a header, one row per image and class.
-        precision: Numerical precision. auto is the fastest precision with outputs close to those of float32.
-            int8 is calibrated on the first images. float8 needs a GPU.
+        precision: Numerical precision. With auto, the fastest one whose outputs are close to those of float32.
+            An int8 model is calibrated on the first images. The precision float8 needs a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
-        resampling: Resize as in Pillow or in PyTorch. draft is pillow, with large JPEG files decoded at reduced size.
+        resampling: Resize images as in Pillow or PyTorch. With draft, Pillow decodes large JPEG files at reduced size.
         compile: Compile the model with torch.compile, which takes a minute or more.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.
         image_size: Input size in pixels. If not set: the image size of the model.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
-        set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
+        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
         allow_truncated: Decode truncated image files instead of reporting an error.
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.

@@ -25,12 +25,12 @@ def convert(
     Args:
         source: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
         target: Output folder, or output file if the format is npz, big_vision (.npz) or torchvision (.pth).
-        to: Output format: huggingface, timm, npz, big_vision, torchvision, or vitkit. vitkit supports every model.
+        to: Output format: huggingface, timm, npz, big_vision, torchvision, or vitkit. Only vitkit supports every model.
         image_size: Resize the position embeddings for this image size in pixels.
         patch_size: Resize the patch embedding to this patch size in pixels.
-        head: File with a linear head to add to a backbone without a head (DINO, DINOv2 or DINOv3).
+        head: File with a linear head, which is added to a DINO, DINOv2 or DINOv3 backbone without a head.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
-        set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
+        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
         overwrite: Replace an existing output file or folder.
     """
     from vitkit import checkpoints

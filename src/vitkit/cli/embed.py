@@ -48,10 +48,10 @@ def embed(
             In a convolutional network, the blocks are the stages. Each output is one vector per image, without the
             final norm: the class token if the head reads it, else the mean of the patch tokens.
         as_maps: Return the outputs of --blocks as feature maps instead of one vector per image.
-        precision: Numerical precision. auto is the fastest precision with outputs close to those of float32.
-            int8 is calibrated on the first images. float8 needs a GPU.
+        precision: Numerical precision. With auto, the fastest one whose outputs are close to those of float32.
+            An int8 model is calibrated on the first images. The precision float8 needs a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
-        resampling: Resize as in Pillow or in PyTorch. draft is pillow, with large JPEG files decoded at reduced size.
+        resampling: Resize images as in Pillow or PyTorch. With draft, Pillow decodes large JPEG files at reduced size.
         compile: Compile the model with torch.compile, which takes a minute or more.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.
@@ -60,13 +60,13 @@ def embed(
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
-        set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
+        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
     """
     from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
     from vitkit.inference import Predictor
 
     if out is not None and out.suffix != ".npz":
-        raise ValueError(f"--out writes .npz files, not '{out.name}'")
+        raise ValueError(f"--out is '{out.name}'; the file name must end in .npz")
     if out is not None and not out.parent.is_dir():
         raise ValueError(f"the folder '{out.parent}' of --out does not exist")
     if as_maps and not blocks:
@@ -154,7 +154,7 @@ def _stack(block: int, outputs: "list[np.ndarray]") -> "np.ndarray":
     import numpy as np
 
     if len(shapes := {output.shape for output in outputs}) > 1:
-        raise ValueError(f"the feature maps of block {block} have different shapes, {sorted(shapes)}; set --image-size")
+        raise ValueError(f"the feature maps of block {block} have different shapes: {sorted(shapes)}; set --image-size")
     return np.stack(outputs)
 
 

@@ -51,24 +51,24 @@ def evaluate(
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
         data: Images to evaluate on, such as folder:photos/val. If the data has splits, its val or test split is used.
         train: Training images for the evaluators knn, fewshot, probe and linear. If not set: the train split of --data.
-        evaluators: Comma-separated evaluators, such as top1,knn. auto selects top1, confusion and calibration
-            for classes, average_precision, f1 and calibration for independent labels, and regression
-            for numbers.
+        evaluators: Comma-separated evaluators, such as top1,knn. With auto, they depend on the task of the model:
+            top1, confusion and calibration for single-label classification, average_precision, f1 and calibration
+            for multi-label classification, and the evaluator regression for regression.
         out: Output folder for evaluation.json and report.html.
         json: Print one JSON object instead of a table.
-        held_out: Fraction of the images of each class to evaluate on. The others are the training images.
+        held_out: Fraction of the images of each class to evaluate on. All other images are the training images.
         seed: Random seed of the held-out split.
-        precision: Numerical precision. auto is the fastest precision with outputs close to those of float32.
-            int8 is calibrated on the first images. float8 needs a GPU.
+        precision: Numerical precision. With auto, the fastest one whose outputs are close to those of float32.
+            An int8 model is calibrated on the first images. The precision float8 needs a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.
-        workers: Number of processes that load images. 0 loads them in the main process.
+        workers: Number of processes that load images. With 0, the main process loads them.
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
         max_unreadable: Largest accepted fraction of unreadable images. Up to 10 unreadable images are always accepted.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
-        set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
+        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
     """
     from vitkit.cli._outcomes import json_line, limits, load_model, report_errors
     from vitkit.evaluate import protocol

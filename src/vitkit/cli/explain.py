@@ -41,19 +41,19 @@ def explain(
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
-        images: Image files, folders or globs, or - for standard input. positions and filters take no images.
+        images: Image files, folders or globs, or - for standard input. Not used by --method positions and filters.
         out: Output PNG file.
         method: Explanation method.
         layer: Layer to explain, or last layer of the rollout. Negative numbers count from the end. If not set: -1.
         head: Attention head to draw. With --method attention and no --layer, this head is drawn for every layer.
         label: Class name or index for --method gradient. If not set: the predicted class.
         fusion: How --method rollout combines the heads. If not set: mean, as in the ViT paper.
-        discard: Fraction of the smallest attention weights that rollout sets to 0. If not set: 0, as in the ViT paper.
+        discard: Fraction of the smallest attention weights that --method rollout sets to 0. If not set: 0.
         share: Fraction of the attention that the mask of --method foreground contains. If not set: 0.6, as in DINO.
-        number: Number of filters to draw with --method filters. If not set: 28, as in the ViT paper.
-        all_patches: Color all patches with --method pca, not only those of the foreground.
+        number: Number of principal components to draw with --method filters. If not set: 28, as in the ViT paper.
+        all_patches: Color all patches with --method pca, not only the foreground patches.
         image_size: Input size in pixels. If not set: the image size of the model.
-        arrays: Output .npz file for the values that are drawn.
+        arrays: Output .npz file for the values that the image shows.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
@@ -67,7 +67,7 @@ def explain(
 
     for path, suffix in ((out, ".png"), (arrays, ".npz")):
         if path is not None and path.suffix.lower() != suffix:
-            raise ValueError(f"the output file must end in {suffix}, not '{path}'")
+            raise ValueError(f"the output file is '{path}'; its name must end in {suffix}")
     options = {
         "layer": layer,
         "head": head,

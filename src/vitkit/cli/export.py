@@ -28,15 +28,16 @@ def export(
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
-        to: Runtime to export to: onnx (ONNX Runtime and others), openvino, or program (torch.export, .pt2).
+        to: Runtime of the exported model: onnx (ONNX Runtime and others), openvino, or program (torch.export, .pt2).
         out: Output folder. If not set: MODEL-RUNTIME in the current folder.
-        precision: Numerical precision of the exported model. float16 needs --to onnx or openvino.
-            int8 needs --to onnx and --calibration.
-        dynamic_size: Accept images of every size. The exported model resizes its position embeddings. Only for onnx.
-        calibration: Image files, folders or globs to calibrate int8, about 100 images similar to those at inference.
+        precision: Numerical precision of the exported model. The precision float16 needs --to onnx or openvino,
+            and int8 needs --to onnx and --calibration.
+        dynamic_size: Export a model that accepts every image size and resizes its position embeddings. Needs --to onnx.
+        calibration: Image files, folders or globs for the calibration of int8. Use about 100 images that are similar
+            to the images at inference.
         image_size: Input size in pixels. If not set: the image size of the model.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
-        set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
+        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
         overwrite: Replace an existing output folder.
     """
     from vitkit import checkpoints

@@ -36,26 +36,26 @@ def finetune(
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
-        data: Training data, such as folder:photos/. This folder has one folder per class, or train/ and val/
-            that contain these class folders.
+        data: Training data, such as folder:photos/. The folder contains one subfolder per class, or the folders train/
+            and val/ with one subfolder per class in each.
         out: Output folder of the training run.
         val: Validation data. If not set: the val split of --data, or a held-out fraction of the training images.
         held_out: Fraction of the training images to hold out for validation if the data has no val split.
         image_size: Input size in pixels, a multiple of the patch size. If not set: the image size of the model.
-        channels: Number of channels of the images. An RGB model is adapted to this number. If not set: the model's.
-        steps: Number of training steps. If not set: 500, 10,000 or 20,000, depending on the number of images.
+        channels: Number of channels of the images. An RGB model is adapted to this number. If not set: as in the model.
+        steps: Number of training steps. If not set: 500, 10,000 or 20,000, depending on the number of training images.
         epochs: Number of epochs, instead of --steps.
-        lr: Peak learning rate. If not set, it depends on the number of images.
+        lr: Peak learning rate. If not set, it depends on the number of training images.
         batch_size: Number of images per batch. If not set, it depends on the number of training images.
-        patience: Stop after this number of evaluations without a better metric. A full run has 10 evaluations.
-            If not set: train all steps.
+        patience: Stop after this number of evaluations without an improvement of the metric. A full run has 10
+            evaluations. If not set: train for all steps.
         mode: What to train: the full model, the head only, or LoRA and the head.
         seed: Random seed for shuffling and augmentation.
-        tune_threshold: For images with several labels: for each label, save the threshold with the best F1 score
+        tune_threshold: For multi-label models: save, for each label, the decision threshold with the highest F1 score
             on the validation images.
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
-        set: Override settings of the run config as NAME=VALUE (optimizer.lr=1e-3, ema=0.999).
+        set: Override settings of the run config as NAME=VALUE, such as optimizer.lr=1e-3 ema=0.999.
     """
     from vitkit import config
     from vitkit.cli._outcomes import data_limits, report_unreadable, settings

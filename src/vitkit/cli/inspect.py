@@ -23,7 +23,7 @@ def inspect(
         model: Checkpoint folder or file, Hugging Face Hub id, or name of an architecture (`vitkit models`).
         json: Print the description as one JSON object.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
-        set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
+        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
     """
     from vitkit.cli._outcomes import json_line, settings
 

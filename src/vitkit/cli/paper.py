@@ -31,14 +31,14 @@ def paper(
 
     Args:
         name: Name of a table, figure or study, such as table8, figure5 or selfsupervision.
-        scale: Scale of the experiment. small is a small version for this machine. full is the scale of the paper.
+        scale: Scale of the experiment: small (a small version for this machine) or full (the scale of the paper).
         out: Output folder. If not set: runs/paper/NAME.
         data: Dataset for the small scale: digits, which is part of vitkit, or a source such as parquet:/data/cifar10.
-        model: Checkpoint of the model that figure6, figure7 and figure14 show.
-        seeds: Number of training runs per model, which differ in the random seed.
-        steps: Number of training steps per model. If not set, it depends on NAME.
+        model: Checkpoint of the model to explain in figure6, figure7 or figure14.
+        seeds: Number of random seeds. Each model is trained once per seed.
+        steps: Number of training steps per model. If not set, it depends on the experiment.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
-        json: Print JSON instead of text. The list has one line of JSON per experiment.
+        json: Print JSON instead of text. Without NAME, one line of JSON per experiment is printed.
     """
     from vitkit import paper as experiments
 
@@ -50,7 +50,7 @@ def paper(
         _show(name, found, json)
         return
     if model is not None and not experiments.uses_model(name):
-        raise ValueError(f"{found.title} does not show a model; --model is only for figure6, figure7 and figure14")
+        raise ValueError(f"{found.title} does not use --model; only figure6, figure7 and figure14 do")
     _make(name, scale, json, out=out or Path("runs") / "paper" / name, data=data, model=model, seeds=seeds,
           steps=steps, device=device)  # fmt: skip
 

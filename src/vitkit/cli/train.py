@@ -28,18 +28,18 @@ def train(
     -m vitkit train RECIPE --parallel ddp`.
 
     Args:
-        recipe: Name of a recipe (`vitkit recipes`).
+        recipe: Name of a recipe, as listed by `vitkit recipes`.
         out: Output folder of the training run. If not set: runs/RECIPE.
-        data: Training data, such as parquet:/data/imagenet. If not set: the recipe's.
-            The model gets one output per class. Pre-training recipes need no labels: folder:photos/, list:images.txt.
+        data: Training data, such as parquet:/data/imagenet. If not set: the training data of the recipe.
+            The model gets one output per class. For pre-training recipes, the images need no labels.
         val: Validation data. If not set: the val split of the training data.
-        init_from: Checkpoint to initialize the weights from. If not set: the recipe's.
+        init_from: Checkpoint to initialize the weights from. If not set: the checkpoint of the recipe, if there is one.
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000, or the value in --from.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000, or the value in --from.
-        set: Override settings of the run config as NAME=VALUE (optimizer.lr=1e-3, ema=0.999).
+        set: Override settings of the run config as NAME=VALUE, such as optimizer.lr=1e-3 ema=0.999.
         parallel: Parallel training under torchrun: ddp (model replicas) or fsdp (sharded parameters).
         backend: Training framework: PyTorch, or JAX for supervised training of plain ViTs (pip install 'vitkit[jax]').
-        repeat: config.json of a run to repeat, instead of a recipe.
+        repeat: Path of the config.json file of a run to repeat, instead of the name of a recipe.
     """
     from vitkit import config
     from vitkit.cli._outcomes import data_limits, report_unreadable, settings

@@ -56,7 +56,7 @@ class Representations:
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
-        """Class index of each image. For an image with several labels, the index of the first one."""
+        """Class index of each image. For an image with several labels, the index of the first label."""
         return self.targets.argmax(dim=1)
 
 
@@ -103,7 +103,7 @@ class ModelOutputs:
         logits, targets = self._outputs.logits, self._outputs.targets
         if logits.shape != targets.shape:
             raise ValueError(
-                f"the model's logits for {targets.shape[0]} images of {targets.shape[1]} classes "
+                f"the model's logits for {targets.shape[0]} images and {targets.shape[1]} classes "
                 f"have the shape {tuple(logits.shape)}; expected {tuple(targets.shape)}"
             )
         return Predictions(logits=logits, targets=targets, keys=self._outputs.keys, task=self.task)
@@ -122,7 +122,7 @@ class ModelOutputs:
     def training_representations(self) -> Representations:
         """Representations of the labeled training images. Raises ValueError if there are none."""
         if self.training is None:
-            raise ValueError("knn, fewshot, probe and linear need labeled training images, and none were given")
+            raise ValueError("knn, fewshot, probe and linear need labeled training images, but none were given")
         return self._forward(self.training, logits=False).representations
 
     @cached_property
@@ -132,7 +132,7 @@ class ModelOutputs:
     def _forward(self, batches: Batches, *, logits: bool) -> "_Outputs":
         rows = list(self._rows(batches, logits))
         if not rows:
-            raise ValueError("there are no images to evaluate on")
+            raise ValueError("there are no images to evaluate on; expected at least one")
         outputs, vectors, targets, keys = zip(*rows, strict=True)
         names = tuple(key for part in keys for key in part)
         return _Outputs(torch.cat(outputs), torch.cat(vectors), torch.cat(targets), names)
@@ -165,7 +165,7 @@ class _Outputs:
         """Representations of the labeled images. Raises ValueError if labels or pooling are missing."""
         vectors, labelled = self.pooled, self.targets.sum(dim=1) > 0
         if not labelled.any():
-            raise ValueError("none of the images has a label")
+            raise ValueError("none of the images has a label; evaluation needs labeled images")
         return Representations(vectors=vectors[labelled], targets=self.targets[labelled])
 
     @property

@@ -60,7 +60,7 @@ def independent(predictions: Predictions) -> bool:
 
 
 def usable(predictions: Predictions) -> Predictions:
-    """Returns the predictions to evaluate: of labeled images, or of all images if labels are independent."""
+    """Returns the predictions to evaluate: those of labeled images, or all if the labels are independent."""
     return predictions if independent(predictions) else labelled(predictions)
 
 
@@ -76,7 +76,7 @@ def labelled(predictions: Predictions) -> Predictions:
     """Returns the predictions of the labeled images. Raises ValueError if there are none."""
     keep = predictions.targets.sum(dim=1) > 0
     if not keep.any():
-        raise ValueError("none of the images has a label")
+        raise ValueError("none of the images has a label; evaluation needs labeled images")
     keys = tuple(key for key, selected in zip(predictions.keys, keep.tolist(), strict=True) if selected)
     return replace(predictions, logits=predictions.logits[keep], targets=predictions.targets[keep], keys=keys)
 
@@ -109,7 +109,7 @@ def bins(predictions: Predictions, num: int = BINS) -> list[Bin]:
 
 
 def target_distribution(predictions: Predictions) -> Float[Tensor, "n classes"]:
-    """Returns the targets as probabilities: with a sum of one per image, or 0 and 1 for independent labels."""
+    """Returns the targets as probabilities, which sum to 1 for each image, or are 0 and 1 for independent labels."""
     targets = predictions.targets.double()
     if independent(predictions):
         return (targets > 0).double()

@@ -36,7 +36,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """
     results = [result for result in per_class(matrix(subject.predictions), subject.classes) if result.images]
     if not results:
-        raise ValueError("none of the images has a label")
+        raise ValueError("none of the images has a label; evaluation needs labeled images")
     recalls = [result.recall for result in results]
     return {
         "mean_recall": sum(recalls) / len(recalls),

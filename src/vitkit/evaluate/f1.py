@@ -37,7 +37,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
     predictions = subject.predictions
     results = [each for each in per_label(predictions, subject.classes) if each.images]
     if not results:
-        raise ValueError("none of the images has a label")
+        raise ValueError("none of the images has a label; evaluation needs labeled images")
     chosen, truth = predictions.task.decisions(predictions.logits), predictions.targets > 0
     hits, predicted, actual = int((chosen & truth).sum()), int(chosen.sum()), int(truth.sum())
     return {
@@ -75,7 +75,7 @@ def best_thresholds(predictions: Predictions) -> tuple[float, ...]:
     labels are independent.
     """
     if predictions.task.function(predictions.targets.shape[1]) != "sigmoid":
-        raise ValueError("thresholds can be tuned for independent labels only")
+        raise ValueError("thresholds can be tuned only for models with independent labels (multi-label)")
     scores = predictions.task.scores(predictions.logits.double())
     return tuple(_best(column, true) for column, true in zip(scores.T, (predictions.targets > 0).T, strict=True))
 

@@ -58,9 +58,11 @@ def check(data: EvaluationData, blocks: str = str(BLOCKS)) -> tuple[str, ...]:
 def check_blocks(model: Backbone, blocks: str) -> TokenBackbone:
     """Returns the model as a `TokenBackbone`. Raises ValueError for other models, or if `blocks` is not a number."""
     if not blocks.isdecimal() or int(blocks) < 1:
-        raise ValueError(f"linear takes a number of blocks, as in linear:4, not '{blocks}'")
+        raise ValueError(
+            f"the argument of the evaluator linear is '{blocks}'; expected a number of blocks, as in linear:4"
+        )
     if not isinstance(model, TokenBackbone):
-        raise ValueError(f"linear needs encoder blocks over tokens, and {type(model).__name__} has none; use probe")
+        raise ValueError(f"the evaluator linear needs encoder blocks, but {type(model).__name__} has none; use probe")
     return model
 
 
@@ -74,7 +76,7 @@ def evaluate(subject: ModelOutputs, blocks: str = str(BLOCKS)) -> dict[str, floa
     """
     model = check_blocks(subject.original_model, blocks)
     if subject.training is None:
-        raise ValueError("linear needs labeled training images, and none were given")
+        raise ValueError("the evaluator linear needs labeled training images, but none were given")
     training, test = (extract_features(model, each(), int(blocks)) for each in (subject.training, subject.batches))
     labels, num_classes = training.targets.argmax(dim=1), training.targets.shape[1]
     train_rows, held_out_rows = probe.split(labels)
@@ -133,7 +135,7 @@ def train_heads(x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes:
 
 
 def batch_indices(num: int, random: torch.Generator) -> Iterator[Int[Tensor, " rows"]]:
-    """Yields the row indices of batches without end, shuffled in every epoch."""
+    """Yields the row indices of batches indefinitely, in a new random order for every epoch."""
     while True:
         yield from torch.randperm(num, generator=random).split(BATCH)
 
@@ -153,7 +155,7 @@ def extract_features(model: TokenBackbone, batches: Iterable[Batch], count: int)
     finally:
         model.train(training)
     if not rows:
-        raise ValueError("none of the images has a label")
+        raise ValueError("none of the images has a label; evaluation needs labeled images")
     blocks, patches, targets = (torch.cat(parts) for parts in zip(*rows, strict=True))
     return FrozenFeatures(blocks, patches, targets)
 

@@ -22,7 +22,9 @@ def check(data: EvaluationData, labels: str) -> tuple[str, ...]:
     """Returns the names of the metrics. Raises ValueError or OSError if the file of labels cannot be used."""
     highest = max((label for each in read(Path(labels)).values() for label in each), default=-1)
     if highest >= data.num_classes:
-        raise ValueError(f"'{labels}' has the label {highest}; the images have the classes 0 to {data.num_classes - 1}")
+        raise ValueError(
+            f"'{labels}' contains the label {highest}, but the classes of the images are 0 to {data.num_classes - 1}"
+        )
     return ("accuracy", "loss", "images", *top5(data))
 
 

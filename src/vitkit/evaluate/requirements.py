@@ -48,11 +48,11 @@ class EvaluationData:
     def training_counts(self) -> Int[np.ndarray, " classes"]:
         """The number of training images of each class. An image with several labels counts for the first one."""
         if self.training is None:
-            raise ValueError("knn, fewshot, probe and linear need labeled training images, and none were given")
+            raise ValueError("knn, fewshot, probe and linear need labeled training images, but none were given")
         return _counts(self.training, "training image")
 
     def check_split(self) -> None:
-        """Raises ValueError if no class has two training images, one of which can be held out."""
+        """Raises ValueError if no class has two training images, of which one can be held out."""
         if self.training_counts.max() < 2:
             raise ValueError("a held-out set needs a class with at least two training images, but no class has two")
 
@@ -63,7 +63,7 @@ def check(data: EvaluationData, names: Iterable[str]) -> dict[str, tuple[str, ..
     Returns the names of the metrics of each evaluator, or None for an evaluator that does not tell.
     """
     if not len(data.source):
-        raise ValueError("there are no images to evaluate on")
+        raise ValueError("there are no images to evaluate on; expected at least one")
     known: dict[str, tuple[str, ...] | None] = {}
     for spec in names:
         module, (name, colon, argument) = evaluator(spec), spec.partition(":")
@@ -90,7 +90,7 @@ def check_metric(metric: str, known: dict[str, tuple[str, ...] | None], data: Ev
 
 
 def top5(data: EvaluationData) -> tuple[str, ...]:
-    """Returns the name of the top-5 accuracy for more than five classes, otherwise no name."""
+    """Returns ("top5",), the name of the top-5 accuracy, if there are more than five classes, otherwise ()."""
     return ("top5",) if data.num_classes > 5 else ()
 
 
@@ -99,12 +99,13 @@ def _check_inputs(data: EvaluationData, spec: str) -> None:
     if kind == "predictions" and classes == 0:
         raise ValueError("the model has no classes; evaluate it with knn, fewshot or probe")
     if kind == "predictions" and classes != data.num_classes:
-        raise ValueError(f"the model has {classes} classes, but the images have {data.num_classes}")
+        raise ValueError(f"the model has {classes} classes, but the images have {data.num_classes} classes")
     if kind == "representations":
         _ = data.training_counts, data.counts
         if getattr(data.model.config, "pool", None) == "none" and not spec.startswith("linear"):
             raise ValueError(
-                f"{spec} needs one vector per image, but the model has no pooling; set pool (token, gap, ...)"
+                f"the evaluator {spec} needs one vector per image, but the model has no pooling; set pool to token or "
+                "gap"
             )
 
 

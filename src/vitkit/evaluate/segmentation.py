@@ -31,10 +31,10 @@ VOID = 255  # unlabelled pixels, which are ignored
 def check(data: EvaluationData, masks: str) -> tuple[str, ...]:
     """Returns the names of the metrics. Raises ValueError if the model has no attention, or if there are no masks."""
     if data.processor is None:
-        raise ValueError("segmentation needs the image processor to preprocess the masks")
+        raise ValueError("segmentation needs an image processor to preprocess the masks, but none was given")
     model, folder = token_backbone(data.original_model), Path(masks).expanduser()
     if next(folder.rglob("*.png"), None) is None:
-        raise ValueError(f"the folder '{masks}' has no masks (.png)")
+        raise ValueError(f"the folder '{masks}' contains no masks; expected .png files")
     heads = tuple(f"head{number}" for number in range(model.config.num_heads))
     return ("jaccard", "mean_head", "all_heads", *heads, "objects", "images")
 
@@ -50,7 +50,7 @@ def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:
     excluded. Raises ValueError if no image has a mask.
     """
     if subject.processor is None:
-        raise ValueError("segmentation needs the image processor to preprocess the masks")
+        raise ValueError("segmentation needs an image processor to preprocess the masks, but none was given")
     per_image: list[Float[np.ndarray, "objects heads"]] = []
     for batch in subject.batches():
         paths = [find_mask(Path(masks).expanduser(), key) for key in batch.keys]
@@ -75,7 +75,7 @@ def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:
 
 
 def summarize(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[str, float]:
-    """Averages Jaccard indices over objects and images. The last column of each array is for the mean map."""
+    """Averages Jaccard indices over objects and images. The last column of each array is for the mean over heads."""
     per_image = list(overlaps)
     best = np.mean([each[:, :-1].max(axis=1).mean() for each in per_image])
     alone = np.mean([each.mean(axis=0) for each in per_image], axis=0)
@@ -91,7 +91,7 @@ def summarize(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[st
 
 
 def predicted_masks(maps: Float[Tensor, "b heads rows columns"], patch: tuple[int, int]) -> Bool[Tensor, "b masks r c"]:
-    """Returns the predicted pixel masks of each head and, as the last one, of the mean over heads."""
+    """Returns the predicted pixel masks of each head. The last mask is that of the mean over heads."""
     every = torch.cat([maps, maps.mean(dim=1, keepdim=True)], dim=1)
     chosen = foreground_mask(every, FRACTION).cpu()
     return chosen.repeat_interleave(patch[0], dim=2).repeat_interleave(patch[1], dim=3)
@@ -124,7 +124,7 @@ def read_mask(path: Path) -> Image.Image:
     probe(data, DEFAULT_LIMITS)
     with Image.open(path, formats=("PNG",)) as mask:
         if mask.mode not in ("1", "L", "P"):
-            raise ValueError(f"'{path}' has mode {mask.mode}; a mask has one value per pixel, gray or palette")
+            raise ValueError(f"'{path}' has the mode {mask.mode}; a mask must be a grayscale or palette image")
         numbers = np.asarray(mask).astype(np.uint8)
     return Image.fromarray(numbers)
 

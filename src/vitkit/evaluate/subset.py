@@ -13,10 +13,10 @@ from vitkit.evaluate.requirements import EvaluationData
 
 
 def check(data: EvaluationData, classes: str = "") -> tuple[str, ...]:
-    """Returns the names of the metrics. Raises ValueError for invalid classes, or if none of them has an image."""
+    """Returns the names of the metrics. Raises ValueError if a class is invalid, or if no class has images."""
     chosen = read(Path(classes), data.source.classes) if classes else data.counts.nonzero()[0].tolist()
     if not data.counts[chosen].any():
-        raise ValueError(f"none of the images has one of the {len(chosen)} classes in '{classes}'")
+        raise ValueError(f"no image belongs to one of the {len(chosen)} classes listed in '{classes}'")
     return ("accuracy", "loss", "images", *(("top5",) if len(chosen) > 5 else ()), "classes")
 
 
@@ -44,7 +44,7 @@ def read(path: Path, classes: Sequence[str]) -> list[int]:
     listed = json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in text.splitlines()]
     entries = [str(each) for each in listed if str(each)]
     if not entries:
-        raise ValueError(f"'{path}' lists no classes")
+        raise ValueError(f"'{path}' lists no classes; expected at least one")
     named = iter(class_indices([entry for entry in entries if not entry.isdecimal()], tuple(classes), name=str(path)))
     chosen = [int(entry) if entry.isdecimal() else next(named) for entry in entries]
     invalid = [each for each in chosen if each >= len(classes)]

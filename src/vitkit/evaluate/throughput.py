@@ -52,7 +52,7 @@ def evaluate(subject: ModelOutputs, precision: str = "") -> dict[str, float]:
     """
     first = next(iter(subject.batches()), None)
     if first is None:
-        raise ValueError("there are no images to evaluate on")
+        raise ValueError("there are no images to evaluate on; expected at least one")
     result = measure(subject.original_model if precision else subject.model, first.images, precision)
     return {
         f"{result.precision}_images_per_second": result.images_per_second,

@@ -27,7 +27,7 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     """Computes accuracy and loss of predictions. Raises ValueError if no image has a label."""
     labelled = predictions.targets.sum(dim=1) > 0
     if not labelled.any():
-        raise ValueError("none of the images has a label")
+        raise ValueError("none of the images has a label; evaluation needs labeled images")
     if predictions.task.function(predictions.targets.shape[1]) == "sigmoid":
         truth = (predictions.targets > 0).float()
         loss = F.binary_cross_entropy_with_logits(predictions.logits, truth, reduction="none").sum(dim=1)

@@ -56,7 +56,7 @@ class Explanation:
     def save_arrays(self, path: str | os.PathLike[str]) -> None:
         """Saves the arrays as a NumPy .npz file. Raises ValueError if the path has another suffix."""
         if Path(path).suffix != ".npz":
-            raise ValueError(f"arrays are saved as an .npz file, not '{os.fspath(path)}'")
+            raise ValueError(f"arrays are saved as a .npz file, but the path is '{os.fspath(path)}'")
         atomic.write_file(Path(path), self._compress)
 
     def _compress(self, path: Path) -> None:
@@ -75,7 +75,9 @@ def explain(method: str, subject: ExplainInputs, **options: object) -> Explanati
     known = [name for name in inspect.signature(function).parameters if name != "subject"]
     for name in options:
         if name not in known:
-            raise ValueError(f"'{method}' has no option '{name}'; its options are: {', '.join(known) or 'none'}")
+            raise ValueError(
+                f"the method '{method}' has no option '{name}'; its options are: {', '.join(known) or 'none'}"
+            )
     return function(subject, **options)
 
 

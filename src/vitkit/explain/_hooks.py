@@ -27,7 +27,8 @@ def token_backbone(model: Backbone) -> TokenBackbone:
     for block in model.blocks:
         if not hasattr(block, "attention_weights"):
             raise ValueError(
-                f"the blocks of {type(model).__name__} ({type(block).__name__}) do not provide their attention weights"
+                f"the blocks of {type(model).__name__} ({type(block).__name__}) do not provide attention weights; use "
+                "a Vision Transformer"
             )
     return model
 

@@ -93,7 +93,7 @@ def _to_side(image: Image.Image) -> Image.Image:
 def require_images(subject: ExplainInputs) -> None:
     """Raises ValueError if the inputs contain no image."""
     if subject.pixels.shape[0] == 0:
-        raise ValueError("this explanation needs at least one image")
+        raise ValueError("this explanation method needs at least one image, but no image was given")
 
 
 def top_classes(subject: ExplainInputs) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ OUTSIDE = (0.2, 0.1, 0.35)
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Saves a figure as a PNG file. Raises ValueError if the path has another suffix."""
     if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"figures are saved as .png files, not '{os.fspath(path)}'")
+        raise ValueError(f"figures are saved as .png files, but the path is '{os.fspath(path)}'")
     # Without matplotlib's version in the metadata, equal figures give equal files.
     options: Any = {"dpi": DPI, "format": "png", "metadata": {"Software": None}}
     atomic.write_file(Path(path), lambda part: figure.savefig(part, **options))

@@ -34,11 +34,11 @@ _LAST: "WeakKeyDictionary[Classifier, tuple[Key | None, Predictor]]" = WeakKeyDi
 
 
 class UntrainedHeadWarning(UserWarning):
-    """Warns that a model classifies images with an untrained head, such as a newly initialized one."""
+    """Warning that a model classifies images with an untrained head, such as a newly initialized head."""
 
 
 class Classifier(nn.Module):
-    """A model with its processor and its labels.
+    """Image classifier: a model with its processor and labels.
 
     `forward` maps normalized images (b, channels, height, width) to logits (b, classes). Raises ValueError if the
     number of labels is not the number of classes.
@@ -114,7 +114,7 @@ class Classifier(nn.Module):
     def embed(
         self, images: ImageInput | Iterable[ImageInput], *, errors: Errors = "raise", **options: Unpack[Options]
     ) -> Iterator[tuple[ImageInput, np.ndarray]]:
-        """Yields each image with its representation (d,) in float32. Takes the arguments of `classify`."""
+        """Yields each image with its representation, a float32 vector of shape (d,)."""
         return _outputs(self.predictor(**options).embeddings(_images(images)), errors)
 
     def predictor(self, **options: Unpack[Options]) -> Predictor:
@@ -127,7 +127,7 @@ class Classifier(nn.Module):
         return last[1]
 
     def save(self, folder: str | os.PathLike[str], **options: Any) -> None:
-        """Writes a checkpoint. `options` are the options of `checkpoints.save`."""
+        """Saves the classifier as a checkpoint. `options` are passed to `checkpoints.save`."""
         checkpoints.save(self.checkpoint(), folder, **options)
 
     def checkpoint(self) -> checkpoints.Checkpoint:

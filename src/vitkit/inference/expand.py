@@ -1,4 +1,4 @@
-"""Expands file, folder and glob names to image files. A name without image files becomes an error in its place."""
+"""Expands file, folder and glob names to image files. A name that matches no image file is replaced by an error."""
 
 import glob
 import os
@@ -45,7 +45,7 @@ def _glob(pattern: str) -> Iterator[str | Unlisted]:
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """Yields the paths that match a glob pattern. `**` matches folders at any depth and follows links like `walk`."""
+    """Yields the paths that match a glob pattern. `**` matches folders at any depth, and links are followed."""
     head, mark, tail = f"/{pattern}".partition("/**/")
     if mark:
         above = "/" if head == "/" else head[1:]

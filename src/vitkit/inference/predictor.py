@@ -37,7 +37,7 @@ CALIBRATION = 32
 
 
 class Options(TypedDict, total=False):
-    """Options of `Predictor`."""
+    """Inference options of `Predictor`, such as precision, batch size and device."""
 
     precision: str
     device: str
@@ -197,13 +197,13 @@ class Predictor:
         return probe(self._model, count=8).to(self.device) if first is None else first.to(self.device)
 
     def logits(self, images: Iterable[ImageInput]) -> Iterator[Outcome]:
-        """Yields one outcome per image. Its output is the logits, of shape (classes,)."""
+        """Yields one outcome per image, whose output is a vector of logits with shape (classes,)."""
         return self._with_progress(images, lambda model, batch: (model(batch),))
 
     def embeddings(
         self, images: Iterable[ImageInput], *, blocks: Blocks | None = None, as_maps: bool = False
     ) -> Iterator[Outcome]:
-        """Yields one outcome per image. Its output is the representation that the head reads, of shape (d,).
+        """Yields one outcome per image, whose output is the input of the head, a vector of shape (d,).
 
         With `blocks` (see `Backbone.features`), `Outcome.taps` has one output per block from the same pass: its class
         token if the head reads the class token, else the mean of its patches, of shape (d,); or with `as_maps` the map
@@ -214,7 +214,7 @@ class Predictor:
             return self._with_progress(images, lambda model, batch: (model.represent(model.features(batch)),))
         if self._merge not in (0, []) or self._compiled or self._precision not in ("auto", *TYPES):
             raise ValueError(
-                "the outputs of blocks are available only without token merging, torch.compile and int8 or float8; "
+                "block outputs are not available with token merging, torch.compile, int8 or float8; "
                 f"choose the precision auto, {', '.join(TYPES)}"
             )
         indices = block_indices(blocks, self._model.num_taps)
@@ -321,7 +321,7 @@ def top_predictions(
     with at least this score are returned. Raises ValueError for a threshold unless labels are independent.
     """
     if logits.ndim != 1:
-        raise ValueError(f"the logits of an image have shape {logits.shape}; expected (classes,), as from a classifier")
+        raise ValueError(f"the logits of an image have shape {logits.shape}; expected a vector of shape (classes,)")
     scores = task.scores(logits)
     if threshold is not None:
         check_threshold(task, logits.shape[0], threshold)
@@ -339,16 +339,16 @@ def top_predictions(
 
 
 def check_threshold(task: Task, outputs: int, threshold: float) -> None:
-    """Raises ValueError if a threshold is out of range, or if the labels of the model are not independent."""
+    """Raises ValueError if a threshold is out of range, or if the model is not a multi-label classifier."""
     if task.function(outputs) != "sigmoid":
         kind = "predicts numbers" if task.regression else "has classes that exclude each other"
-        raise ValueError(f"threshold is {threshold}, but the model {kind}; a threshold needs independent labels")
+        raise ValueError(f"threshold is {threshold}, but the model {kind}; a threshold needs a multi-label model")
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold is {threshold}; it must be between 0 and 1")
 
 
 def find_device(name: str) -> torch.device:
-    """Returns a torch device by name. auto selects a GPU if available. Raises ValueError for a missing device."""
+    """Returns a torch device by name. `auto` selects a GPU if available. Raises ValueError for a missing device."""
     available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     available += ["mps"] if torch.backends.mps.is_available() else []
     if name == "auto":
@@ -366,7 +366,7 @@ def to_device(model: Backbone, device: torch.device) -> Backbone:
 
 
 def keep_operations(model: Backbone, precision: str) -> engine.Accelerated:
-    """Returns the model in the requested precision, with its original layers instead of the engine's.
+    """Returns the model in the requested precision, with its original layers instead of fused layers.
 
     For models that the engine does not support: exported, or not in float32. Raises ValueError for int8, which needs
     the engine.

@@ -72,7 +72,7 @@ def run_in_workers(
 
 
 def num_workers() -> int:
-    """Returns the number of workers for `run_in_workers`. It is 1 if torch's threads cannot be limited."""
+    """Returns the number of workers for `run_in_workers`. It is 1 if the number of torch threads cannot be limited."""
     threads = torch.get_num_threads()
     return threads if threads > 1 and _can_use_one_thread() else 1
 
@@ -96,7 +96,7 @@ def _use_one_thread() -> bool:
 
 
 def attempt(read: Read, image: ImageInput) -> np.ndarray | ImageError:
-    """Returns the pixels of an image, or an error if the image cannot be read or has a wrong type or shape."""
+    """Returns the pixels of an image, or an error if the image cannot be read or has the wrong type or shape."""
     if isinstance(image, Unlisted):
         return image.error
     try:

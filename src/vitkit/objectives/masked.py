@@ -45,7 +45,7 @@ class Config:
         if min(self.replaced, self.swapped) < 0.0 or self.replaced + self.swapped > 1.0:
             raise ValueError(f"replaced is {self.replaced} and swapped is {self.swapped}; their sum must be at most 1")
         if not 1 <= self.bits <= 4:
-            raise ValueError(f"bits is {self.bits}; it must be 1 to 4")
+            raise ValueError(f"bits is {self.bits}; it must be between 1 and 4")
 
 
 class Masked(Objective):
@@ -164,7 +164,7 @@ def patch_pixels(
     height, width = grid[0] * patch_size[0], grid[1] * patch_size[1]
     if images.shape[2] < height or images.shape[3] < width:
         size, patch = f"{images.shape[2]}x{images.shape[3]}", f"{patch_size[0]}x{patch_size[1]}"
-        raise ValueError(f"images of {size} pixels are smaller than {grid[0]}x{grid[1]} patches of {patch}")
+        raise ValueError(f"images of {size} pixels are smaller than {grid[0]}x{grid[1]} patches of {patch} pixels")
     return rearrange(images[:, :, :height, :width], "b c (r h) (s w) -> b (r s) h w c", r=grid[0], s=grid[1])
 
 

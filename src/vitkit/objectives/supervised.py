@@ -74,7 +74,9 @@ class Config:
         counts = np.bincount([label for row in rows for label in row if label >= 0], minlength=len(classes))
         empty = [name for name, count in zip(classes, counts, strict=True) if not count]
         if empty:
-            raise ValueError(f"cannot balance class '{empty[0]}': it has no training images ({len(empty)} have none)")
+            raise ValueError(
+                f"cannot balance class '{empty[0]}': it has no training images ({len(empty)} classes have none)"
+            )
         if isinstance(chosen, str):
             weights = 1.0 / (counts if chosen == "balanced" else 1.0 - EFFECTIVE**counts)
             chosen = tuple((weights / weights.mean()).tolist())

@@ -77,14 +77,16 @@ class SmallScale:
     def __post_init__(self) -> None:
         """Raises ValueError if the number of seeds or steps is less than 1."""
         if self.seeds < 1 or (self.steps is not None and self.steps < 1):
-            raise ValueError(f"seeds is {self.seeds} and steps is {self.steps}; expected at least 1")
+            raise ValueError(f"seeds is {self.seeds} and steps is {self.steps}; both must be at least 1")
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The classes of the dataset. Raises ValueError if there are fewer than four."""
         classes = next(iter(splits(self.data).values())).classes
         if len(classes) < 4:
-            raise ValueError(f"'{self.data}' has {len(classes)} classes; a study needs at least 4, half for transfer")
+            raise ValueError(
+                f"'{self.data}' has {len(classes)} classes; a study needs at least 4, of which half are for transfer"
+            )
         return classes
 
     @cached_property

@@ -27,7 +27,7 @@ def line_chart(
     """Draws a line chart with training steps on the x axis. Raises ValueError if all series are empty."""
     points = [point for line in lines for point in line.points]
     if not points:
-        raise ValueError(f"the chart '{title}' has no points")
+        raise ValueError(f"the chart '{title}' has no points; expected at least one")
     low, high = limits or _limits([y for _, y in points])
     last = max(x for x, _ in points) or 1.0
 

@@ -19,20 +19,26 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
     """Raises ValueError if the model, processor, objective and data of a run do not match."""
     classes = len(source.classes)
     if run.model.num_classes != classes:
-        raise ValueError(f"the model has {run.model.num_classes} classes, but '{run.data.source}' has {classes}")
+        raise ValueError(
+            f"the model has {run.model.num_classes} classes, but '{run.data.source}' has {classes} classes"
+        )
     if run.model.channels != run.processor.channels:
         raise ValueError(
-            f"the model has {run.model.channels} input channels, but the processor has {run.processor.channels}"
+            f"the model has {run.model.channels} input channels, but the processor has {run.processor.channels} "
+            "channels"
         )
     if tuple(run.model.image_size) != tuple(run.processor.size):
         raise ValueError(
-            f"the model has image_size {run.model.image_size}, but the processor has size {run.processor.size}"
+            f"the model has image_size {run.model.image_size}, but the processor has size {run.processor.size}; they "
+            "must be equal"
         )
     evaluate.check_task(run.evaluators, run.model.task)
     if source.regression and (features := [each for each in run.evaluators if evaluate.reads(each) != "predictions"]):
-        raise ValueError(f"the evaluator '{features[0]}' needs classes, but '{run.data.source}' has numbers to predict")
+        raise ValueError(
+            f"the evaluator '{features[0]}' needs classes, but the targets of '{run.data.source}' are numbers"
+        )
     if run.tune_threshold and run.model.task.function(classes) != "sigmoid":
-        raise ValueError("tune_threshold needs independent labels (objective.loss=sigmoid); set tune_threshold=false")
+        raise ValueError("tune_threshold needs a multi-label run (objective.loss=sigmoid); set tune_threshold=false")
     for name in run.evaluators:
         if evaluate.needs_labels(name) and not source.classes:
             raise ValueError(
@@ -48,7 +54,7 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
         check_classes(trained, check_labels(validation, "validation image"), source.classes)
     if getattr(run.objective, "loss", None) == "softmax":
         if run.model.task.problem_type == "multi_label_classification":
-            raise ValueError("the labels of the model are independent; set objective.loss=sigmoid")
+            raise ValueError("the softmax loss does not fit a multi-label model; set objective.loss=sigmoid")
         check_single_label(source)
 
 
@@ -100,7 +106,7 @@ def check_classes(trained: set[int], evaluated: set[int], classes: tuple[str, ..
 
 
 def check_labels(source: Source, what: str = "image") -> set[int]:
-    """Returns the indices of classes with images. Raises ValueError for labels out of range (-1 is no label)."""
+    """Returns the indices of classes with images. Raises ValueError for labels out of range (-1 means no label)."""
     classes, found = len(source.classes), set()
     for index in range(len(source)):
         label = source.label(index)
@@ -117,7 +123,9 @@ def check_single_label(source: Source) -> None:
     label = None if index is None else source.label(index)
     if isinstance(label, tuple):
         names = ", ".join(source.classes[number] for number in label[:3])
-        raise ValueError(f"image {index} has several labels ({names}); set objective.loss=sigmoid")
+        raise ValueError(
+            f"image {index} has several labels ({names}), but the softmax loss needs one; set objective.loss=sigmoid"
+        )
 
 
 def check_disk_space(run: Run, folder: Path) -> None:

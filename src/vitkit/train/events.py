@@ -32,7 +32,7 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """Writes TensorBoard event files. A resumed run hides earlier events of the steps after `step`."""
+    """Writes TensorBoard event files. A run resumed at `step` hides earlier events of later steps."""
 
     def __init__(self, folder: Path, step: int = 0):
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, and not needed for --help
@@ -69,7 +69,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """Logs to an MLflow run with the name of the run folder, on the tracking server in MLflow's settings."""
+    """Logs to an MLflow run with the name of the run folder, on the tracking server configured in MLflow."""
 
     def __init__(self, run: Run, folder: Path):
         self.module = _import("mlflow")
@@ -181,7 +181,7 @@ class Events:
         self.console.print(text, highlight=False)
 
     def step(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Updates the progress bar after a step. The metrics of every `every`-th step are logged and shown."""
+        """Updates the progress bar after a step. Once every `every` steps, the metrics are logged and shown."""
         self.recent.append((time.monotonic(), step))
         if step % self.every != 0 and step != 1:
             if not self.bar.disable:
@@ -200,7 +200,7 @@ class Events:
         self.write("step", step, **cost, **scalars)
 
     def images_per_second(self) -> float:
-        """Returns the training speed over the last steps in images per second, without the time of evaluations."""
+        """Returns the training speed over the last steps in images per second, excluding evaluations."""
         if len(self.recent) < 2:
             return 0.0
         (start, first), (end, last) = self.recent[0], self.recent[-1]
@@ -212,7 +212,7 @@ class Events:
 
 
 def memory_in_use() -> int:
-    """Returns the peak memory of this process in bytes, on the GPU if it uses one. Returns 0 if unknown."""
+    """Returns the peak memory of this process in bytes (GPU memory if it uses a GPU), or 0 if unknown."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return memory.peak()

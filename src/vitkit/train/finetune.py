@@ -1,4 +1,4 @@
-"""Creates a `Run` that fine-tunes a checkpoint, with defaults for the size of the dataset."""
+"""Creates a `Run` that fine-tunes a checkpoint, with defaults that depend on the size of the dataset."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,7 +155,8 @@ def _model_and_processor(
     config, processor = loaded.model.config, loaded.processor
     if tuple(processor.size) != tuple(config.image_size):
         raise ValueError(
-            f"the model '{model}' has image_size {tuple(config.image_size)}, but its processor has {processor.size}: "
+            f"the model '{model}' has image_size {tuple(config.image_size)}, but its processor has size "
+            f"{processor.size}; "
             "set --image-size"
         )
     no_dropout = {name: 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth") if hasattr(config, name)}

@@ -219,7 +219,7 @@ def check_finite(values: dict[str, Tensor], batch: Batch, step: int) -> None:
         what = " and ".join(name for name, number in zip(values, broken, strict=True) if number)
         keys = ", ".join(distributed.all_gather(batch.keys))
         raise TrainingStopped(
-            f"{what} is not finite in step {step}; no weights were updated. The batch has the images {keys}"
+            f"{what} is not finite in step {step}; no weights were updated. The batch contains the images {keys}"
         )
 
 

@@ -190,7 +190,7 @@ def from_json(text: str) -> Run:
 
 
 def differences(one: Run, other: Run) -> list[str]:
-    """Returns the settings that differ between two runs, such as `optimizer.lr`, without those of `hardware`."""
+    """Returns the settings that differ between two runs, such as `optimizer.lr`, except those of `hardware`."""
     first, second = _flat(to_dict(one)), _flat(to_dict(other))
     names = sorted(first.keys() | second.keys())
     return [name for name in names if first.get(name) != second.get(name) and not name.startswith("hardware.")]
@@ -231,7 +231,7 @@ class RunFolder:
             raise ValueError(f"'{self.path}' exists and is not a run folder; choose another name, or an empty folder")
 
     def changes(self, run: Run) -> list[str]:
-        """Returns the settings that differ from the saved config, such as `steps`. Empty for a new folder."""
+        """Returns the settings that differ from the saved config, such as `steps`, or none for a new folder."""
         return differences(self.run(), run) if self.config.exists() else []
 
     def create(self, run: Run) -> None:

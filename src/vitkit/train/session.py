@@ -67,7 +67,7 @@ class StopRequest:
 
 
 class TrainingSession:
-    """Training of a run in one process, from the start or the last checkpoint to the end."""
+    """Trains a run in the current process, from the start or from the newest checkpoint."""
 
     def __init__(self, training: Training, files: RunFolder, validation: Source, saver: CheckpointSaver):
         self.training = training
@@ -110,14 +110,15 @@ class TrainingSession:
         self.training.counted_phase = self.logged_phase = phase
 
     def change_config(self, run: Run, num_images: int) -> JsonDict:
-        """Saves the changed config of a resumed run, and returns the log event of the change (empty without changes).
+        """Saves the changed config of a resumed run. Returns the log event of the change, or {} if nothing has changed.
 
         Raises ValueError if the run is shorter than what was trained.
         """
         step, total = self.training.step, self.training.total
         if step > total:
             raise ValueError(
-                f"'{self.files.path}' has trained {step} steps, more than {total}; set steps to at least {step}"
+                f"'{self.files.path}' was already trained for {step} steps, but the run has {total}; set steps to at "
+                f"least {step}"
             )
         changed = self.files.changes(run)
         before = self.files.run().total_steps(num_images)
@@ -146,7 +147,7 @@ class TrainingSession:
 
     @property
     def local_batch_size(self) -> float:
-        """Number of images that this process gets of each batch."""
+        """Number of images of each batch that this process trains on."""
         return self.training.run.batch_size / distributed.world_size()
 
     def save(self, *, last: bool) -> None:
@@ -204,7 +205,7 @@ class TrainingSession:
                 raise Interrupted(number, training.step)
 
     def after_step(self, events: Events, stop: StopRequest, source: Source) -> Callable[[Metrics, Batch], bool]:
-        """Returns the callback after each step, which logs, evaluates and saves, and returns True to end training."""
+        """Returns the callback after each step, which logs, evaluates and saves. Training ends if it returns True."""
         training, run = self.training, self.training.run
 
         def after(scalars: Metrics, batch: Batch) -> bool:

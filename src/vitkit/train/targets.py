@@ -57,19 +57,21 @@ def with_task(run: Run, source: Source) -> Run:
     if source.regression:
         if loss != "mse":
             raise ValueError(
-                f"'{run.data.source}' has numbers to predict; set objective.loss=mse evaluators='[\"regression\"]' "
+                f"the targets of '{run.data.source}' are numbers; set objective.loss=mse evaluators='[\"regression\"]' "
                 "metric=regression.r2"
             )
         return run if run.model.task.target_std else replace(run, model=_with(run.model, _regression(source)))
     if loss == "mse" or run.model.task.regression:
-        raise ValueError(f"'{run.data.source}' has classes, but the run predicts numbers; append #target=COLUMN to it")
+        raise ValueError(
+            f"'{run.data.source}' has classes, but the run predicts numbers; append #target=COLUMN to the data source"
+        )
     if loss == "sigmoid" and run.model.task == SINGLE_LABEL and first_multilabel(source) is not None:
         return _with_labels(run, Task(problem_type="multi_label_classification"))
     return run
 
 
 def _with_labels(run: Run, task: Task) -> Run:
-    """Returns a run for independent labels. Other evaluators are removed unless the metric needs one of them."""
+    """Returns a multi-label run. Evaluators of other tasks are removed, unless the metric belongs to one of them."""
     fits = tuple(each for each in run.evaluators if task.problem_type in evaluate.problem_types(each))
     evaluators = fits if run.metric.partition(".")[0] in fits else run.evaluators
     return replace(run, model=_with(run.model, task), evaluators=evaluators)

@@ -99,4 +99,6 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def _check_patterns(patterns: Sequence[str], names: Sequence[str], what: str) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(f"'{pattern}' matches none of the model's {what}, such as {', '.join(names[:3])}")
+            raise ValueError(
+                f"the pattern '{pattern}' matches none of the model's {what} (for example {', '.join(names[:3])})"
+            )

@@ -98,7 +98,7 @@ class FastModel(Backbone):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns the tokens of images. Raises ValueError if `blocks` is given: there are no block outputs."""
+        """Returns the tokens of images. Raises ValueError if `blocks` is given (block outputs are not available)."""
         if blocks is not None:
             raise ValueError(
                 "an accelerated model does not return the outputs of blocks; call its `original.features` instead"
@@ -224,7 +224,7 @@ def _fusion(model: Backbone, path: ExecutionPath, supported: Capabilities, image
     observed = fuse(model, replace(fusion, dtype=inner))
     observers = quantization.observe(observed)
     if not observers:
-        raise RuntimeError("the model has no dense layers in blocks")
+        raise RuntimeError("int8 and float8 need dense layers in encoder blocks, but the model has none")
     with torch.inference_mode():
         for part in images.split(CHUNK):
             observed(part)
@@ -245,13 +245,13 @@ def _network(model: Backbone, base: Backbone, fusion: Fusion, path: ExecutionPat
     chunk = compiled if compiled else CHUNK if next(base.parameters()).device.type == "cpu" else None
     network = fuse(base, fusion)
     if fusion.float8 and not any(isinstance(module, Float8Dense) for module in network.modules()):
-        raise RuntimeError("the model has no dense layers in blocks")
+        raise RuntimeError("int8 and float8 need dense layers in encoder blocks, but the model has none")
     return FastModel(network, model, path, dtype=torch.float32, chunk=chunk)
 
 
 def _merging(model: Backbone, merge: Reduction, proportional: bool, images: Tensor) -> Merging:
     if not isinstance(model, TokenBackbone):
-        raise ValueError("the model has no tokens to merge")
+        raise ValueError("token merging needs a model with encoder blocks over tokens, but this model has none")
     with torch.inference_mode():
         num_special = model.embed(images[:1]).num_special
     return Merging(schedule(merge, len(model.blocks)), num_special, proportional=proportional)

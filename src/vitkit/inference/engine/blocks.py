@@ -216,7 +216,7 @@ class FusedBlock(nn.Module):
         rotation: Float[Tensor, "2 p k"] | None = None,
         relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """Returns the output tokens: all of them, those left after merging, or the first `keep` tokens."""
+        """Returns the output tokens: all tokens, the tokens left after merging, or the first `keep` tokens."""
         if self.merging is not None:
             if bias is not None or rotation is not None or relative is not None:
                 raise ValueError("tokens cannot be merged: the attention of this model depends on token positions")

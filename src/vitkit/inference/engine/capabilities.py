@@ -54,7 +54,7 @@ def capabilities(device: torch.device) -> Capabilities:
 
 @lru_cache(maxsize=1)
 def _cpu() -> Capabilities:
-    """Returns the features of this CPU that oneDNN also supports.
+    """Returns the hardware features of this CPU that oneDNN also supports.
 
     A feature that this version of torch cannot query counts as missing.
     """

@@ -23,7 +23,7 @@ FLOAT8_MULTIPLE = 16  # float8 products need weights whose rows and columns are 
 
 
 def fused_name(module: nn.Module) -> str | None:
-    """Returns the name of an activation module in `PLAIN`, or None if the activation is not supported."""
+    """Returns the name of an activation function that can be fused, or None if it cannot be fused."""
     return "" if isinstance(module, nn.Identity) else activation_name(module)
 
 
@@ -67,7 +67,7 @@ class Dense(nn.Module):
         residual: Float[Tensor, "*b o"] | None = None,
         factor: Float[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "*b o"]:
-        """Returns the output. Without an activation, `residual` can be added or `factor` multiplied."""
+        """Returns the output. If there is no activation, `residual` is added to it, or it is multiplied by `factor`."""
         x = x.to(self.dtype)
         if self.observer is not None:
             self.observer(x)
@@ -109,7 +109,7 @@ def has_float8_shape(weight: Float[Tensor, "o i"]) -> bool:
 
 
 def to_float8(x: Float[Tensor, "n k"]) -> tuple[Tensor, Float[Tensor, "n 1"]]:
-    """Returns a matrix in float8 and its scales, one per row."""
+    """Converts a matrix to float8, and returns it with its scales (one per row)."""
     scale = x.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / FLOAT8_MAX
     return (x / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale
 
@@ -123,7 +123,7 @@ def float8_matmul(x: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor], dtype
 
 
 class Float8Dense(nn.Module):
-    """A dense layer with float8 matrix products: act(x W^T + b), then + residual or * factor. Outputs have `dtype`.
+    """A dense layer with float8 matrix products: act(x W^T + b), then + residual or * factor.
 
     Inputs have one scale per token, weights one per output channel. The weight must have a shape that
     `has_float8_shape` accepts.
@@ -145,7 +145,7 @@ class Float8Dense(nn.Module):
         residual: Float[Tensor, "*b o"] | None = None,
         factor: Float[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "*b o"]:
-        """Returns the output. Without an activation, `residual` can be added or `factor` multiplied."""
+        """Returns the output. If there is no activation, `residual` is added to it, or it is multiplied by `factor`."""
         y = float8_matmul(to_float8(x.to(self.dtype).flatten(0, -2)), (self.weight, self.scale), self.dtype)
         y = PLAIN[self.act](y if self.bias is None else y + self.bias).unflatten(0, x.shape[:-1])
         return add_or_multiply(y, residual, factor)

@@ -31,9 +31,9 @@ def schedule(reduction: Reduction, depth: int) -> list[int]:
     else:
         counts = [reduction] * depth if isinstance(reduction, int) else [*reduction]
     if len(counts) > depth:
-        raise ValueError(f"token merging is given for {len(counts)} blocks, but the model has {depth}")
+        raise ValueError(f"token merging has counts for {len(counts)} blocks, but the model has {depth} blocks")
     if min(counts, default=0) < 0:
-        raise ValueError(f"the numbers of tokens to merge must be at least 0, not {reduction}")
+        raise ValueError(f"the number of tokens to merge is {reduction}; it must be at least 0 in every block")
     return counts + [0] * (depth - len(counts))
 
 
@@ -114,7 +114,7 @@ class Merging:
         self._state.size = self._state.source = None
 
     def bias(self) -> Float[Tensor, "b 1 1 n"] | None:
-        """Returns the logarithm of the token sizes, which is added to the attention logits, or None if not needed."""
+        """Returns the logarithm of the token sizes, which is added to the attention logits, or None."""
         size = self._state.size
         return None if size is None or not self.proportional else size.log()[:, None, None]
 

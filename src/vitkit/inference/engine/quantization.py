@@ -25,7 +25,7 @@ CUTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 
 @dataclass(frozen=True)
 class Range:
-    """Affine quantization to 0..255. The value of an integer q is (q - zero) * scale."""
+    """Affine quantization to integers from 0 to 255. The integer q represents the value (q - zero) * scale."""
 
     scale: float
     zero: int
@@ -63,7 +63,7 @@ class QuantizedDense(nn.Module):
     def forward(
         self, x: Tensor, *, residual: Float[Tensor, "*b o"] | None = None, factor: Float[Tensor, "*b o"] | None = None
     ) -> Tensor:
-        """Returns the output after the activation, residual addition or multiplication by the factor."""
+        """Returns the output, after the activation, the residual addition or the multiplication by `factor`."""
         quantized = (x if x.dtype == torch.uint8 else self.taken.quantize(x)).contiguous()
         operands = (quantized, self.taken.scale, self.taken.zero, self.weight, self.scales, self.zeros)
         if residual is not None:
@@ -130,14 +130,14 @@ class InputObserver:
         return torch.maximum(self.low.abs(), self.high.abs())
 
     def range(self, divisor: Float[Tensor, " i"] | None = None) -> Range:
-        """Returns the range with the smallest squared error on the sampled inputs, after dividing by `divisor`."""
+        """Returns the range with the smallest squared error on the sampled inputs, divided by `divisor`."""
         if self.low is None or self.high is None:
             raise ValueError("an int8 layer has no calibration data: calibrate with at least one image")
         by = torch.ones_like(self.low) if divisor is None else divisor
         sample = torch.cat(self.rows) / by
         low, high = min(float((self.low / by).min()), 0.0), max(float((self.high / by).max()), 1e-6)
         if not math.isfinite(high - low):
-            raise RuntimeError("the input of a layer contains NaN or infinite values; use float32")
+            raise RuntimeError("the input of an int8 layer contains NaN or infinite values; use float32")
         # Each end on its own: activations such as GELU have a lower bound, which should not be clamped.
         high = min((high * cut for cut in CUTS), key=lambda end: _error(sample, _range(low, end)))
         low = min((low * cut for cut in CUTS), key=lambda end: _error(sample, _range(end, high)))

@@ -76,7 +76,7 @@ def export(
     if precision not in module.TOLERANCES:
         raise ValueError(f"{to} supports precision {' or '.join(module.TOLERANCES)}, not '{precision}'")
     if dynamic_size and not getattr(module, "DYNAMIC_SIZE", False):
-        raise ValueError(f"{to} has a fixed image size; a dynamic size needs --to onnx")
+        raise ValueError(f"an export to {to} has a fixed image size; use --to onnx for a dynamic size")
     images = _calibration_images(checkpoint, precision, calibration)
     target = Path(folder).expanduser()
     check_folder(target, overwrite=overwrite)
@@ -109,7 +109,9 @@ def _calibration_images(checkpoint: Checkpoint, precision: str, images: Iterable
     found = list(islice(images, MAX_CALIBRATION))
     if precision != "int8":
         if found:
-            raise ValueError(f"calibration images are for the precision int8, not {precision}")
+            raise ValueError(
+                f"calibration images are used only for the precision int8, but the precision is {precision}"
+            )
         return None
     if not found:
         raise ValueError("int8 needs calibration images; pass about 100 images similar to those at inference")
@@ -151,7 +153,7 @@ def _write_config(checkpoint: Checkpoint, export: Export, part: Path) -> None:
 
 
 def _verify(checkpoint: Checkpoint, part: Path, exports: list[Export], tolerance: float) -> None:
-    """Loads the exported model as a user would. Raises ExportError if the outputs differ from the original model."""
+    """Loads and runs the exported model. Raises ExportError if its outputs differ from those of the original model."""
     try:
         opened, _, _ = load_export(part)
         difference, scale = differences(checkpoint.model, opened, dynamic_size=exports[-1].dynamic_size)

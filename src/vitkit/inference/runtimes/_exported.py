@@ -79,7 +79,7 @@ class ExportedModel(models.Backbone):
 
     @property
     def num_taps(self) -> int:
-        """0, because the outputs of blocks are not in the exported file."""
+        """Always 0, because an exported model has no block outputs."""
         return 0
 
     def features(
@@ -87,7 +87,9 @@ class ExportedModel(models.Backbone):
     ) -> ExportedFeatures:
         """Returns the tokens with logits and representation. Raises ValueError if `blocks` is given."""
         if blocks is not None:
-            raise ValueError("an exported model does not contain the outputs of its blocks; load its checkpoint")
+            raise ValueError(
+                "an exported model does not return the outputs of its blocks; load the original checkpoint instead"
+            )
         outputs = self._run(images, self.export.outputs)
         representation = outputs.get("representation", outputs["tokens"])
         return ExportedFeatures(
@@ -99,11 +101,11 @@ class ExportedModel(models.Backbone):
         )
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Returns the representation stored in the features. Raises ValueError for another model's features."""
+        """Returns the representation stored in the features. Raises ValueError if another model computed them."""
         return _stored(features, "representation")
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """Returns the logits stored in the features. Raises ValueError for another model's features."""
+        """Returns the logits stored in the features. Raises ValueError if another model computed them."""
         return _stored(features, "logits")
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
@@ -121,13 +123,14 @@ class ExportedModel(models.Backbone):
 
     def state_dict(self, *args: object, **kwargs: object) -> NoReturn:
         """Raises ValueError, because the weights are in the exported file."""
-        raise ValueError("an exported model has no state dict; load its checkpoint instead")
+        raise ValueError("an exported model has no state dict; load the original checkpoint instead")
 
     def resize(self, image_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None) -> None:
         """Changes the native image size. Raises ValueError if the model was exported with a fixed size."""
         if patch_size is not None or not self.export.dynamic_size:
             raise ValueError(
-                "the sizes of an exported model are fixed; export it again, for example with a dynamic size"
+                "the image size and patch size of this exported model are fixed; export the checkpoint again with "
+                "other sizes"
             )
         if image_size is not None:
             self.config = replace(self.config, image_size=image_size)
@@ -156,7 +159,9 @@ class ExportedModel(models.Backbone):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ExportedModel":
         moved = fn(self.placeholder)
         if moved.device.type != "cpu" or moved.dtype != torch.float32:
-            raise ValueError(f"an exported model runs on the CPU in float32, not in {moved.dtype} on {moved.device}")
+            raise ValueError(
+                f"an exported model runs only on the CPU in float32, not in {moved.dtype} on {moved.device}"
+            )
         return self
 
     def __deepcopy__(self, memo: dict[int, object]) -> "ExportedModel":
@@ -208,14 +213,14 @@ def _load_export(folder: Path) -> tuple[ExportedModel, Processor, tuple[str, ...
     export = from_dict(Export, config_json["export"], where="export")
     if "tokens" not in export.outputs or len(export.grid) != 2 or min(*export.grid, export.width) < 1:
         raise ValueError(
-            "the export must have the output tokens and a grid of at least 1 x 1; "
+            "the export must have an output named 'tokens', and a patch grid of at least 1 x 1; "
             f"it has the outputs {export.outputs} and the grid {export.grid}"
         )
     config = models.from_dict(config_json["model"] if isinstance(config_json.get("model"), dict) else {})
     config.task.check(config.num_classes)
     labels = config_json.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ValueError("the field labels is not a list of strings")
+        raise ValueError("the field 'labels' is not a list of strings")
     processor_json = read_json(folder / "preprocessor_config.json")
     processor = stated(lambda: Processor.from_huggingface(processor_json), "preprocessor_config.json")
     module = runtime(export.target)

@@ -61,7 +61,7 @@ def check(file: BinaryIO, name: str) -> None:
         reader = torch._C.PyTorchFileReader(file)  # type: ignore[attr-defined]
         records = list(reader.get_all_records())
     except RuntimeError:
-        raise CheckpointError(f"{name} is not a .pt2 archive") from None
+        raise CheckpointError(f"{name} is not a .pt2 archive, as written by torch.export") from None
     try:
         sizes = _sizes(reader, records, file)
         _check_records(records, sizes, file)
@@ -81,7 +81,7 @@ def _sizes(reader: torch._C.PyTorchFileReader, records: list[str], file: BinaryI
     except AttributeError:  # torch 2.9
         return _sizes_by_directory(reader, records, file)
     except RuntimeError:
-        raise CheckpointError("a record of the archive cannot be found") from None
+        raise CheckpointError("the archive is damaged, because a record in its directory cannot be found") from None
 
 
 def _sizes_by_directory(reader: Any, records: list[str], file: BinaryIO) -> dict[str, int]:
@@ -96,7 +96,7 @@ def _sizes_by_directory(reader: Any, records: list[str], file: BinaryIO) -> dict
         with zipfile.ZipFile(file) as archive:
             found = archive.infolist()
     except (zipfile.BadZipFile, struct.error, EOFError, RuntimeError, ValueError, OSError):
-        raise CheckpointError("the zip directory cannot be read") from None
+        raise CheckpointError("the zip directory of the archive cannot be read") from None
     positions = [(record, reader.get_record_header_offset(record)) for record in records]
     entries = [(entry.filename.partition("/")[2], entry.header_offset) for entry in found]
     stored = all(each.compress_type == zipfile.ZIP_STORED and each.compress_size == each.file_size for each in found)
@@ -114,21 +114,22 @@ def _check_records(records: list[str], sizes: dict[str, int], file: BinaryIO) ->
         raise CheckpointError("two records of the archive have the same name")
     if sizes.get(_SAMPLES, 0):
         raise CheckpointError(
-            "the program has sample inputs in a pickle; export the model with vitkit, which removes them"
+            "the program contains pickled example inputs, which could execute code; export the model with vitkit, "
+            "which removes them"
         )
     file.seek(0, 2)
     if sum(sizes.values()) > file.tell():
-        raise CheckpointError("the records have more bytes than the file")
+        raise CheckpointError("the archive is damaged, because its records have more bytes than the file")
 
 
 def _json(reader: torch._C.PyTorchFileReader, sizes: dict[str, int], record: str) -> JsonDict:
     if sizes.get(record, _MAX_JSON + 1) > _MAX_JSON:
-        raise CheckpointError(f"the record {record} is missing or too large")
+        raise CheckpointError(f"the record {record} of the archive is missing or larger than {_MAX_JSON:,} bytes")
     try:
         # Of duplicate keys the last one counts, as in torch.
         value = json.loads(reader.get_record(record))
     except ValueError:
-        raise CheckpointError(f"the record {record} is not JSON") from None
+        raise CheckpointError(f"the record {record} of the archive is not valid JSON") from None
     return value if isinstance(value, dict) else {}
 
 
@@ -137,13 +138,16 @@ def _check_payloads(config: Json, folder: str, sizes: dict[str, int]) -> None:
         record = folder + entry["path_name"]
         if entry["use_pickle"] is not False or not _TENSORS.fullmatch(record):
             raise CheckpointError(
-                "a tensor or object is stored as a pickle; export the model with vitkit, which stores none"
+                "a tensor or object is not stored as plain data, and pickles could execute code; export the model "
+                "with vitkit, which stores plain data only"
             )
         meta = entry["tensor_meta"]
         if prod(size["as_int"] for size in meta["sizes"]) > sizes[record]:
-            raise CheckpointError(f"{record} has fewer bytes than its tensor")
+            raise CheckpointError(f"the record {record} of the archive has fewer bytes than its tensor")
         if meta["device"]["type"] != "cpu":
-            raise CheckpointError("a tensor is on another device than the CPU; export the model on the CPU")
+            raise CheckpointError(
+                f"a tensor of the program is on the device {meta['device']['type']!r}; export the model on the CPU"
+            )
 
 
 def _check_model(model: Json) -> None:
@@ -155,18 +159,22 @@ def _check_model(model: Json) -> None:
         if key == "target":
             match = _TARGET.fullmatch(text)
             if match is None or (match["aten"] is not None and match["aten"] not in _ATEN):
-                raise CheckpointError(f"the operator {text[:80]!r} is not allowed")
+                raise CheckpointError(
+                    f"the program has the operator {text[:80]!r}, which is not one of the allowed operators"
+                )
         elif key == "expr_str":
             if not _SIZE.fullmatch(text):
-                raise CheckpointError(f"the size {text[:80]!r} is not a product or a sum of integers and symbols")
+                raise CheckpointError(
+                    f"the symbolic size {text[:80]!r} is not a product or a sum of integers and symbols"
+                )
         elif key in ("in_spec", "out_spec"):
             _check_tree(text)
         elif not _NAME.fullmatch(text) and not (key == "as_string" and _EINSUM.fullmatch(text)):
-            raise CheckpointError(f"the string {text[:80]!r} is not a name")
+            raise CheckpointError(f"the program contains the string {text[:80]!r}, which is not a valid name")
 
 
 def _strings(value: object, key: str) -> Iterator[tuple[str, str]]:
-    """Yields every string in JSON data with its key. Keys are yielded as well."""
+    """Yields every string in JSON data with its key. Keys are also yielded, each with an empty key."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
@@ -183,9 +191,9 @@ def _check_tree(text: str) -> None:
     try:
         tree = json.loads(text)
     except ValueError:
-        raise CheckpointError("the argument tree of the program is not JSON") from None
+        raise CheckpointError("the argument tree of the program is not valid JSON") from None
     for key, string in _strings(tree, ""):
         if key == "type" and string not in ("builtins.tuple", "builtins.dict", "builtins.list"):
             raise CheckpointError(f"the argument tree has the container {string[:80]!r}, which is not allowed")
         if not re.fullmatch(r'[\w.\[\]", ]{0,400}', string):
-            raise CheckpointError(f"the string {string[:80]!r} is not a name")
+            raise CheckpointError(f"the argument tree contains the string {string[:80]!r}, which is not a valid name")

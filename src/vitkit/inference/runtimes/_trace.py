@@ -57,9 +57,11 @@ def trace(model: Backbone, *, dynamic_size: bool = False, dtype: torch.dtype = t
     ValueError for a model on the meta device, which has no weights, and for one without a dynamic image size.
     """
     if dynamic_size and (reason := fixed_size_reason(model.config)):
-        raise ValueError(f"{type(model).__name__} cannot have a dynamic image size: {reason}; export it for each size")
+        raise ValueError(
+            f"{type(model).__name__} cannot have a dynamic image size: {reason}; export the model once for each size"
+        )
     if next(model.parameters()).device.type == "meta":
-        raise ValueError("a model on the meta device has no weights to export")
+        raise ValueError("the model is on the meta device and has no weights to export; load the weights first")
     plain = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     rows, columns = model.config.image_size
     # With batch size 1, torch.export would treat the batch size as a constant.
@@ -97,7 +99,7 @@ def without_shape_checks() -> Iterator[None]:
 
 
 def fixed_size_reason(config: AnyConfig) -> str:
-    """Returns why a model must be exported with a fixed image size, or "" if the size can be dynamic."""
+    """Returns why a model must be exported with a fixed image size, or an empty string if it can be dynamic."""
     if getattr(config, "relative", "none") != "none" and config.relative_resize != "bilinear":
         return "its tables of relative positions are resized by a search for geometric steps"
     if getattr(config, "position", "") == "relative":

@@ -60,7 +60,7 @@ def quantize(source: Path, target: Path, images: Float[Tensor, "b c height width
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Loads a model with torch's number of threads. Raises CheckpointError if ONNX Runtime cannot load it."""
+    """Loads an ONNX model, which uses as many threads as torch. Raises CheckpointError if the file is invalid."""
     try:
         import onnxruntime
     except ImportError:
@@ -77,7 +77,8 @@ def open_file(path: Path, outputs: Sequence[str]) -> Runner:
     inputs = [entry.name for entry in session.get_inputs()]
     if inputs != ["images"] or not set(outputs) <= set(names):
         raise CheckpointError(
-            f"{path.name} has inputs {inputs} and outputs {names}; expected images and {list(outputs)}"
+            f"{path.name} has inputs {inputs} and outputs {names}; expected the input images and the outputs "
+            f"{list(outputs)}"
         )
 
     def run(images: np.ndarray, wanted: Sequence[str]) -> list[np.ndarray]:

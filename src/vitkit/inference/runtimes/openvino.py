@@ -32,7 +32,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Loads a model in float32 with torch's number of threads. Raises CheckpointError if OpenVINO rejects it."""
+    """Loads a model in float32, which uses as many threads as torch. Raises CheckpointError if the file is invalid."""
     try:
         import openvino
     except ImportError:
@@ -44,7 +44,7 @@ def open_file(path: Path, outputs: Sequence[str]) -> Runner:
     except RuntimeError as error:
         raise CheckpointError(f"{path.name} is not a model that OpenVINO can compile ({_reason(error)})") from None
     if len(compiled.inputs) != 1 or len(compiled.outputs) != len(outputs):
-        raise CheckpointError(f"{path.name} has {len(compiled.outputs)} outputs; expected {list(outputs)}")
+        raise CheckpointError(f"{path.name} has {len(compiled.outputs)} outputs; expected the outputs {list(outputs)}")
     positions = {name: index for index, name in enumerate(outputs)}
 
     def run(images: np.ndarray, wanted: Sequence[str]) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Loads a program. Raises CheckpointError if the archive could execute code or PyTorch rejects it."""
+    """Loads a program. Raises CheckpointError if the archive could execute code, or if PyTorch cannot load it."""
     with path.open("rb") as file:
         check(file, path.name)
         file.seek(0)

@@ -126,7 +126,7 @@ class Reader(StorageReader):
         return self.metadata
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: object, **kwargs: object) -> None:
-        """Does nothing."""
+        """Does nothing, because the manifest has already been read."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """Returns the plan unchanged."""
@@ -158,7 +158,8 @@ def _read(file: safe_open, item: ReadItem, planner: LoadPlanner) -> None:
     target = planner.resolve_tensor(item)
     if values.shape != target.shape or values.dtype != target.dtype:
         raise ValueError(
-            f"'{key}' is {values.dtype} of {tuple(values.shape)} in its file, which differs from the manifest"
+            f"'{key}' has dtype {values.dtype} and shape {tuple(values.shape)} in its file, which differ from the "
+            "manifest"
         )
     target.copy_(values)
     planner.commit_tensor(item, target)
@@ -172,10 +173,10 @@ def _parse_manifest(manifest: Json) -> tuple[Metadata, dict[str, str]]:
     for name, entry in manifest["tensors"].items():
         dtype = getattr(torch, entry["dtype"])
         if not isinstance(dtype, torch.dtype):
-            raise ValueError(f"'{entry['dtype']}' is not a dtype of torch")
+            raise ValueError(f"'{entry['dtype']}' is not the name of a torch dtype")
         size, chunks = torch.Size(entry["shape"]), []
         if min(size, default=0) < 0:
-            raise ValueError(f"the shape of '{name}' is {list(size)}; no side may be negative")
+            raise ValueError(f"the shape of '{name}' is {list(size)}; no dimension may be negative")
         for file, offsets, sizes in entry["chunks"]:
             chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
             if file not in manifest["files"] or min([0, *offsets, *sizes]) < 0:
@@ -203,7 +204,7 @@ def split_tensors(content: Mapping[str, object]) -> tuple[dict[str, Tensor], Jso
     def visit(value: object, path: str) -> object:
         if isinstance(value, Tensor):
             if path in tensors:
-                raise ValueError(f"the checkpoint has two tensors at '{path}'")
+                raise ValueError(f"the checkpoint has two tensors with the key '{path}'")
             tensors[path] = value
             return {"tensor": path}
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Saves and verifies training checkpoints. Killing a process while it saves damages no checkpoint.
+"""Saves and verifies training checkpoints. A process that is killed while saving damages no checkpoint.
 
 A checkpoint is a folder `step-00000120` with a MANIFEST.json: size and SHA-256 of every file, and a hash of the
 manifest itself. It is written under a temporary name, flushed to the disk, and renamed. Loading skips a folder that
@@ -97,7 +97,7 @@ def newest_complete(folder: Path) -> Path | None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoint folders, oldest first, with damaged checkpoints but without temporary folders."""
+    """Returns the checkpoint folders, oldest first. Includes damaged checkpoints, but no temporary folders."""
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step)
@@ -117,7 +117,7 @@ def read_manifest(path: Path) -> JsonDict:
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
     except RecursionError:
-        raise ValueError(f"{path / _MANIFEST} is nested too deeply") from None
+        raise ValueError(f"the JSON in {path / _MANIFEST} is nested too deeply") from None
     if not isinstance(manifest, dict) or manifest.get("step") != _step(path):
         raise ValueError(f"{path / _MANIFEST} is not the manifest of '{path.name}'")
     if "files" not in manifest:  # the first format, of full checkpoints only

@@ -20,7 +20,7 @@ from vitkit.train.checkpointing._storage import Reader, Writer
 def save(
     folder: Path, step: int, content: Mapping[str, object], *, keep: int, group: ProcessGroup | None = None
 ) -> None:
-    """Saves the sharded checkpoint of a step. All processes must call this function. They communicate over `group`.
+    """Saves the sharded checkpoint of a step. All processes must call this function, and communicate over `group`.
 
     Raises ValueError and OSError as `files.save`, in all processes if one of them failed.
     """

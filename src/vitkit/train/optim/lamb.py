@@ -57,7 +57,7 @@ class Lamb(torch.optim.Optimizer):
 
 
 def _full_norm(tensor: torch.Tensor) -> torch.Tensor:
-    """Returns the norm of a tensor. Of a sharded tensor, it is the norm of the full tensor."""
+    """Returns the norm of a tensor. For a sharded tensor, this is the norm of the full tensor."""
     norm = tensor.norm()
     # The method of a DTensor; no isinstance, because its module is slow to import.
     full_tensor = getattr(norm, "full_tensor", None)
