@@ -27,8 +27,11 @@ from vitkit.train.setup import initial_model
         ({"hardware__loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
         ({"hardware__keep_checkpoints": 1}, "hardware.keep_checkpoints is 1; it must be at least 2"),
         ({"init_head": "checkpoint"}, "init_head=checkpoint needs a checkpoint; set init_from"),
-        ({"optimizer__name": "lamb"}, "the head of this run starts at zero; set model.init=truncated"),
-        ({"optimizer__name": "lamb", "init_from": "x"}, "the head of this run starts at zero; set init_head=random"),
+        ({"optimizer__name": "lamb"}, "the head of this run is initialized to zero; set model.init=truncated"),
+        (
+            {"optimizer__name": "lamb", "init_from": "x"},
+            "the head of this run is initialized to zero; set init_head=random",
+        ),
         (
             {"init_from": "x", "init_head": "checkpoint", "objective__head_bias": -2.0},
             "objective.head_bias would overwrite it",

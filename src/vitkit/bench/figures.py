@@ -50,7 +50,7 @@ class Row:
 
     @property
     def counts(self) -> bool:
-        """Whether the candidate is ranked, because its speed was measured and its outputs are not wrong."""
+        """Whether the candidate is ranked: its speed was measured, and its outputs are not wrong."""
         return self.rate is not None and self.status in ("correct", "measured")
 
     @property

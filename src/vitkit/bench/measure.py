@@ -1,4 +1,4 @@
-"""Runs a benchmark: writes the inputs, measures all candidates, compares their outputs, creates a report."""
+"""Runs a benchmark: writes the inputs, measures all candidates, compares their outputs, and creates a report."""
 
 import datetime
 import shlex
@@ -133,7 +133,7 @@ def section(
 
 
 def _bound(bounds: Sequence[Row], row: Row) -> float | None:
-    """Returns the measured limit for the precision of a row, or the only limit if there is one."""
+    """Returns the measured limit for the precision of a row, or the only limit if just one was measured."""
     own = [each for each in bounds if each.candidate.precision == row.candidate.precision]
     chosen = own or (bounds if len(bounds) == 1 else [])
     return chosen[0].rate.median if chosen and chosen[0].rate else None
@@ -170,7 +170,7 @@ def _row(
 def _reference(
     module: ModuleType, job: Job, results: dict[Candidate, Result], plan: Plan, log: Callable[[str], None] | None
 ) -> tuple[str, np.ndarray | None]:
-    """Returns name and outputs of the reference candidate, which runs once if it was not measured.
+    """Returns the name and outputs of the reference candidate. It is run once if it has not been measured.
 
     After an interrupt (`log` is None) nothing is run.
     """
@@ -191,7 +191,7 @@ def _reference(
 
 
 def _make(job: Job, candidate: Candidate, plan: Plan, log: Callable[[str], None]) -> str:
-    """Exports the model for a peer library in a separate process. Returns the error message, or an empty string."""
+    """Exports the model for a peer library in a separate process. Returns the error message, or "" on success."""
     if not hasattr(peers.peer(candidate.peer), "make"):
         return ""
     log(f"exporting for {candidate.name}")

@@ -41,7 +41,7 @@ class BaseWorker(Protocol):
 
 @dataclass(kw_only=True)
 class Result:
-    """The result of a candidate: a rate (items per second) for each measured round, or the reason of a failure."""
+    """The result of a candidate: a rate (items per second) for each measured round, or the reason for the failure."""
 
     candidate: Candidate
     rates: list[float] = field(default_factory=list)

@@ -55,12 +55,12 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 
 
 def independent(predictions: Predictions) -> bool:
-    """Returns whether the labels are independent (one sigmoid per label) instead of exclusive classes."""
+    """Returns whether the task is multi-label (one sigmoid per label) instead of single-label (softmax)."""
     return predictions.task.function(predictions.targets.shape[1]) == "sigmoid"
 
 
 def usable(predictions: Predictions) -> Predictions:
-    """Returns the predictions to evaluate: those of labeled images, or all if the labels are independent."""
+    """Returns the predictions to evaluate: those of labeled images, or all predictions for a multi-label task."""
     return predictions if independent(predictions) else labelled(predictions)
 
 
@@ -109,7 +109,7 @@ def bins(predictions: Predictions, num: int = BINS) -> list[Bin]:
 
 
 def target_distribution(predictions: Predictions) -> Float[Tensor, "n classes"]:
-    """Returns the targets as probabilities, which sum to 1 for each image, or are 0 and 1 for independent labels."""
+    """Returns the targets as probabilities that sum to 1 for each image. In a multi-label task, they are 0 or 1."""
     targets = predictions.targets.double()
     if independent(predictions):
         return (targets > 0).double()

@@ -48,7 +48,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 def matrix(predictions: Predictions) -> Int[Tensor, "classes classes"]:
     """Returns the confusion matrix: numbers of images by true class (rows) and predicted class (columns).
 
-    An image with several labels counts for the first one.
+    An image with several labels counts only for its first label.
     """
     num = predictions.targets.shape[1]
     labelled = predictions.targets.sum(dim=1) > 0

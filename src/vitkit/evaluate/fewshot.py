@@ -55,7 +55,7 @@ def predict(
     test_vectors: Float[np.ndarray, "m d"],
     num_classes: int,
 ) -> Int[np.ndarray, " m"]:
-    """Fits a linear classifier to vectors by regularized least squares. Returns the classes of test vectors."""
+    """Fits a linear classifier to vectors by regularized least squares. Returns the predicted test classes."""
     mean, deviation = vectors.mean(axis=0), vectors.std(axis=0) + 1e-5
     x, z = (_with_constant((each - mean) / deviation) for each in (vectors, test_vectors))
     weights = least_squares(x, 2.0 * np.eye(num_classes)[labels] - 1.0, L2)

@@ -44,7 +44,7 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns `accuracy`, `top5` (for more than five classes), and the penalty `l2` with details of the fit.
+    """Returns `accuracy`, `top5` (for more than five classes), and the chosen L2 penalty `l2` with details of the fit.
 
     `l2` is the chosen penalty, `held_out` its accuracy on the held-out training images, and `gradient` that of the
     final fit.

@@ -50,7 +50,7 @@ def read(path: Path) -> Mapping[str, Sequence[int]]:
 
 
 def relabel(predictions: Predictions, labels: Mapping[str, Sequence[int]]) -> Predictions:
-    """Returns the predictions with multi-hot targets from `labels`. An empty list of labels becomes a zero row.
+    """Returns the predictions with multi-hot targets from `labels`. An empty list of labels gives a row of zeros.
 
     Raises ValueError for images without an entry in `labels`, and for class indices out of range.
     """

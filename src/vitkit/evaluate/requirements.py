@@ -22,7 +22,7 @@ from vitkit.text import plural
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Model and images of an evaluation, for checks that run no model. The model can be on the meta device."""
+    """Model and images of an evaluation, for checks that do not run the model. It can be on the meta device."""
 
     model: Backbone
     source: Source
@@ -46,7 +46,7 @@ class EvaluationData:
 
     @cached_property
     def training_counts(self) -> Int[np.ndarray, " classes"]:
-        """The number of training images of each class. An image with several labels counts for the first one."""
+        """The number of training images of each class. An image with several labels counts only for its first label."""
         if self.training is None:
             raise ValueError("knn, fewshot, probe and linear need labeled training images, but none were given")
         return _counts(self.training, "training image")
@@ -90,7 +90,7 @@ def check_metric(metric: str, known: dict[str, tuple[str, ...] | None], data: Ev
 
 
 def top5(data: EvaluationData) -> tuple[str, ...]:
-    """Returns ("top5",), the name of the top-5 accuracy, if there are more than five classes, otherwise ()."""
+    """Returns the metric name `top5` in a tuple if there are more than five classes, otherwise an empty tuple."""
     return ("top5",) if data.num_classes > 5 else ()
 
 

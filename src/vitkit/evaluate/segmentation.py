@@ -100,7 +100,7 @@ def predicted_masks(maps: Float[Tensor, "b heads rows columns"], patch: tuple[in
 def jaccard(
     predicted: Bool[np.ndarray, "masks r c"], truth: Int[np.ndarray, "r c"]
 ) -> Float[np.ndarray, "objects masks"]:
-    """Returns the intersection over union of each object with each predicted mask, without void pixels.
+    """Returns the intersection over union of each object with each predicted mask. Void pixels are ignored.
 
     As a loop: `for o in objects: for m in masks: |predicted[m] and truth == o| / |predicted[m] or truth == o|`.
     """

@@ -34,7 +34,7 @@ def token_backbone(model: Backbone) -> TokenBackbone:
 
 
 def find_layers(model: TokenBackbone, layers: Sequence[int] | None) -> list[int]:
-    """Returns sorted, non-negative block indices. Negative `layers` count from the end, and None is all blocks."""
+    """Returns sorted, non-negative block indices. Negative `layers` count from the end, and None selects all blocks."""
     depth = len(model.blocks)
     if layers is None:
         return list(range(depth))

@@ -42,7 +42,7 @@ def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Ima
 
 
 def original(processor: Processor, image: object, limits: Limits = DEFAULT_LIMITS) -> AnyImage:
-    """Reads an image at its full size, with the channels of the model. Raises ImageError with the image name."""
+    """Reads an image at its full size, with the channels of the model. Raises ImageError if it cannot be read."""
     try:
         if isinstance(image, Unlisted):
             raise image.error
@@ -55,7 +55,7 @@ def original(processor: Processor, image: object, limits: Limits = DEFAULT_LIMIT
 def readable(
     processor: Processor, images: Sequence[object], limits: Limits = DEFAULT_LIMITS
 ) -> tuple[list[AnyImage], list[ImageError]]:
-    """Returns the images that can be read, and an error with the name of each other image."""
+    """Returns the images that can be read, and an error with the image name for each unreadable image."""
     found: list[AnyImage] = []
     errors: list[ImageError] = []
     for image in images:

@@ -128,7 +128,7 @@ def weight_gradient(
 
 
 def explain(subject: ExplainInputs, *, label: str | int | None = None) -> Explanation:
-    """Shows the patches that support the class `label`, or the predicted class without a label.
+    """Shows the patches that support the class `label`, or the predicted class if no label is given.
 
     Arrays: `classes` (b,); `maps` (b, rows, columns).
     """

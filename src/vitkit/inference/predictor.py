@@ -168,7 +168,7 @@ class Predictor:
 
     @property
     def summary(self) -> str:
-        """One line with the precision in use, why it was chosen, and the difference from float32."""
+        """One line with the precision in use, why it was chosen, and the difference from the float32 outputs."""
         return self._accelerate().summary
 
     def _accelerate(self, first: Tensor | None = None) -> engine.Accelerated:
@@ -197,13 +197,13 @@ class Predictor:
         return probe(self._model, count=8).to(self.device) if first is None else first.to(self.device)
 
     def logits(self, images: Iterable[ImageInput]) -> Iterator[Outcome]:
-        """Yields one outcome per image, whose output is a vector of logits with shape (classes,)."""
+        """Yields one outcome per image. `Outcome.output` is the vector of logits, of shape (classes,)."""
         return self._with_progress(images, lambda model, batch: (model(batch),))
 
     def embeddings(
         self, images: Iterable[ImageInput], *, blocks: Blocks | None = None, as_maps: bool = False
     ) -> Iterator[Outcome]:
-        """Yields one outcome per image, whose output is the input of the head, a vector of shape (d,).
+        """Yields one outcome per image. `Outcome.output` is the input of the head, a vector of shape (d,).
 
         With `blocks` (see `Backbone.features`), `Outcome.taps` has one output per block from the same pass: its class
         token if the head reads the class token, else the mean of its patches, of shape (d,); or with `as_maps` the map
@@ -356,7 +356,7 @@ def find_device(name: str) -> torch.device:
     if name == "cuda" and torch.cuda.is_available():
         return torch.device("cuda")
     if name not in available:
-        raise ValueError(f"no device '{name}' on this machine; choose auto, {', '.join(available)}")
+        raise ValueError(f"the device '{name}' is not available on this machine; choose auto, {', '.join(available)}")
     return torch.device(name)
 
 

@@ -82,7 +82,7 @@ def save_digest_only(objective: Objective, name: str) -> None:
 
 
 def load_into(objective: Objective, source: str, parts: Iterable[str], layouts: Sequence[Layout], *, what: str) -> None:
-    """Loads the tensors `parts` of a published checkpoint into an objective. Raises the errors of `load_parts`."""
+    """Loads the tensors `parts` of a published checkpoint into an objective. Raises the same errors as `load_parts`."""
     state = objective.state_dict()
     wanted = {name: tuple(state[name].shape) for name in parts}
     objective.load_state_dict(state | load_parts(source, wanted, layouts, what=what))

@@ -72,7 +72,8 @@ class Config:
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
         if min(self.codes, self.code_width, self.hidden, self.smallest) < 1:
-            raise ValueError("codes, code_width, hidden and smallest must be at least 1")
+            given = f"codes is {self.codes}, code_width is {self.code_width}, hidden is {self.hidden}"
+            raise ValueError(f"{given} and smallest is {self.smallest}; all must be at least 1")
 
 
 class Tokenizer(nn.Module):

@@ -80,7 +80,7 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
         if min(self.student_temperature, *self.teacher_temperatures) <= 0.0:
             temperatures = (self.student_temperature, *self.teacher_temperatures)
-            raise ValueError(f"temperatures are {temperatures}; all must be above 0")
+            raise ValueError(f"the temperatures are {temperatures}; all must be above 0")
 
 
 class Head(nn.Module):
@@ -115,10 +115,12 @@ class DINO(Objective):
     def __init__(self, config: Config, backbone: Backbone):
         super().__init__()
         if getattr(backbone.config, "pool", "") == "none":
-            raise ValueError("DINO needs one vector per image: pool cannot be 'none'")
+            raise ValueError("DINO needs one vector per image, but pool is 'none'; set pool to token or gap")
         channels = backbone.config.channels
         if not len(config.colors.mean) == len(config.colors.std) == channels:
-            raise ValueError(f"colors.mean and std must have {channels} values, one per channel of the model")
+            raise ValueError(
+                f"colors.mean and colors.std must each have {channels} values, one per channel of the model"
+            )
         self.config = config
         self.student = backbone
         self.student_head = Head(getattr(backbone.config, "pre_logits", 0) or backbone.pool_width, config)

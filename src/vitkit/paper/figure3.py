@@ -1,4 +1,4 @@
-"""Figure 3 of the ViT paper: ImageNet accuracy after fine-tuning, by dataset of the pre-training (section 4.3)."""
+"""Figure 3 of the ViT paper: ImageNet accuracy after fine-tuning, by pre-training dataset (section 4.3)."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def tuned(small: SmallScale, name: str, starts: tuple[Path, ...], steps: int = T
 
 
 def study(small: SmallScale) -> Findings:
-    """Fine-tunes the models of the study of Figure 4 (ViT paper), pre-trained on fractions of the images."""
+    """Fine-tunes the models of Figure 4 of the ViT paper, which are pre-trained on fractions of the images."""
     names = list(figure4.models_of(small))
     rows, lines, remarks, numbers = [], {}, [], {}
     for fraction, outcomes in figure4.pretrain(small, STEPS).items():

@@ -19,7 +19,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Evaluates images of half of the classes, with predictions among all classes, then among that half only."""
+    """Evaluates a model on images of half of the classes, with all classes and with only that half as predictions."""
     folder = _explained_models.train_model(small, "seen", small.vit(), steps=small.length(200))
     loaded = checkpoints.load(folder)
     config = protocol.EvaluationConfig(data=small.downstream, evaluators=("top1", "subset"), batch_size=64)

@@ -110,7 +110,7 @@ class SmallScale:
         return f"part:classes={len(self.classes) // 2}-{len(self.classes) - 1}@{self.data}"
 
     def part(self, source: str, options: str) -> str:
-        """Returns the data source for a part of `upstream` or `downstream`, such as `options="fraction=0.1"`."""
+        """Returns `upstream` or `downstream` restricted to a part of the images, such as `options="fraction=0.1"`."""
         return source.replace("@", f",{options}@", 1)
 
     def length(self, steps: int) -> int:

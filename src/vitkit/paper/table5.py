@@ -1,4 +1,4 @@
-"""Table 5 of the ViT paper: transfer accuracy of every ViT, by dataset of the pre-training (appendix D)."""
+"""Table 5 of the ViT paper: transfer accuracy of every ViT, by pre-training dataset (appendix D)."""
 
 from vitkit.paper import Experiment, Findings, Table, _commands, figure3
 from vitkit.paper.small_scale import SmallScale

@@ -26,7 +26,7 @@ SHADES = " \u2591\u2592\u2593\u2588"
 
 
 def text_lines(image: Image.Image) -> list[str]:
-    """Returns an image as lines of text, with two equal characters for each pixel that show its brightness."""
+    """Returns an image as lines of text, in which two equal characters show the brightness of each pixel."""
     pixels: UInt8[np.ndarray, "h w"] = np.asarray(image.convert("L"))
     shades = pixels.astype(int) * len(SHADES) // 256
     return ["".join(SHADES[shade] * 2 for shade in row) for row in shades]
@@ -114,7 +114,7 @@ def demo(out: str | Path = "runs/demo", *, console: Console | None = None, keep_
 
 
 def _choose_folder(out: Path, run: Run) -> Path:
-    """Returns the first of the folders `out`, `out-2`, ... that does not exist or contains this run, unfinished."""
+    """Returns the first of the folders `out`, `out-2`, ... that does not exist or contains the unfinished run."""
 
     def fits(folder: Path) -> bool:
         run_folder = RunFolder(folder)

@@ -24,7 +24,7 @@ def sections(source: Source, predictions: Predictions, model: Checkpoint | None)
 
 
 def tiles(predictions: Predictions, names: tuple[str, ...], what: str = "") -> list[str]:
-    """Returns HTML boxes with the main metrics of predictions. `what` is a prefix of the names ("validation ")."""
+    """Returns HTML boxes with the main metrics of predictions. `what` is a prefix of the metric names."""
     if predictions.task.regression:
         results = regression.per_target(predictions, names)
         r2, mae = (sum(getattr(each, name) for each in results) / len(results) for name in ("r2", "mae"))

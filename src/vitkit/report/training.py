@@ -102,7 +102,7 @@ def stopped_early(report: TrainingReport) -> str:
 
 
 def main_tiles(report: TrainingReport) -> list[str]:
-    """Returns HTML boxes with the main metrics, or with the metric of the run for images without labels."""
+    """Returns HTML boxes with the main metrics, or with the metric of the run if the images have no labels."""
     if report.predictions is None:
         value = next(event[report.metric] for event in report.of("evaluation") if event["step"] == report.step)
         return [tile(formatted(report.metric, value), report.metric, first=True)]

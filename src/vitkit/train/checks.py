@@ -160,7 +160,7 @@ def check_settings(run: Run, device: torch.device) -> None:
         )
     if run.optimizer.name == "lamb" and _head_starts_at_zero(run):
         raise ValueError(
-            "lamb scales an update by the norm of its tensor, and the head of this run starts at zero; "
+            "lamb scales an update by the norm of its tensor, but the head of this run is initialized to zero; "
             + ("set model.init=truncated" if run.init_from is None else "set init_head=random")
         )
     if run.hardware.parallel == "fsdp":

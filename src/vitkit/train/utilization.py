@@ -43,7 +43,7 @@ class Peak:
 
 
 def peak(device: torch.device, precision: str, *, tf32: bool = False) -> Peak:
-    """Returns the peak FLOP/s of a device: the published number for known GPUs, otherwise a measured one."""
+    """Returns the peak FLOP/s of a device: the published number for known GPUs, otherwise a measured number."""
     kind = "tf32" if precision == "float32" and tf32 and device.type == "cuda" else precision
     if device.type == "cuda":
         found = published(torch.cuda.get_device_name(device), kind)

@@ -22,7 +22,7 @@ print(classify.model.config.label2id[best])
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the precisions of the peer `timm` or, for the `data` benchmark, the two image processors."""
+    """Returns the precisions of the peer `timm` or, for the `data` benchmark, the names of two image processors."""
     return ("fast", "pil") if kind == "data" else timm.precisions(kind, device)
 
 

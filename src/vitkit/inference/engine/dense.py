@@ -35,7 +35,7 @@ def add_or_multiply(
 
 
 class Dense(nn.Module):
-    """A dense layer with constant weights: act(x W^T + b), then an optional residual addition or multiplication.
+    """A dense layer with constant weights: act(x W^T + b), then + residual or * factor, if one of them is given.
 
     With `packed` the weight is stored in oneDNN's blocked layout, bias and activation are fused into the product, and
     the residual or factor is applied in place. Without it the operations are PyTorch's, on any device. If oneDNN cannot
@@ -67,7 +67,7 @@ class Dense(nn.Module):
         residual: Float[Tensor, "*b o"] | None = None,
         factor: Float[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "*b o"]:
-        """Returns the output. If there is no activation, `residual` is added to it, or it is multiplied by `factor`."""
+        """Returns the output. A layer without activation also adds `residual` or multiplies by `factor`, if given."""
         x = x.to(self.dtype)
         if self.observer is not None:
             self.observer(x)
@@ -123,7 +123,7 @@ def float8_matmul(x: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor], dtype
 
 
 class Float8Dense(nn.Module):
-    """A dense layer with float8 matrix products: act(x W^T + b), then + residual or * factor.
+    """A dense layer with float8 matrix products: act(x W^T + b), then + residual or * factor, if one of them is given.
 
     Inputs have one scale per token, weights one per output channel. The weight must have a shape that
     `has_float8_shape` accepts.
@@ -145,7 +145,7 @@ class Float8Dense(nn.Module):
         residual: Float[Tensor, "*b o"] | None = None,
         factor: Float[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "*b o"]:
-        """Returns the output. If there is no activation, `residual` is added to it, or it is multiplied by `factor`."""
+        """Returns the output. A layer without activation also adds `residual` or multiplies by `factor`, if given."""
         y = float8_matmul(to_float8(x.to(self.dtype).flatten(0, -2)), (self.weight, self.scale), self.dtype)
         y = PLAIN[self.act](y if self.bias is None else y + self.bias).unflatten(0, x.shape[:-1])
         return add_or_multiply(y, residual, factor)

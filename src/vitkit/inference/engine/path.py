@@ -26,7 +26,7 @@ SMALL = 1_000_000
 
 @dataclass(frozen=True)
 class ExecutionPath:
-    """How to run a model: the precision, whether layers are fused, whether it is compiled, and the reason."""
+    """How to run a model: the precision, whether to use fused layers and torch.compile, and the reason."""
 
     precision: str
     fused: bool

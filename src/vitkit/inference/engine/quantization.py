@@ -63,7 +63,7 @@ class QuantizedDense(nn.Module):
     def forward(
         self, x: Tensor, *, residual: Float[Tensor, "*b o"] | None = None, factor: Float[Tensor, "*b o"] | None = None
     ) -> Tensor:
-        """Returns the output, after the activation, the residual addition or the multiplication by `factor`."""
+        """Returns the output of the layer, with `residual` added or multiplied by `factor`, if one of them is given."""
         quantized = (x if x.dtype == torch.uint8 else self.taken.quantize(x)).contiguous()
         operands = (quantized, self.taken.scale, self.taken.zero, self.weight, self.scales, self.zeros)
         if residual is not None:

@@ -49,7 +49,7 @@ MAX_CALIBRATION = 512
 
 
 class ExportError(ValueError):
-    """Raised if the runtime does not support a model, or if the outputs of the exported model differ."""
+    """Raised if the runtime does not support a model, or if the outputs of the original and exported model differ."""
 
 
 def export(

@@ -94,7 +94,7 @@ def compare(model: Backbone, exported: Backbone, images: Float[Tensor, "b c heig
 
 
 def differs(off: float, agreement: float, number: int) -> str:
-    """Returns why the outputs of a quantized model differ too much on `number` images, or "" if the outputs agree."""
+    """Returns the reason if the outputs of a quantized model differ too much on `number` images, otherwise ""."""
     if not off <= DIFFERENCE:
         return f"its outputs differ by {off:.1%} of their standard deviation, the limit is {DIFFERENCE:.0%}"
     if round((1 - agreement) * number) > max(1, (1 - AGREEMENT) * number):

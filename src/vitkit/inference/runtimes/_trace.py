@@ -112,7 +112,7 @@ def fixed_size_reason(config: AnyConfig) -> str:
 
 
 def _other_size(model: Backbone, images: Tensor) -> tuple[Tensor, dict[int, Any]]:
-    """Returns example images of a non-native size for tracing, and the dynamic dimensions of their sides."""
+    """Returns example images of a non-native size for tracing, and the dynamic dimensions of their height and width."""
     patch = getattr(model.config, "patch_size", None)
     if patch is None:
         size = [side + step for side, step in zip(images.shape[2:], (32, 64), strict=True)]

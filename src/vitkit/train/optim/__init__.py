@@ -61,7 +61,7 @@ class Optimizer:
         if self.name in ("adam", "sgd", "lamb") and self.decay == "schedule" and self.weight_decay:
             where = "the update before its scaling" if self.name == "lamb" else "the gradient"
             raise ValueError(
-                f"optimizer.decay=schedule needs decoupled weight decay, and {self.name} adds it to {where}: set "
+                f"optimizer.decay=schedule needs decoupled weight decay, but {self.name} adds it to {where}; set "
                 "optimizer.decay=lr"
             )
 
