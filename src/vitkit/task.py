@@ -62,7 +62,7 @@ class Task:
 
     @property
     def regression(self) -> bool:
-        """Whether the outputs are numbers, not classes or labels."""
+        """Whether the model is a regression model, whose outputs are numbers instead of scores of classes or labels."""
         return self.problem_type == "regression"
 
     def function(self, outputs: int) -> Function:

@@ -47,7 +47,7 @@ def test_median_and_quartiles_equal_numpy() -> None:
     assert figures.spread(rates) == Spread(middle, low, high)
     assert figures.spread([4.0]) == Spread(4.0, 4.0, 4.0)
     assert figures.spread([2.0, 4.0]).inverse().median == pytest.approx(1 / 3)
-    with pytest.raises(ValueError, match="no numbers"):
+    with pytest.raises(ValueError, match="an empty list"):
         figures.spread([])
 
 

@@ -318,7 +318,10 @@ def test_models_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["classify", "{folder}/model", "{folder}/*.webp"], "no file matches"),
         (["convert", "{folder}/model", "{folder}/x", "--to", "keras"], "unknown format 'keras'"),
         (["embed", "{folder}/model", "{folder}/photos", "--out", "{folder}/no/x.npz"], "does not exist"),
-        (["classify", "{folder}/model", "{folder}/photos", "--device", "gpu"], "no device 'gpu' on this machine"),
+        (
+            ["classify", "{folder}/model", "{folder}/photos", "--device", "gpu"],
+            "the device 'gpu' is not available on this machine",
+        ),
         (["models", "resnext"], "no architecture name contains 'resnext'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -155,7 +155,7 @@ def test_int8_needs_calibration_images_and_other_precisions_do_not(tmp_path: Pat
         runtimes.export(checkpoint(), tmp_path / "out", to="onnx", precision="int8")
     with pytest.raises(ValueError, match="only for the precision int8, but the precision is float32"):
         runtimes.export(checkpoint(), tmp_path / "out", to="onnx", calibration=[Image.new("RGB", (8, 8))])
-    with pytest.raises(ValueError, match="program supports precision float32, not 'int8'"):
+    with pytest.raises(ValueError, match="the precision is 'int8', but program supports only float32"):
         runtimes.export(checkpoint(), tmp_path / "out", to="program", precision="int8")
 
 

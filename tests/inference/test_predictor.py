@@ -147,7 +147,7 @@ def test_scores_are_softmax_best_first() -> None:
 
 def test_number_of_labels_must_match() -> None:
     model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=3))
-    with pytest.raises(ValueError, match=r"the model has 3 classes, but there are 2 labels"):
+    with pytest.raises(ValueError, match=r"the model has 3 classes, but 2 labels were given"):
         Classifier(model, Processor.squash(32), ("a", "b"))
 
 
@@ -155,8 +155,8 @@ def test_number_of_labels_must_match() -> None:
     ("options", "message"),
     [
         ({"precision": "int3"}, "unknown precision 'int3'"),
-        ({"device": "cuda:99"}, "no device 'cuda:99' on this machine"),
-        ({"device": "gpu"}, "no device 'gpu' on this machine; choose auto, cpu"),
+        ({"device": "cuda:99"}, "the device 'cuda:99' is not available on this machine"),
+        ({"device": "gpu"}, "the device 'gpu' is not available on this machine; choose auto, cpu"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )

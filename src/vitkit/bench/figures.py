@@ -62,7 +62,7 @@ class Row:
 def spread(numbers: Sequence[float]) -> Spread:
     """Returns the median and quartiles of some numbers. Raises ValueError if there are none."""
     if not numbers:
-        raise ValueError("cannot compute the median of no numbers; pass at least one")
+        raise ValueError("the median of an empty list is undefined; pass at least one number")
     if len(numbers) == 1:
         return Spread(numbers[0], numbers[0], numbers[0])
     low, middle, high = statistics.quantiles(numbers, n=4, method="inclusive")

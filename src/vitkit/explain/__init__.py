@@ -1,4 +1,4 @@
-"""Explanations of a model: attention maps, rollout, filters and others. Each method is a module with `explain`.
+"""Explanations of a model: attention maps, rollout, filters and others. Each method is a module.
 
 An explanation consists of arrays and a `Drawing` of them. Each file also contains the tensor functions of its method
 (`rollout.rollout`, `distance.attention_distance`, ...). They use only `TokenBackbone`, its blocks and `Features`. A

@@ -55,7 +55,7 @@ class Dots:
 
 @dataclass(frozen=True)
 class Curve:
-    """A series of points in a plot. `spread` is half the length of the error bars. If `joined`, lines connect the points."""
+    """A series of points in a plot. `spread` is half the length of the error bars. `joined` draws a line."""
 
     name: str
     x: tuple[float, ...]

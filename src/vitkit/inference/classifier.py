@@ -54,7 +54,7 @@ class Classifier(nn.Module):
         super().__init__()
         classes = model.config.num_classes
         if classes != len(labels):
-            raise ValueError(f"the model has {classes} classes, but there are {len(labels)} labels")
+            raise ValueError(f"the model has {classes} classes, but {len(labels)} labels were given")
         self.model = model
         self.processor = processor
         self.labels = labels

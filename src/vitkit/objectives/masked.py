@@ -114,7 +114,7 @@ class Masked(Objective):
         return apply_mask(mixed, self.encoder, self.mask_token, replaced)
 
     def colors(self, pixels: Float[Tensor, "n h w c"]) -> Int[Tensor, "n cells"]:
-        """Returns the color class of each patch, or of each cell of its 4x4 grid. With 3 bits it is R + 8 G + 64 B."""
+        """Returns the color class of each patch, or of each cell of its 4x4 grid. With 3 bits: R + 8 G + 64 B."""
         mean, std = pixels.new_tensor(self.config.mean), pixels.new_tensor(self.config.std)
         patches = rearrange(pixels * std + mean, "n h w c -> n c h w")
         small = F.adaptive_avg_pool2d(patches, 1 if self.config.target == "mean_color" else SMALL)
@@ -126,7 +126,10 @@ class Masked(Objective):
 def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
     """Returns `backbone` as a `TokenBackbone`. Raises ValueError for other models, or for several patch sizes."""
     if not isinstance(backbone, TokenBackbone):
-        raise ValueError(f"{what} masks tokens before the first block, but {type(backbone).__name__} has no tokens")
+        raise ValueError(
+            f"{what} masks tokens before the first block, but {type(backbone).__name__} has no tokens; use a Vision "
+            "Transformer"
+        )
     if getattr(backbone.config, "patch_sizes", ()):
         raise ValueError(f"{what} predicts patches of one size and does not support patch_sizes; set patch_sizes to ()")
     return backbone

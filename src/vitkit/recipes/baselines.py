@@ -1,4 +1,4 @@
-"""Baselines of the ViT paper: pre-training of ResNets (BiT) and Axial-ViTs with the settings of its Table 3.
+"""Baselines of the ViT paper: pre-training of ResNets (BiT) and Axial-ViTs with the settings of Table 3.
 
 JFT-300M is not public. Use another source with `--data`, or read the recipes as configurations.
 """

@@ -60,7 +60,7 @@ class Training:
         return self.step * self.run.batch_size
 
     def state_dict(self) -> State:
-        """Returns the content of a training checkpoint. For a sharded model, only the shards of this process."""
+        """Returns the content of a training checkpoint, with only the shards of this process if the model is sharded."""
         state = {
             "step": self.step,
             "objective": self.objective.state_dict(),
@@ -73,7 +73,7 @@ class Training:
         return state
 
     def load_state_dict(self, state: State) -> None:
-        """Restores the output of `state_dict`. The tensors can be full or the shards of this process."""
+        """Restores the output of `state_dict`. The tensors can be full tensors or the shards of this process."""
         own = self.objective.state_dict()
         weights = {
             name: distributed.shard_like(value, own.get(name, value)) for name, value in state["objective"].items()

@@ -33,7 +33,7 @@ class Tuning:
     def __post_init__(self) -> None:
         """Raises ValueError if the LoRA rank is negative."""
         if self.lora_rank < 0:
-            raise ValueError(f"tuning.lora_rank is {self.lora_rank}; it must be at least 1, or 0 for no LoRA")
+            raise ValueError(f"tuning.lora_rank is {self.lora_rank}; it must be at least 1, or 0 to disable LoRA")
 
 
 class LowRank(nn.Module):

@@ -74,7 +74,7 @@ def export(
     """
     module = runtime(to)
     if precision not in module.TOLERANCES:
-        raise ValueError(f"{to} supports precision {' or '.join(module.TOLERANCES)}, not '{precision}'")
+        raise ValueError(f"the precision is '{precision}', but {to} supports only {' and '.join(module.TOLERANCES)}")
     if dynamic_size and not getattr(module, "DYNAMIC_SIZE", False):
         raise ValueError(f"an export to {to} has a fixed image size; use --to onnx for a dynamic size")
     images = _calibration_images(checkpoint, precision, calibration)

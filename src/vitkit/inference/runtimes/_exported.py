@@ -145,7 +145,9 @@ class ExportedModel(models.Backbone):
         wanted = (self.config.channels, *self.config.image_size)
         if self.export.dynamic_size:
             if images.shape[1] != wanted[0]:
-                raise ValueError(f"the model has {wanted[0]} input channels, but the images have {images.shape[1]}")
+                raise ValueError(
+                    f"the model has {wanted[0]} input channels, but the images have {images.shape[1]} channels"
+                )
             self._grid(images.shape[2], images.shape[3])  # raises ValueError for an image smaller than one patch
         elif tuple(images.shape[1:]) != wanted:
             raise ValueError(

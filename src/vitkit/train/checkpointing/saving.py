@@ -155,7 +155,7 @@ def allocate_like(templates: Mapping[str, Tensor]) -> files.Allocate:
 
 
 def copy_to_cpu(value: files.Nested) -> files.Nested:
-    """Copies nested dicts, lists and tuples, with all tensors on the CPU."""
+    """Copies nested dicts, lists and tuples, and copies all tensors in them to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
