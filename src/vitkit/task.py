@@ -94,7 +94,7 @@ class Task:
         return scores * scores.new_tensor(self.target_std) + scores.new_tensor(self.target_mean)
 
     def decisions(self, logits: Array) -> Array:
-        """Returns which outputs are predicted: labels with at least the threshold as score, or the most likely class.
+        """Returns which outputs are predicted: the labels whose score reaches the threshold, or the most likely class.
 
         Raises ValueError for a regression, which decides nothing.
         """

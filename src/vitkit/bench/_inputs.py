@@ -59,7 +59,7 @@ def _loaded(source: str) -> checkpoints.Checkpoint:
         if Path(source).exists():
             raise
         near = _near(source)
-        raise ValueError(f"'{source}' is not a checkpoint ({error}) and not an architecture{near}") from None
+        raise ValueError(f"'{source}' is neither a checkpoint ({error}) nor an architecture{near}") from None
 
 
 def _near(source: str) -> str:

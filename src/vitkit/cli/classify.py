@@ -53,7 +53,7 @@ def classify(
         threshold: For multi-label models: print only the labels whose score is at least this value, from 0 to 1.
         json: Print one line of JSON per image.
         csv: Print CSV with a header, one row per image and class.
-        precision: Numerical precision. With auto, the fastest one whose outputs are close to those of float32.
+        precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
             An int8 model is calibrated on the first images. The precision float8 needs a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
         resampling: Resize images as in Pillow or PyTorch. With draft, Pillow decodes large JPEG files at reduced size.

@@ -48,7 +48,7 @@ def embed(
             In a convolutional network, the blocks are the stages. Each output is one vector per image, without the
             final norm: the class token if the head reads it, else the mean of the patch tokens.
         as_maps: Return the outputs of --blocks as feature maps instead of one vector per image.
-        precision: Numerical precision. With auto, the fastest one whose outputs are close to those of float32.
+        precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
             An int8 model is calibrated on the first images. The precision float8 needs a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
         resampling: Resize images as in Pillow or PyTorch. With draft, Pillow decodes large JPEG files at reduced size.

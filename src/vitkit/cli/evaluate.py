@@ -58,7 +58,7 @@ def evaluate(
         json: Print one JSON object instead of a table.
         held_out: Fraction of the images of each class to evaluate on. All other images are the training images.
         seed: Random seed of the held-out split.
-        precision: Numerical precision. With auto, the fastest one whose outputs are close to those of float32.
+        precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
             An int8 model is calibrated on the first images. The precision float8 needs a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.

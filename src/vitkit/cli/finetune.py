@@ -47,7 +47,7 @@ def finetune(
         epochs: Number of epochs, instead of --steps.
         lr: Peak learning rate. If not set, it depends on the number of training images.
         batch_size: Number of images per batch. If not set, it depends on the number of training images.
-        patience: Stop after this number of evaluations without an improvement of the metric. A full run has 10
+        patience: Stop after this number of evaluations without an improvement in the metric. A full run has 10
             evaluations. If not set: train for all steps.
         mode: What to train: the full model, the head only, or LoRA and the head.
         seed: Random seed for shuffling and augmentation.

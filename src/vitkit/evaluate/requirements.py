@@ -22,7 +22,7 @@ from vitkit.text import plural
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Model and images of an evaluation, for checks that do not run the model. It can be on the meta device."""
+    """Model and images of an evaluation, for checks. The model can be on the meta device, because it is not run."""
 
     model: Backbone
     source: Source

@@ -55,7 +55,7 @@ class Dots:
 
 @dataclass(frozen=True)
 class Curve:
-    """A series of points in a plot. `spread` is half the length of the error bars. `joined` draws a line."""
+    """A series of points in a plot, optionally joined by lines. `spread` is half the length of the error bars."""
 
     name: str
     x: tuple[float, ...]

@@ -60,7 +60,7 @@ class Training:
         return self.step * self.run.batch_size
 
     def state_dict(self) -> State:
-        """Returns the content of a training checkpoint, with only the shards of this process if the model is sharded."""
+        """Returns the content of a training checkpoint, or only this process's shards of it if the model is sharded."""
         state = {
             "step": self.step,
             "objective": self.objective.state_dict(),

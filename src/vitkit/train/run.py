@@ -98,7 +98,7 @@ class Run:
     at the end. `select` chooses the model to save: the `last`, or the `best` by the validation `metric`. Selecting the
     best on the validation images biases its metric slightly upwards. `tune_threshold` saves, for every independent
     label, the threshold with the best F1 on the validation images. With `patience` the run stops early, after that many
-    evaluations without an improvement of the metric by more than `min_delta`.
+    evaluations without an improvement in the metric by more than `min_delta`.
 
     `init_from` is a checkpoint with initial weights. `init_head` initializes its head with `zeros`, at `random` as in a
     new model, or from the `checkpoint`, which needs the same classes in the same order. `tuning` chooses the trainable

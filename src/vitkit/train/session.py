@@ -117,8 +117,8 @@ class TrainingSession:
         step, total = self.training.step, self.training.total
         if step > total:
             raise ValueError(
-                f"'{self.files.path}' was already trained for {step} steps, but the run has {total}; set steps to at "
-                f"least {step}"
+                f"the run in '{self.files.path}' was already trained for {step} steps, but steps is {total}; "
+                f"set steps to at least {step}"
             )
         changed = self.files.changes(run)
         before = self.files.run().total_steps(num_images)
