@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from vitkit import checkpoints, models
-from vitkit.config import AnyConfig
+from vitkit.config import AnyConfig, nearest
 from vitkit.data.labels import default_labels
 from vitkit.data.processor import Processor
 from vitkit.evaluate.flops import flops
@@ -58,14 +58,8 @@ def _loaded(source: str) -> checkpoints.Checkpoint:
     except checkpoints.CheckpointError as error:
         if Path(source).exists():
             raise
-        near = _near(source)
+        near = nearest(source, models.presets())
         raise ValueError(f"'{source}' is neither a checkpoint ({error}) nor an architecture{near}") from None
-
-
-def _near(source: str) -> str:
-    from vitkit.config import nearest
-
-    return nearest(source, models.presets()).rstrip("?") + "?"
 
 
 def _random(name: str) -> checkpoints.Checkpoint:
