@@ -31,7 +31,7 @@ _OS_ERROR = re.compile(r"(?:\(os error |Os \{ code: )(\d+)")  # how Rust shows a
 
 
 def write_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write(path)` to write a file, which then replaces an existing file atomically.
+    """Writes a file with `write(path)`. The complete file then atomically replaces an existing file.
 
     Devices and pipes are written directly. The parent folder is created. If `write` raises, the exception is propagated
     and the target does not change.
@@ -95,7 +95,7 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_folder(target: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write(folder)` to write a folder, which then replaces an existing folder.
+    """Writes a folder with `write(folder)`. The complete folder then replaces an existing folder.
 
     An existing folder is first renamed to a hidden `.old` name next to it and removed at the end, because there is no
     portable system call to exchange two folders. If the process is killed between the two renames, the complete old

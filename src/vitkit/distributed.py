@@ -118,7 +118,7 @@ def all_reduce_sum(*numbers: int) -> list[int]:
 
 
 def broadcast(number: float) -> float:
-    """Returns the number that rank 0 passes. All processes must call this."""
+    """Returns the argument of rank 0 in every process. All processes must call this function."""
     if world_size() == 1:
         return number
     tensor = torch.tensor(number, dtype=torch.float64, device=_own_device())

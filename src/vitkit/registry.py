@@ -46,6 +46,6 @@ class Registry:
         return module
 
     def __iter__(self) -> Iterator[tuple[str, ModuleType]]:
-        """Yields (name, module) for every module."""
+        """Yields (name, module) for every module in the package."""
         for name in self.names():
             yield name, self.get(name)

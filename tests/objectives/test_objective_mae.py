@@ -142,7 +142,7 @@ def test_unsupported_models_and_configs_are_rejected() -> None:
 
     with pytest.raises(ValueError, match="the blocks of BEiT need the full grid"):
         mae.build(CONFIG, models.build(beit.TINY))
-    with pytest.raises(ValueError, match="reads a class token"):
+    with pytest.raises(ValueError, match="needs a class token"):
         built(model=dataclasses.replace(vit.TINY, class_token=False, pool="gap"))
     with pytest.raises(ValueError, match="mask_ratio is 1"):
         mae.Config(mask_ratio=1.0)

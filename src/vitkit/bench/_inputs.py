@@ -59,7 +59,7 @@ def _loaded(source: str) -> checkpoints.Checkpoint:
         if Path(source).exists():
             raise
         near = nearest(source, models.presets())
-        raise ValueError(f"'{source}' is neither a checkpoint ({error}) nor an architecture{near}") from None
+        raise ValueError(f"'{source}' is neither an architecture nor a checkpoint: {error}{near}") from None
 
 
 def _random(name: str) -> checkpoints.Checkpoint:

@@ -91,7 +91,7 @@ def compare(rows: Sequence[Row]) -> None:
 
 
 def fraction_of_limit(rate: float, work: float, limit: float | None) -> float | None:
-    """Returns a rate (items per second) as a fraction of the hardware limit (work per second)."""
+    """Returns a measured rate in items per second as a fraction of the hardware limit for the same work."""
     return None if not limit else rate * work / limit
 
 

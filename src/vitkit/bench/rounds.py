@@ -145,7 +145,7 @@ WORKER = (sys.executable, "-P", "-m", "vitkit.bench.worker")
 
 
 class Failed(Exception):  # noqa: N818 - a status in the table
-    """Raised when a candidate fails. The message is the reason."""
+    """Raised when a candidate fails. The message states the reason."""
 
 
 def environment(threads: int, device: str) -> dict[str, str]:

@@ -49,7 +49,7 @@ class FrozenFeatures:
 
 
 def check(data: EvaluationData, blocks: str = str(BLOCKS)) -> tuple[str, ...]:
-    """Returns the names of the metrics. Raises ValueError for an invalid number of blocks, or unsuitable data."""
+    """Returns the names of the metrics. Raises ValueError if the number of blocks or the data cannot be used."""
     check_blocks(data.original_model, blocks)
     data.check_split()
     return ("accuracy", *top5(data), "rate", "blocks", "mean_patch", "held_out")

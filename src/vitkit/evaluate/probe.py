@@ -80,7 +80,7 @@ def split(labels: Int[Tensor, " n"]) -> tuple[Int[Tensor, " train"], Int[Tensor,
         if members.shape[0] > 1:
             held_out[members[: max(1, round(HELD_OUT * members.shape[0]))]] = True
     if not held_out.any():
-        raise ValueError("a held-out set needs a class with at least two training images, but no class has two")
+        raise ValueError("a held-out set needs a class with at least two training images, but every class has fewer")
     return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
 
 

@@ -54,7 +54,9 @@ class EvaluationData:
     def check_split(self) -> None:
         """Raises ValueError if no class has two training images, of which one can be held out."""
         if self.training_counts.max() < 2:
-            raise ValueError("a held-out set needs a class with at least two training images, but no class has two")
+            raise ValueError(
+                "a held-out set needs a class with at least two training images, but every class has fewer"
+            )
 
 
 def check(data: EvaluationData, names: Iterable[str]) -> dict[str, tuple[str, ...] | None]:
@@ -114,5 +116,5 @@ def _counts(source: Source, what: str) -> Int[np.ndarray, " classes"]:
     first = [label if isinstance(label, int) else min(label, default=-1) for label in labels]
     counts = np.bincount(np.array([label for label in first if label >= 0], dtype=int), minlength=len(source.classes))
     if not counts.any():
-        raise ValueError(f"no {what} has a label")
+        raise ValueError(f"no {what} has a label; expected at least one")
     return counts

@@ -207,7 +207,7 @@ class BEiT(Objective):
     def tokenizer_step(
         self, images: Float[Tensor, "b c height width"], tokenizer: Tokenizer
     ) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss` (reconstruction error and distance to the codes) and `words` of a step for the tokenizer."""
+        """Returns `loss` (reconstruction and codebook errors) and `words` (perplexity of codes) of a tokenizer step."""
         patch = self.encoder.config.patch_size
         grid = (images.shape[2] // patch[0], images.shape[3] // patch[1])
         vectors = tokenizer.vectors(images[:, :, : grid[0] * patch[0], : grid[1] * patch[1]])

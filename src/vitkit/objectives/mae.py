@@ -94,7 +94,9 @@ class MAE(Objective):
                 "set position_at='stem' and a position other than 'relative'"
             )
         if isinstance(backbone, ViT) and not backbone.config.class_token:
-            raise ValueError("MAE's decoder reads a class token; set class_token=True (any pool works)")
+            raise ValueError(
+                "MAE's decoder needs a class token, but the model has none; set class_token=True (any pool works)"
+            )
         self.config = config
         self.backbone = backbone
         self.decoder = MAEDecoder(

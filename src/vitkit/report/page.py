@@ -93,11 +93,12 @@ def page(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 
 def unreadable_section(names: list[str]) -> str:
-    """Returns a section that lists the images that could not be read, or an empty string without such images."""
+    """Returns a section that lists the images that could not be read, or an empty string if there are none."""
     if not names:
         return ""
     rows = "".join(f"<li>{escape(printable(name))}</li>" for name in names)

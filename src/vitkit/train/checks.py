@@ -156,7 +156,8 @@ def check_settings(run: Run, device: torch.device) -> None:
         raise ValueError(f"float16 training needs a GPU, but the device is {device.type}; use bfloat16 or float32")
     if run.init_head == "checkpoint" and getattr(run.objective, "head_bias", None) is not None:
         raise ValueError(
-            "init_head=checkpoint loads the head's bias, and objective.head_bias would overwrite it; set only one"
+            "init_head=checkpoint loads the head's bias, and objective.head_bias would overwrite it; set only one of "
+            "them"
         )
     if run.optimizer.name == "lamb" and _head_starts_at_zero(run):
         raise ValueError(

@@ -235,7 +235,7 @@ class RunFolder:
         return differences(self.run(), run) if self.config.exists() else []
 
     def create(self, run: Run) -> None:
-        """Creates the folder and saves the config, if they do not exist. Raises the errors of `check`."""
+        """Creates the folder and saves the config, if they do not exist. Raises the same errors as `check`."""
         self.check(run)
         if self.config.exists():
             return

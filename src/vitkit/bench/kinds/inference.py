@@ -25,7 +25,7 @@ def jobs(options: Options) -> list[Job]:
 
 
 def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns the candidates that measure the limits: matrix products in each precision, and a memory copy."""
+    """Returns the candidates that measure hardware limits: matrix products in each precision, and a memory copy."""
     from vitkit.bench import roofline
 
     precisions = {each.precision for each in candidates}

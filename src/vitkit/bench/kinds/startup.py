@@ -29,7 +29,7 @@ def jobs(options: Options) -> list[Job]:
 
 
 def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns the candidate that measures the limit, which is a process with `import torch` alone."""
+    """Returns the candidate that measures the speed limit, which is a process that only imports torch."""
     return [Candidate(peer="limit", precision="import torch", module=__name__)]
 
 

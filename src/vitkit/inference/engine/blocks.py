@@ -67,7 +67,7 @@ def _products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def is_plain(block: nn.Module) -> bool:
-    """Returns whether the engine supports every layer and the activation of a block."""
+    """Returns whether the inference engine supports every layer and the activation of a block."""
     if type(block) is not Block or type(block.attn) is not Attention:
         return False
     if type(block.mlp) is MLP:

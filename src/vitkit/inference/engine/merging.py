@@ -119,7 +119,7 @@ class Merging:
         return None if size is None or not self.proportional else size.log()[:, None, None]
 
     def merge(self, block: int, x: Float[Tensor, "b n d"], keys: Float[Tensor, "b h n k"]) -> Float[Tensor, "b m d"]:
-        """Returns the tokens of a block after merging the most similar ones."""
+        """Returns the tokens of a block after merging the most similar tokens."""
         merge = match(keys.float().mean(dim=1), self.counts[block], self.num_special)
         if merge is None:
             return x

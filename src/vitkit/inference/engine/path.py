@@ -71,7 +71,7 @@ def paths(precision: str, capabilities: Capabilities, model: Backbone, *, mergin
 
 
 def compiled_paths(candidates: Iterable[ExecutionPath], capabilities: Capabilities) -> list[ExecutionPath]:
-    """Returns the paths for torch.compile. They do not pack weights, because packed layers cannot be compiled.
+    """Returns the execution paths for torch.compile, without packed weights, because these cannot be compiled.
 
     Raises ValueError for int8, whose layers it cannot compile either.
     """

@@ -91,7 +91,7 @@ class QuantizingNorm(nn.Module):
 
 
 def quantizing(norm: nn.Module, *layers: nn.Module) -> nn.Module:
-    """Returns the norm before these layers, fused with the quantization of their input if possible."""
+    """Returns the norm that precedes the given layers, fused with the quantization of their input if possible."""
     ranges = {layer.taken if isinstance(layer, QuantizedDense) else None for layer in layers}
     (to, *others) = ranges
     if to is None or others or not isinstance(norm, nn.LayerNorm) or not quantize.available():
@@ -118,7 +118,7 @@ class InputObserver:
             self.rows.append(flat[::step].clone())
 
     def copy(self) -> "InputObserver":
-        """Returns a copy. Outside of inference mode, the copy contains no inference tensors."""
+        """Returns a copy of the statistics. A copy made outside of inference mode contains no inference tensors."""
         low, high = (None if end is None else end.clone() for end in (self.low, self.high))
         return InputObserver([part.clone() for part in self.rows], low, high)
 
@@ -126,13 +126,13 @@ class InputObserver:
     def largest(self) -> Float[Tensor, " i"]:
         """The largest absolute value of each input channel."""
         if self.low is None or self.high is None:
-            raise ValueError("an int8 layer has no calibration data: calibrate with at least one image")
+            raise ValueError("an int8 layer has no calibration data; calibrate it with at least one image")
         return torch.maximum(self.low.abs(), self.high.abs())
 
     def range(self, divisor: Float[Tensor, " i"] | None = None) -> Range:
         """Returns the range with the smallest squared error on the sampled inputs, divided by `divisor`."""
         if self.low is None or self.high is None:
-            raise ValueError("an int8 layer has no calibration data: calibrate with at least one image")
+            raise ValueError("an int8 layer has no calibration data; calibrate it with at least one image")
         by = torch.ones_like(self.low) if divisor is None else divisor
         sample = torch.cat(self.rows) / by
         low, high = min(float((self.low / by).min()), 0.0), max(float((self.high / by).max()), 1e-6)

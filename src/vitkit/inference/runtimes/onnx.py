@@ -34,7 +34,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
         import onnx
         import onnxscript  # noqa: F401 - used by torch's exporter
     except ImportError:
-        raise ImportError("exporting to ONNX needs onnx and onnxscript: pip install 'vitkit[export]'") from None
+        raise ImportError("exporting to ONNX needs onnx and onnxscript; run pip install 'vitkit[export]'") from None
     with _quiet():
         program: Any = torch.onnx.export(
             traced.program,
@@ -64,7 +64,7 @@ def open_file(path: Path, outputs: Sequence[str]) -> Runner:
     try:
         import onnxruntime
     except ImportError:
-        raise ImportError("a model exported to ONNX needs ONNX Runtime: pip install 'vitkit[export]'") from None
+        raise ImportError("a model exported to ONNX needs ONNX Runtime; run pip install 'vitkit[export]'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4
@@ -113,7 +113,7 @@ def _remove_metadata(model: Any) -> None:
 
 
 def _fix_zero_padding(graph: Any) -> None:
-    """Changes the value of zero padding before a max-pool to 1e-30.
+    """Changes the zero padding before a max-pool to 1e-30, so that ONNX Runtime does not pad with minus infinity.
 
     ONNX Runtime (1.31) folds zero padding into the pool, which then pads with minus infinity and changes BiT's outputs
     by 2.5e-3. The difference between 1e-30 and 0 is negligible.

@@ -21,7 +21,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
     try:
         import openvino
     except ImportError:
-        raise ImportError("exporting to OpenVINO needs openvino: pip install 'vitkit[export]'") from None
+        raise ImportError("exporting to OpenVINO needs openvino; run pip install 'vitkit[export]'") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = openvino.convert_model(traced.program)
@@ -36,7 +36,7 @@ def open_file(path: Path, outputs: Sequence[str]) -> Runner:
     try:
         import openvino
     except ImportError:
-        raise ImportError("a model exported to OpenVINO needs OpenVINO: pip install 'vitkit[export]'") from None
+        raise ImportError("a model exported to OpenVINO needs OpenVINO; run pip install 'vitkit[export]'") from None
     # The default on CPUs with bfloat16 is bfloat16.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     try:

@@ -18,7 +18,7 @@ TOLERANCES = {"float32": 1e-4}
 
 
 def write(traced: Traced, path: Path, precision: str) -> None:
-    """Writes the archive that `torch.export.load` reads."""
+    """Writes a .pt2 archive, which `torch.export.load` can read."""
     with atomic.open_deferred(path) as file:
         torch.export.save(traced.program, file)
 

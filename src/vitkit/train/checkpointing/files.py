@@ -125,7 +125,7 @@ def read_manifest(path: Path) -> JsonDict:
         return {"step": manifest["step"], "files": {_FULL: entry}}
     seal = manifest.pop("seal", None)
     if seal != _seal(manifest) or not isinstance(manifest["files"], dict):
-        raise ValueError(f"the manifest {path / _MANIFEST} is damaged")
+        raise ValueError(f"the manifest {path / _MANIFEST} is damaged, because its hash or its list of files is wrong")
     if any(Path(name).name != name for name in manifest["files"]):
         raise ValueError(f"{path / _MANIFEST} contains names of files outside its folder")
     return manifest

@@ -36,7 +36,7 @@ def load_newest(folder: Path, allocate: files.Allocate | None = None) -> files.S
 
 
 class CheckpointSaver:
-    """Saves training checkpoints to a folder, and loads the newest one. All processes must call the methods.
+    """Saves training checkpoints to a folder, and loads the newest one. All processes must call its methods.
 
     A full checkpoint is gathered and written by rank 0; of a sharded one each process writes its shards. With
     `hardware.async_save` the checkpoint is copied and written in the background, at most one at a time. An error in the

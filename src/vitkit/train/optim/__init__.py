@@ -139,7 +139,7 @@ def layer_scales(module: nn.Module, layer_decay: float) -> dict[str, float]:
         return dict.fromkeys(names, 1.0)
     backbones = _backbones(module)
     if not any(len(part.blocks) for part in backbones.values()):
-        raise ValueError("optimizer.layer_decay needs a model with encoder blocks; set it to 1")
+        raise ValueError("optimizer.layer_decay needs a model with encoder blocks; set layer_decay to 1")
     scales = dict.fromkeys(names, 1.0)
     for prefix, part in backbones.items():
         for name, _ in part.named_parameters():
