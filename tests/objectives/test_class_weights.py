@@ -110,7 +110,9 @@ def test_positive_weights_match_pos_weight_of_torch() -> None:
 
 def test_labels_that_cannot_be_balanced_are_rejected() -> None:
     balanced = supervised.Config(class_weights="balanced")
-    with pytest.raises(ValueError, match=r"cannot balance class 'class 5': it has no training images \(2 have none\)"):
+    with pytest.raises(
+        ValueError, match=r"cannot balance class 'class 5': it has no training images \(2 classes have none\)"
+    ):
         balanced.fitted(Labelled(LABELS, 7))
     with pytest.raises(ValueError, match="class_weights='balanced' needs the training labels"):
         supervised.build(balanced, models.build(vit.TINY))

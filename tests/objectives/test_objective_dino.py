@@ -181,7 +181,7 @@ def test_local_views_have_96_pixels_for_224() -> None:
 def test_unsupported_models_and_configs_are_rejected() -> None:
     with pytest.raises(ValueError, match="but pool is 'none'"):
         build(model=dataclasses.replace(vit.TINY, pool="none"))
-    with pytest.raises(ValueError, match="must have 1 values, one per channel"):
+    with pytest.raises(ValueError, match="must each have 1 values, one per channel"):
         build(model=dataclasses.replace(vit.TINY, channels=1))
     with pytest.raises(ValueError, match="outputs is 1"):
         dino.Config(outputs=1)
