@@ -70,7 +70,7 @@ def test_long_lists_of_names_are_truncated(folder: Path) -> None:
 
 def test_wrong_shape_error_has_both_shapes(folder: Path) -> None:
     _weights(folder, lambda tensors: tensors.update({"vit.layernorm.weight": torch.ones(63)}))
-    _load_error(folder, r"layernorm\.weight is \(63,\), expected \(64,\)")
+    _load_error(folder, r"layernorm\.weight has shape \(63,\), expected \(64,\)")
 
 
 def test_wrong_kernel_shape_in_npz(tmp_path: Path) -> None:
@@ -80,12 +80,12 @@ def test_wrong_kernel_shape_in_npz(tmp_path: Path) -> None:
     name = "Transformer/encoderblock_1/MultiHeadDotProductAttention_1/out/kernel"
     changed[name] = np.zeros((2, 32, 64), np.float32)
     np.savez(tmp_path / "b.npz", **changed)
-    _load_error(tmp_path / "b.npz", rf"{name} is \(2, 32, 64\), expected \(4, 16, 64\)")
+    _load_error(tmp_path / "b.npz", rf"{name} has shape \(2, 32, 64\), expected \(4, 16, 64\)")
 
 
 def test_integer_weights_are_rejected(folder: Path) -> None:
     _weights(folder, lambda tensors: tensors.update({"vit.layernorm.weight": torch.ones(64, dtype=torch.int8)}))
-    _load_error(folder, r"not floating-point: layernorm\.weight is torch\.int8")
+    _load_error(folder, r"not floating-point: layernorm\.weight has dtype torch\.int8")
 
 
 def test_missing_block(folder: Path) -> None:
@@ -202,7 +202,7 @@ def test_invalid_vitkit_layout(tmp_path: Path) -> None:
             "depth is 100000000, which is too large for the tensors in the file",
         ),
         ({"model": data["model"] | {"width": 2**40, "num_heads": 1}}, "width is 1099511627776"),
-        ({"model": data["model"] | {"num_classes": 10**15}}, "with a wrong shape|cannot build a model|classes"),
+        ({"model": data["model"] | {"num_classes": 10**15}}, "of a wrong shape|cannot build a model|classes"),
         (
             {"model": data["model"] | {"position": "sincos2d", "image_size": [10**6, 10**6]}},
             "patches, too many for a position embedding",
@@ -234,7 +234,7 @@ def test_sizes_of_other_families_are_bounded(family: str, tmp_path: Path) -> Non
     for name, value in {"depths": [30_000], "image_size": [10_000, 10_000], "num_registers": 10**20}.items():
         if name in data["model"]:
             (tmp_path / "x" / "config.json").write_text(json.dumps(data | {"model": data["model"] | {name: value}}))
-            _load_error(tmp_path / "x", "too large|more than|with a wrong shape")
+            _load_error(tmp_path / "x", "too large|more than|of a wrong shape")
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ def test_sizes_of_other_families_are_bounded(family: str, tmp_path: Path) -> Non
             "crop_size to 7000x7000 pixels, more than 16,777,216",
         ),
         ({"do_center_crop": True, "crop_size": {"height": 20_000, "width": 20_000}}, "crop_size to 20000x20000 pixels"),
-        ({"image_std": [1e-300] * 3}, "std .* is out of range; correct the file"),
-        ({"image_mean": [1e300] * 3}, "mean .* is out of range; correct the file"),
+        ({"image_std": [1e-300] * 3}, "std .* is out of range; correct these values"),
+        ({"image_mean": [1e300] * 3}, "mean .* is out of range; correct these values"),
         ({f"k{index}": 0 for index in range(400_000)}, r"400,\d+ keys; the limit is 100,000"),
     ],
     ids=["crop", "large crop", "std", "mean", "keys"],
@@ -270,9 +270,7 @@ def test_existing_targets(folder: Path, tmp_path: Path) -> None:
     assert checkpoints.load(folder).origin.format == "vitkit"
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
-    with pytest.raises(
-        CheckpointError, match="is not replaced, because it is not empty and is not a checkpoint folder"
-    ):
+    with pytest.raises(CheckpointError, match="cannot be replaced: it is not empty and is not a checkpoint folder"):
         checkpoints.save(made, tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
     (tmp_path / "empty").mkdir()

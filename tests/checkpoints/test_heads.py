@@ -219,7 +219,7 @@ def test_invalid_heads_are_rejected(dino: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not beit"):
         heads.attach(models.build(beit.TINY), tmp_path / "head.pth", {})
     averaged = models.build(vit.Config(**SMALL_CONFIG, class_token=False, pool="gap", norm="pooled"))
-    with pytest.raises(CheckpointError, match="read tokens after the final norm"):
+    with pytest.raises(CheckpointError, match="needs tokens after the final norm"):
         heads.attach(averaged, tmp_path / "head.pth", {})
 
 

@@ -57,7 +57,7 @@ def test_error_names_the_source_once(tmp_path: Path) -> None:
 
 def test_folders(tmp_path: Path) -> None:
     checkpoints.save(checkpoint(TINY), tmp_path / "run" / "best")
-    _load_error(tmp_path / "run", r"run has no weights: none of model\.safetensors.*; .*best has")
+    _load_error(tmp_path / "run", r"run has no weights: none of model\.safetensors.*; pass .*best, which has weights")
     (tmp_path / "empty").mkdir()
     _load_error(tmp_path / "empty", "has no weights")
     checkpoints.save(checkpoint(GOOGLE), tmp_path / "jax" / "a.npz", to="npz")

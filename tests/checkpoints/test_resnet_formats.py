@@ -163,7 +163,7 @@ def test_unsupported_configs_and_missing_tensors_raise_errors(tmp_path: Path) ->
     tiny = dataclasses.replace(hybrid.TINY, activation="gelu_tanh")
     with pytest.raises(CheckpointError, match=r"Google's .npz of a hybrid always implies {'num_groups': 32}"):
         checkpoints.save(checkpoint(tiny), tmp_path / "tiny.npz", to="npz")
-    with pytest.raises(CheckpointError, match=r"timm has no BiT of depths \(2, 1, 3, 1\)"):
+    with pytest.raises(CheckpointError, match=r"timm has no BiT with depths \(2, 1, 3, 1\)"):
         checkpoints.save(checkpoint(BIT), tmp_path / "bit", to="timm")
     checkpoints.save(original, tmp_path / "full.npz", to="npz")
     with np.load(tmp_path / "full.npz") as file:

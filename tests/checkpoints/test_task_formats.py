@@ -94,7 +94,7 @@ def test_single_files_reject_a_task_that_they_cannot_store(name: str, tmp_path: 
     made = checkpoint(next(config for config in SUPPORTED[name] if config.num_classes))
     made.model.config = dataclasses.replace(made.model.config, task=Task(problem_type="multi_label_classification"))
     target = tmp_path / f"x{each.suffix}"
-    with pytest.raises(CheckpointError, match=r"cannot store what the outputs mean .*use to='huggingface'"):
+    with pytest.raises(CheckpointError, match=r"cannot store the task of the model .*use to='huggingface'"):
         checkpoints.save(made, target, to=name)
     assert not target.exists()
     checkpoints.save(made, tmp_path / "folder", to="vitkit")

@@ -64,7 +64,7 @@ def test_adapters_are_merged_into_their_base_model(base: Path, tmp_path: Path) -
     (tmp_path / "merged" / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "id2label"}))
     assert torch.equal(_logits(folder), _logits(tmp_path / "merged"))
     assert torch.equal(_logits(folder / ADAPTER), _logits(folder))
-    assert "a LoRA adapter is merged into 1 matrices" in checkpoints.load(folder).origin.notes
+    assert "a LoRA adapter was merged into 1 weight matrices" in checkpoints.load(folder).origin.notes
     # A relative path is found next to the adapter.
     assert torch.equal(_logits(_adapter(folder, Path("base"), LORA | heads)), _logits(tmp_path / "merged"))
 
@@ -72,11 +72,11 @@ def test_adapters_are_merged_into_their_base_model(base: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"peft_type": "IA3"}, "of type 'IA3', and vitkit merges only LORA; merge it with peft"),
-        ({"use_dora": True}, "has use_dora, which vitkit does not merge"),
-        ({"init_lora_weights": "pissa"}, "has init_lora_weights, which vitkit does not merge"),
-        ({"alpha_pattern": {"query": 3}}, "has alpha_pattern, which vitkit does not merge"),
-        ({"lora_alpha": "x"}, "lora_alpha is x, expected a number"),
+        ({"peft_type": "IA3"}, "of type 'IA3', but vitkit merges only LORA adapters; merge the adapter with peft"),
+        ({"use_dora": True}, "sets use_dora, which vitkit does not support"),
+        ({"init_lora_weights": "pissa"}, "sets init_lora_weights, which vitkit does not support"),
+        ({"alpha_pattern": {"query": 3}}, "sets alpha_pattern, which vitkit does not support"),
+        ({"lora_alpha": "x"}, "lora_alpha is x, expected a finite number"),
         ({"base_model_name_or_path": None}, "does not name the base model; set base_model_name_or_path"),
         (
             {"base_model_name_or_path": "./nowhere"},
@@ -90,8 +90,8 @@ def test_adapters_that_are_not_merged(base: Path, tmp_path: Path, changes: dict[
 
 def test_adapters_must_fit_and_end(base: Path, tmp_path: Path) -> None:
     wrong = {name: tensor[:, :2].contiguous() for name, tensor in LORA.items()}
-    assert "the adapter does not fit its base model" in _error(_adapter(tmp_path / "a", base, wrong))
-    assert "is an adapter itself" in _error(_adapter(tmp_path / "b", tmp_path / "b", LORA))
+    assert "the adapter does not match its base model" in _error(_adapter(tmp_path / "a", base, wrong))
+    assert "is an adapter, too" in _error(_adapter(tmp_path / "b", tmp_path / "b", LORA))
 
 
 @pytest.mark.slow

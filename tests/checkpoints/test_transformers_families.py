@@ -193,7 +193,10 @@ def test_resizing_at_load_equals_resizing_at_run_time(library: Any, name: str, t
 def test_num_classes_replaces_the_heads(library: Any, name: str, tmp_path: Path) -> None:
     theirs(library, name).save_pretrained(tmp_path)
     loaded = checkpoints.load(tmp_path, num_classes=3)
-    assert loaded.origin.notes[-2:] == ("head with 5 classes replaced with a zero head for 3 classes", UNTRAINED)
+    assert loaded.origin.notes[-2:] == (
+        "head with 5 classes replaced with a zero-initialized head for 3 classes",
+        UNTRAINED,
+    )
     assert loaded.model(images((32, 32))).shape == (2, 3)
     assert not any(tensor.any() for key, tensor in loaded.model.state_dict().items() if key.startswith("head"))
 

@@ -130,7 +130,7 @@ def test_a_checkpoint_of_21843_classes_loads_with_names(labels: str, tmp_path: P
         checkpoints.save(saved, tmp_path / "saved")
         loaded = checkpoints.load(tmp_path / "saved")
     assert loaded.labels == (given if labels == "own" else imagenet21k())
-    notes = "no class names in the file: ImageNet's for 21843 classes"
+    notes = "no class names in the file: using ImageNet's for 21843 classes"
     assert (notes in loaded.origin.notes) == (labels != "own")
 
 

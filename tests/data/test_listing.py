@@ -71,7 +71,7 @@ def test_columns_splits_and_class_names(folder: Path) -> None:
     [
         ("", "has no label column"),
         ("path,label\n", "list.csv lists no images"),
-        ("path,label\nimages/8.png,a\nimages/9.png,a\n", "list.csv, line 2: there is no image 'images/8.png'"),
+        ("path,label\nimages/8.png,a\nimages/9.png,a\n", "line 2: the image file 'images/8.png' does not exist"),
         ("path,label\nimages/0.png,a\nimages/1.png,\n", "list.csv, line 3: the label is none"),
         ("path,label\nimages/0.png,a,b\n", "list.csv, line 2: 3 values, but the header has 2"),
         ("path,label\nimages/0.png,-1\n", "list.csv, line 2: class index -1 is out of range"),
@@ -90,7 +90,7 @@ def test_a_missing_image_is_left_out_and_named(folder: Path) -> None:
     text = "path,label\nimages/0.png,a\nimages/9.png,b\nimages/1.png,a\n"
     found = data.source(csv(folder, text))
     assert [found.read(index).key for index in range(len(found))] == ["images/0.png", "images/1.png"]
-    assert found.skipped == ("list.csv, line 3: there is no image 'images/9.png'",)
+    assert found.skipped == ("list.csv, line 3: the image file 'images/9.png' does not exist",)
     check_skipped(found, 0.0)  # a few never end a run
     many = data.source(csv(folder, "path,label\nimages/0.png,a\n" + "images/9.png,a\n" * 11))
     with pytest.raises(TooManyUnreadable, match=r"11 of 12 images could not be read, but the limit is 90%"):
@@ -100,16 +100,16 @@ def test_a_missing_image_is_left_out_and_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"path": "images/0.png", "label": 0}, [1]], "line 2: expected a JSON object"),
+        ([{"path": "images/0.png", "label": 0}, [1]], "line 2: the line is not a JSON object"),
         ([{"path": "images/0.png", "label": 0}, {"path": "images/1.png"}], "line 2: the label is none"),
         ([{"path": "images/0.png", "label": True}], "line 1: the label is True"),
         ([{"path": "images/0.png", "label": 1.5}, {"path": "images/1.png"}], "line 2: the target is missing"),
         ([{"path": "images/0.png", "label": 1.5}, {"path": "images/1.png", "label": "x"}], "line 2: the target is 'x'"),
         (
             [{"path": "images/0.png", "label": 1}, {"path": "images/0.png", "label": "a"}],
-            "some labels are class indices and some are names",
+            "some labels are class indices and others are class names",
         ),
-        ([{"path": 3, "label": 1}], "line 1: there is no image '3'"),
+        ([{"path": 3, "label": 1}], "line 1: the image file '3' does not exist"),
         ([{"path": "images/0.png", "label": 10**9}], "the largest label is 1000000000"),
     ],
 )

@@ -150,7 +150,9 @@ def test_unreadable_images_are_replaced_deterministically_and_listed() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_images_end_training_if_no_replacement_is_found(workers: int) -> None:
-    with pytest.raises(TooManyUnreadable, match=r"^20 images in a row cannot be read; the last was image \d+: it is"):
+    with pytest.raises(
+        TooManyUnreadable, match=r"^20 images in a row cannot be read; the last error is: image \d+: it is"
+    ):
         take(1, source=Noise(broken=tuple(range(23))), workers=workers)
 
 

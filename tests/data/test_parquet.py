@@ -138,7 +138,7 @@ def test_invalid_files_raise(folder: Path) -> None:
     with pytest.raises(ValueError, match="'nosuch://x' cannot be opened"):
         data.splits("parquet:nosuch://x")
     write(folder / "bad" / "a.parquet", {"image": image_column(range(2)), "label": [0, 2]}, FEATURES)
-    with pytest.raises(ValueError, match=r"a\.parquet row 1: class index 2 is out of range for 2 classes"):
+    with pytest.raises(ValueError, match=r"a\.parquet row 1: class index 2 is out of range; there are 2 classes"):
         data.splits(f"parquet:{folder / 'bad'}")
     write(folder / "bad" / "a.parquet", {"image": image_column(range(2)), "label": [0, None]}, FEATURES)
     with pytest.raises(ValueError, match=r"a\.parquet row 1: the label is none"):
@@ -165,7 +165,7 @@ def test_a_split_without_labels_is_left_out(folder: Path) -> None:
     write(
         folder / "data" / "test-00000-of-00001.parquet", {"image": image_column(range(2)), "label": [-1, 1]}, FEATURES
     )
-    with pytest.raises(ValueError, match="row 0: class index -1 is out of range for 2 classes"):
+    with pytest.raises(ValueError, match="row 0: class index -1 is out of range; there are 2 classes"):
         data.splits(f"parquet:{folder}")
 
 

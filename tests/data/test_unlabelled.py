@@ -156,10 +156,10 @@ def test_some_missing_labels_are_an_error(flat: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"flat/0.png\nflat/9.png\n", r"images\.txt, line 2: there is no image 'flat/9\.png'"),
+        (b"flat/0.png\nflat/9.png\n", r"images\.txt, line 2: the image file 'flat/9\.png' does not exist"),
         (b"\n# nothing\n", r"images\.txt lists no images"),
-        (b"fl\x00at\n", r"line 1: there is no image 'fl\\x00at'"),
-        (b"\xff\xfe\n", r"line 1: there is no image '\\udcff\\udcfe'"),
+        (b"fl\x00at\n", r"line 1: the image file 'fl\\x00at' does not exist"),
+        (b"\xff\xfe\n", r"line 1: the image file '\\udcff\\udcfe' does not exist"),
     ],
 )
 def test_errors_of_lists_name_the_line(flat: Path, text: bytes, message: str) -> None:

@@ -294,7 +294,7 @@ def test_seeds_reach_models_and_errors(tmp_path: Path) -> None:
     for message in (
         "missing",
         "unknown",
-        "with a wrong shape",
+        "of a wrong shape",
         "config.json",
         "bytes",
         "damaged",

@@ -144,7 +144,7 @@ def test_the_band_axis_is_the_last_in_numpy_and_the_first_in_torch() -> None:
     assert np.array_equal(np.asarray(to_channels(square, 5)), square)
     assert np.array_equal(np.asarray(to_channels(torch.from_numpy(square), 5)), np.moveaxis(square, 0, -1))
     assert np.array_equal(np.asarray(to_channels(square, 5, axis="first")), np.moveaxis(square, 0, -1))
-    with pytest.raises(ImageError, match=r"shape \(4, 5, 6\), but 7 channels first or last are expected"):
+    with pytest.raises(ImageError, match=r"shape \(4, 5, 6\); expected 7 channels"):
         to_channels(values("u1", 6, 4, 5), 7)
 
 
@@ -172,12 +172,12 @@ def test_formats_with_an_optional_alpha_are_opaque_without_and_others_are_reject
     assert np.array_equal(np.asarray(open_channels(files["PNG"], 4)), np.asarray(image.convert("RGBA")))
     assert np.array_equal(np.asarray(to_channels(Image.open(files["PNG"]), 4)), np.asarray(image.convert("RGBA")))
     for call in (lambda: open_channels(files["JPEG"], 4), lambda: to_channels(image, 4)):
-        with pytest.raises(ImageError, match="the image has 3 channels, but 4 are expected"):
+        with pytest.raises(ImageError, match="the image has 3 channels; expected 4"):
             call()
     for channels in (2, 5):
-        with pytest.raises(ImageError, match=f"channels, but {channels} are expected"):
+        with pytest.raises(ImageError, match=f"channels; expected {channels}"):
             open_channels(files["PNG"], channels)
-    with pytest.raises(ImageError, match="the image has 6 channels, but 4 are expected"):
+    with pytest.raises(ImageError, match="the image has 6 channels; expected 4"):
         open_channels(tiff(values("u1", 6)), 4)
 
 

@@ -112,7 +112,7 @@ def test_export_command_sets_the_image_size_and_the_export_classifies(
             outputs.append(arrays["embeddings"])
     np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-4)
     assert cli.main(["embed", "best-program", "photos", "--blocks", "0"]) == 1
-    assert "if it is exported, load its checkpoint" in capsys.readouterr().err
+    assert "if it is an exported model, load its original checkpoint" in capsys.readouterr().err
     assert cli.main(["classify", "best-program", "photos", "--csv", "--top", "1"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
     assert cli.main(["export", "best", "--to", "program"]) == 1

@@ -72,7 +72,7 @@ def test_images_of_a_wrong_shape_or_dtype_are_named(family: str) -> None:
         model(torch.zeros(3, *config.image_size))
     with pytest.raises(ValueError, match=r"takes images with 3 channels, but these have 4"):
         model(torch.zeros(1, 4, *config.image_size))
-    with pytest.raises(ValueError, match=r"normalized floats, got torch.uint8"):
+    with pytest.raises(ValueError, match=r"normalized floating-point tensors, got torch.uint8"):
         model(torch.zeros(1, 3, *config.image_size, dtype=torch.uint8))
 
 

@@ -126,5 +126,5 @@ def test_decoder_at_another_resolution_resizes_its_table_in_two_dimensions() -> 
     decoder = random(MAEDecoder(32, (4, 4), patch_size=(8, 8), decoder_width=16, depth=1, num_heads=2))
     restore = torch.arange(24).expand(2, -1)
     assert decoder(torch.randn(2, 25, 32), restore, (4, 6)).shape == (2, 24, 192)
-    with pytest.raises(ValueError, match=r"restore has 24 patches, which do not fit a grid of 4x4"):
+    with pytest.raises(ValueError, match=r"restore has 24 indices, but the grid \(4, 4\) has 16 patches"):
         decoder(torch.randn(2, 25, 32), restore)

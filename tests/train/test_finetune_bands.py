@@ -81,7 +81,7 @@ def test_commands_read_images_of_four_bands(
     # An RGB image is an error of that image.
     Image.new("RGB", (20, 20)).save(tmp_path / "rgb.jpg")
     assert main(["classify", best, str(tmp_path / "rgb.jpg"), str(tiles / "bare/0.tif")]) == 2
-    assert "the image has 3 channels, but 4 are expected" in capsys.readouterr().out
+    assert "the image has 3 channels; expected 4" in capsys.readouterr().out
 
 
 def test_a_wrong_image_in_the_report_is_shown(root: Path, trained: Path, tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def _base(settings: Json, folder: Path) -> str:
     kind, base = settings.get("peft_type"), settings.get("base_model_name_or_path")
     if kind != "LORA":
         raise CheckpointError(
-            f"the adapter is of type {str(kind)[:40]!r}, and vitkit merges only LORA; "
-            "merge it with peft (model.merge_and_unload().save_pretrained(folder)) and load that folder"
+            f"the adapter is of type {str(kind)[:40]!r}, but vitkit merges only LORA adapters; "
+            "merge the adapter with peft (model.merge_and_unload().save_pretrained(folder)) and load the saved folder"
         )
     if not isinstance(base, str) or not base:
         raise CheckpointError(
@@ -84,12 +84,12 @@ def _scale(settings: Json) -> Callable[[int], float]:
         used.append("init_lora_weights")
     if used:
         raise CheckpointError(
-            f"the adapter has {listing(used)}, which vitkit does not merge; "
-            "merge it with peft (model.merge_and_unload().save_pretrained(folder)) and load that folder"
+            f"the adapter sets {listing(used)}, which vitkit does not support; "
+            "merge the adapter with peft (model.merge_and_unload().save_pretrained(folder)) and load the saved folder"
         )
     alpha = settings.get("lora_alpha", 8)
     if type(alpha) not in (int, float) or not math.isfinite(alpha):
-        raise CheckpointError(f"{CONFIG}: lora_alpha is {str(alpha)[:40]}, expected a number")
+        raise CheckpointError(f"{CONFIG}: lora_alpha is {str(alpha)[:40]}, expected a finite number")
     stable = settings.get("use_rslora") is True
     return lambda rank: alpha / (math.sqrt(rank) if stable else rank)
 
@@ -108,7 +108,7 @@ def _merged(base: Tensors, adapter: Tensors, rename: Callable[[str], str], scale
     wrong = [name for name, sides in pairs.items() if not _fits(base.infos.get(name), sides, adapter)]
     if wrong or not pairs:
         raise CheckpointError(
-            "the adapter does not fit its base model; missing or of a wrong shape: "
+            "the adapter does not match its base model; these matrices are missing or have a wrong shape: "
             f"{listing(wrong) if wrong else 'all LoRA matrices'}"
         )
 
@@ -121,7 +121,7 @@ def _merged(base: Tensors, adapter: Tensors, rename: Callable[[str], str], scale
             tensor = (tensor.float() + above @ below * scale(below.shape[0])).to(tensor.dtype)
         return tensor
 
-    return Tensors(infos, read, notes=(f"a LoRA adapter is merged into {len(pairs)} matrices",))
+    return Tensors(infos, read, notes=(f"a LoRA adapter was merged into {len(pairs)} weight matrices",))
 
 
 def _fits(weight: Info | None, sides: dict[str, str], adapter: Tensors) -> bool:

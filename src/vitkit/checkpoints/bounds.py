@@ -64,7 +64,7 @@ def check_sizes(image_size: tuple[int, int], processor: Processor) -> None:
     if not all(abs(value) <= MAX_VALUE for value in values) or min(map(abs, processor.std)) < MIN_STD:
         raise CheckpointError(
             f"preprocessor_config.json: mean {processor.mean}, std {processor.std} or rescale {processor.rescale} "
-            "is out of range; correct the file"
+            "is out of range; correct these values"
         )
 
 

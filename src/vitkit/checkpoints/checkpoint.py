@@ -21,7 +21,7 @@ def listing(names: list[str], limit: int = 8) -> str:
 
 
 def _shown(name: str) -> str:
-    """Returns a name from an untrusted file, quoted and truncated if it is unprintable or too long."""
+    """Returns a name from an untrusted file. A name that is unprintable or too long is quoted and truncated."""
     return name if name.isprintable() and len(name) <= 160 else repr(name[:160])
 
 

@@ -17,7 +17,7 @@ UNSUPPORTED_FAMILIES: tuple[tuple[str, str], ...] = (
     (r"conv_root[/.]|patch_embed\.backbone\.", "a hybrid of a ResNet and a ViT"),
     (r"dist_token|distillation_token|head_dist\.", "a distilled DeiT, with a distillation token"),
     (r"relative_position_(bias|index)|\.q_bias|rel_pos", "a BEiT or another ViT with relative positions"),
-    (r"weights_in\.|mlp\.gate_proj|\.w1\.|fc1_g\.", "a ViT with a gated MLP of another layout (EVA)"),
+    (r"weights_in\.|mlp\.gate_proj|\.w1\.|fc1_g\.", "a ViT with a gated MLP (EVA)"),
     (r"rope_embed|rope_embeddings|\.rope\.", "a ViT with rotary positions (DINOv3, EVA)"),
     (r"MixerBlock|mlp_tokens|token_mixing", "an MLP-Mixer"),
     (r"norm_pre\.|pre_layrnorm|ln_pre|^visual\.|text_model\.", "a CLIP model, with a norm before its blocks"),
@@ -48,7 +48,7 @@ class Detection:
 
 
 def detect_format(tensors: Tensors, config: Json | None, format_name: str | None) -> Detection:
-    """Returns the format that has names for the most tensors of the file.
+    """Returns the checkpoint format that leaves the fewest tensor names of the file unknown.
 
     `format_name` restricts the choice to formats with that target. Raises CheckpointError if no format matches; the
     message names the model family or some of the tensors.
@@ -80,7 +80,7 @@ def detect_format(tensors: Tensors, config: Json | None, format_name: str | None
 
 
 def canonical(tensors: Tensors, config: Json | None) -> tuple[Tensors, Callable[[str], str]]:
-    """Returns the model's tensors under the names of their format, and the function that renames them.
+    """Returns the model's tensors with the names of their format, and the function that maps file names to these names.
 
     Unlike `detect_format` it changes no values and keeps tensors that the format ignores.
     """
@@ -100,8 +100,8 @@ def canonical(tensors: Tensors, config: Json | None) -> tuple[Tensors, Callable[
 def _outside_error(detection: Detection) -> str:
     tree = detection.wrapper.rstrip("./")
     return (
-        f"{listing(list(detection.outside), 4)} next to the weights under '{detection.wrapper}' could change the "
-        f"output; to load only the weights under this name, pass FILE:{tree}"
+        f"the file has tensors outside '{detection.wrapper}' that could change the output: "
+        f"{listing(list(detection.outside), 4)}; to load only the weights in '{tree}', pass FILE:{tree}"
     )
 
 
@@ -135,8 +135,8 @@ def _as_stored(tensors: Tensors) -> Unwrapped:
 
 
 def _with_head(layout: Format, tensors: Tensors, inside: Tensors, found: Unwrapped) -> tuple[Tensors, tuple[str, ...]]:
-    """Adds a separate linear layer of the file to the model's tensors as the head.
-    Returns the tensors and the names of layers that cannot be added.
+    """Adds a linear layer that is stored outside the model to the model's tensors, as the head.
+    Returns the tensors, and the names of the tensors outside the model that could not be added.
     """
     if not found.head:
         return inside, found.outside

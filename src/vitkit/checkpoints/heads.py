@@ -69,10 +69,12 @@ def _check(config: Any, file: str) -> None:
     """Raises CheckpointError unless a head from a file can use the model's tokens after the final norm as input."""
     if not isinstance(config, vit.Config | dinov3.Config):
         family = models.family_of(config)
-        raise CheckpointError(f"{file}: heads from files need a ViT, hybrid, DINO, DINOv2 or DINOv3, not {family}")
+        raise CheckpointError(
+            f"{file}: a head from a file needs a ViT, hybrid, DINO, DINOv2 or DINOv3 model, not {family}"
+        )
     if isinstance(config, vit.Config) and (config.norm != "tokens" or config.pool == "map" or config.pre_logits):
         how = f"norm='{config.norm}', pool='{config.pool}', pre_logits={config.pre_logits}"
-        raise CheckpointError(f"{file}: heads from files read tokens after the final norm, but the model has {how}")
+        raise CheckpointError(f"{file}: a head from a file needs tokens after the final norm, but the model has {how}")
 
 
 def _stem(file: str, tensors: Tensors) -> str:
@@ -103,15 +105,16 @@ def _config(file: str, config: Any, width: int, overrides: Mapping[str, Any]) ->
         if rest or times not in POOL_BY_WIDTH:
             known = ", ".join(str(count * config.width) for count in POOL_BY_WIDTH)
             raise CheckpointError(
-                f"{file} has input width {width}; expected one of {known} for tokens of width {config.width}"
+                f"the head in {file} has input width {width}; expected one of {known}, because tokens have width "
+                f"{config.width}"
             )
         changes: dict[str, Any] = dict(zip(FIELDS, POOL_BY_WIDTH[times], strict=True))
         if not hasattr(config, "pool_blocks") and changes.pop("pool_blocks") != 1:
-            raise CheckpointError(f"{file} reads several blocks, which this model family does not support")
+            raise CheckpointError(f"the head in {file} reads several blocks, which this model family does not support")
         config = _replaced(file, config, changes)
     if _pooling.width(config) != width:
         raise CheckpointError(
-            f"{file} has input width {width}, but {_describe(config)} have width {_pooling.width(config)}"
+            f"the head in {file} has input width {width}, but {_describe(config)} have width {_pooling.width(config)}"
         )
     return config
 

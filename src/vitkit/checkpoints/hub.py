@@ -38,7 +38,7 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
         folder = _snapshot(name, revision, (*PATTERNS, *OLDER_PATTERNS))
         if not any(path.match(pattern) for path in folder.iterdir() for pattern in OLDER_PATTERNS):
             raise CheckpointError(
-                f"{name} has no model.safetensors, pytorch_model.bin or flax_model.msgpack on the Hub or in its cache; "
+                f"{name} has no model.safetensors, pytorch_model.bin or flax_model.msgpack on the Hub or in the cache; "
                 "to load another file, download it and pass its path"
             )
     return folder, folder.name

@@ -38,11 +38,11 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     except RecursionError:
-        raise CheckpointError(f"{name} has too many nested levels") from None
+        raise CheckpointError(f"{name} has too many levels of nested objects or lists") from None
     except ValueError as error:
-        raise CheckpointError(f"{name} is not JSON: {error}") from None
+        raise CheckpointError(f"{name} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{name} is not a JSON object")
+        raise CheckpointError(f"{name} does not contain a JSON object")
     return value
 
 
@@ -58,23 +58,23 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:
-            raise CheckpointError(f"the key {key[:80]!r} occurs twice in an object")
+            raise CheckpointError(f"the key {key[:80]!r} occurs twice in a JSON object")
         result[key] = value
     return result
 
 
 def _constant(text: str) -> NoReturn:
-    raise CheckpointError(f"{text} is not a JSON number")
+    raise CheckpointError(f"{text} is not a valid JSON value; numbers must be finite")
 
 
 def _int(text: str) -> int:
     if len(text) > MAX_DIGITS:
-        raise CheckpointError(f"a number has {len(text)} digits; the limit is {MAX_DIGITS}")
+        raise CheckpointError(f"an integer has {len(text)} digits; the limit is {MAX_DIGITS} digits")
     return int(text)
 
 
 def _float(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise CheckpointError(f"the number {text[:40]} is too large")
+        raise CheckpointError(f"the number {text[:40]} is too large for a float")
     return value

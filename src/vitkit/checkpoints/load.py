@@ -82,14 +82,14 @@ def load(
         return _with_head(checkpoint, heads.attach(checkpoint.model, Path(head).expanduser(), config or {}, dtype))
     if num_classes is not None:
         had = checkpoint.model.config.num_classes
-        note = f"head with {had} classes replaced with a zero head for {num_classes} classes"
+        note = f"head with {had} classes replaced with a zero-initialized head for {num_classes} classes"
         checkpoint.model.reset_head(num_classes)
         return _with_head(checkpoint, note, *[UNTRAINED] * bool(num_classes))
     return checkpoint
 
 
 def parse_channels(value: object) -> int:
-    """Returns a number of channels that is an integer or a string. Raises CheckpointError for other values."""
+    """Converts a number of channels, an integer or a string, to an integer. Raises CheckpointError if it is invalid."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
     if not _is_integer(number) or number < 1:
         raise CheckpointError(f"channels is {value!r}; it must be an integer of at least 1")
@@ -101,7 +101,7 @@ def _is_integer(value: object) -> TypeGuard[int]:
 
 
 def _size(value: object, name: str) -> tuple[int, int] | None:
-    """Returns (height, width) of a size that is one integer, a pair or None. Raises ValueError for other values."""
+    """Converts a size (an integer or a pair) to (height, width), and None to None. Raises ValueError if invalid."""
     if value is None:
         return None
     given: list[object] = list(value) if isinstance(value, tuple | list) else [value, value]
@@ -112,7 +112,7 @@ def _size(value: object, name: str) -> tuple[int, int] | None:
 
 
 def with_channels(checkpoint: Checkpoint, channels: int) -> Checkpoint:
-    """Adapts an RGB checkpoint to another number of channels. Raises CheckpointError for other checkpoints."""
+    """Adapts an RGB checkpoint to another number of channels. Raises CheckpointError if it is not RGB."""
     given, channels = checkpoint.model.config.channels, parse_channels(channels)
     if given == channels:
         return checkpoint
@@ -121,7 +121,7 @@ def with_channels(checkpoint: Checkpoint, channels: int) -> Checkpoint:
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     how = "summed over red, green and blue" if channels == 1 else f"repeated red, green, blue, ... times 3/{channels}"
-    note = f"input weights adapted from {given} to {channels} channels: {how}; mean and std of the pixels likewise"
+    note = f"input weights adapted from {given} to {channels} channels: {how}; mean and std are adapted likewise"
     origin = dataclasses.replace(checkpoint.origin, notes=(*checkpoint.origin.notes, note))
     return dataclasses.replace(checkpoint, processor=checkpoint.processor.with_channels(channels), origin=origin)
 
@@ -176,7 +176,8 @@ def assemble(
         meaning.rescale_head(model, dataclasses.replace(task, target_mean=(), target_std=()), task)
     model.config = dataclasses.replace(described.config, task=task)
     processor, extended = _processor(described)
-    named = (f"no class names in the file: ImageNet's for {len(labels)} classes",) if _named_by_size(described) else ()
+    imagenet = f"no class names in the file: using ImageNet's for {len(labels)} classes"
+    named = (imagenet,) if _named_by_size(described) else ()
     notes = tuple(map(printable, detected.notes + described.notes + named)) + extended
     config = model.config
     patch = None if patch_size == getattr(config, "patch_size", None) else patch_size
@@ -216,7 +217,7 @@ def _labels(described: Description, task: Task) -> tuple[str, ...]:
 
 
 def _named_by_size(described: Description) -> bool:
-    """Returns whether a checkpoint with ImageNet-21k's number of classes has no class names, or only placeholders."""
+    """Returns whether the number of classes is ImageNet-21k's and class names are missing or only placeholders."""
     labels = described.labels
     unnamed = labels is None or (len(labels) > 0 and all(PLACEHOLDER.fullmatch(label) for label in labels))
     return unnamed and described.config.num_classes in SUBSETS

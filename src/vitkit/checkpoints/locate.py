@@ -118,7 +118,9 @@ def _adapter(path: Path) -> Path | None:
 
 def _open_base(base: str) -> tuple[Tensors, Json | None]:
     if (path := Path(base).expanduser()).exists() and _adapter(path):
-        raise CheckpointError(f"{base} is an adapter itself; merge it into its base model with peft first")
+        raise CheckpointError(
+            f"the base model {base} is an adapter, too; merge it into its own base model with peft first"
+        )
     files = locate(base, None)
     return files.tensors, files.config
 
@@ -206,7 +208,7 @@ def _weights_in(folder: Path) -> Path:
 def _hint(folder: Path) -> str:
     """Returns the end of the error message for a folder without weights: what to load instead."""
     if (folder / "best" / WEIGHTS[0]).is_file():
-        return f"; {folder / 'best'} has"
+        return f"; pass {folder / 'best'}, which has weights"
     steps = {
         int(match[1]): path
         for path in folder.iterdir()
@@ -220,7 +222,7 @@ def _hint(folder: Path) -> str:
 
 
 def _subtree(tensors: Tensors, tree: str, separator: str) -> Tensors:
-    """Selects the tensors whose names contain the part `tree`. Raises CheckpointError unless one subtree matches."""
+    """Selects the tensors whose names contain the part `tree`. Raises CheckpointError unless exactly one matches."""
     inner = f"{separator}{tree}{separator}"
     names: dict[str, str] = {}
     prefixes: dict[str, None] = {}
@@ -232,10 +234,10 @@ def _subtree(tensors: Tensors, tree: str, separator: str) -> Tensors:
             prefixes[name[:start]] = None
     if not names:
         tops = sorted({separator.join(name.split(separator)[: 2 if separator == "/" else 1]) for name in tensors.infos})
-        raise CheckpointError(f"the archive has no subtree '{tree}'; it has {listing(tops)}")
+        raise CheckpointError(f"the file has no subtree '{tree}'; it has {listing(tops)}")
     if len(prefixes) > 1:
         paths = [prefix.rstrip(separator) for prefix in prefixes]
-        raise CheckpointError(f"the file has {len(paths)} subtrees '{tree}'; pass one of {listing(paths)}")
+        raise CheckpointError(f"the file has {len(paths)} subtrees named '{tree}'; pass one of {listing(paths)}")
     (prefix,) = prefixes
     inside = tensors.select({name.partition("\0")[2]: old for name, old in names.items()})
     roots = ("", *(root.removeprefix(prefix) for root in tensors.roots if root.startswith(prefix) and root != prefix))

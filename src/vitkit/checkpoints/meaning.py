@@ -49,7 +49,7 @@ def read(config: AnyConfig, file_config: Json | None, overrides: Mapping[str, An
     elif stored["problem_type"] != "regression" or _length(stored) not in (0, config.num_classes):
         removed = [stored.pop(name, None) for name in ("target_mean", "target_std")]
         if any(removed):
-            notes.append("the statistics of the targets in config.json belong to another head: ignoring them")
+            notes.append("ignored: target_mean and target_std in config.json, because they belong to another head")
     try:
         task = configs.from_dict(Task, stored | _parsed(overrides), where="task")
         task.check(config.num_classes)
@@ -74,13 +74,13 @@ def unsupported(config: AnyConfig, format_name: str) -> str | None:
     names = [field.name for field in fields(Task) if getattr(config.task, field.name) != field.default]
     shown = ", ".join(f"{name}={getattr(config.task, name)!r}" for name in names)
     return (
-        f"{format_name} cannot store what the outputs mean (task: {shown[:160]}); use to='huggingface', 'timm' or "
-        "'vitkit', or load the model with task.problem_type='single_label_classification' to accept the loss"
+        f"{format_name} cannot store the task of the model ({shown[:160]}); use to='huggingface', 'timm' or "
+        "'vitkit', or load the model with task.problem_type='single_label_classification' to discard the task"
     )
 
 
 def in_target_units(checkpoint: Checkpoint) -> Checkpoint:
-    """Returns a checkpoint whose regression head predicts targets in their own units. Other weights are not copied."""
+    """Returns a checkpoint whose regression head predicts targets in their original units. Other weights are shared."""
     task = checkpoint.model.config.task
     if not task.target_std:
         return checkpoint
@@ -128,7 +128,7 @@ def is_untrained(model: Backbone) -> bool:
 
 
 def _is_constant(head: nn.Linear, *, shift: bool) -> bool:
-    """Returns whether the outputs of a layer are zero or, with `shift`, all equal, apart from the bias."""
+    """Returns whether the weight of a layer is zero or, if `shift` is True, has equal rows."""
     weight = head.weight.detach()
     return bool((weight == (weight[:1] if shift else 0.0)).all())
 

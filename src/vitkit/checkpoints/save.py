@@ -95,5 +95,5 @@ def check_folder(target: Path, *, overwrite: bool) -> None:
         raise CheckpointError(f"{target} exists and is not empty; pass overwrite=True (--overwrite) to replace it")
     if inside and (not (target / "config.json").is_file() or any(path.is_dir() for path in inside)):
         raise CheckpointError(
-            f"{target} is not replaced, because it is not empty and is not a checkpoint folder; choose another folder"
+            f"{target} cannot be replaced: it is not empty and is not a checkpoint folder; choose another folder"
         )

@@ -96,7 +96,7 @@ class Rule:
         return tuple(map(_regex, self.theirs))
 
     def names(self, match: re.Match[str]) -> list[str]:
-        """Returns the format's names for one tensor. A regular expression match fills the placeholders."""
+        """Returns the format's tensor names, with the placeholders filled from a match of a regular expression."""
         return [_filled(pattern, match) for pattern in self.theirs]
 
 
@@ -180,7 +180,9 @@ class Table:
             rule, match = self._match(name)
             parts = rule.names(match)
             if missing := [part for part in parts if part not in tensors]:
-                raise CheckpointError(f"the file has the tensor {name}, but not {listing(missing)}")
+                raise CheckpointError(
+                    f"the file has the tensor {name}, but not {listing(missing)}, which is needed to convert it"
+                )
             ours = _filled(rule.ours, match)
             if ours not in result:
                 result[ours] = rule.transform.load([tensors[part] for part in parts]).contiguous()
@@ -230,11 +232,12 @@ def _problems(wanted: Mapping[str, Shape], tensors: Tensors) -> Iterable[str]:
     if extra := [name for name in tensors.infos if name not in wanted]:
         yield f"{_count(extra)} unknown: {listing(extra)}"
     present = [(name, shape, tensors.infos[name]) for name, shape in wanted.items() if name in tensors.infos]
-    if other := [f"{name} is {info.shape}, expected {shape}" for name, shape, info in present if info.shape != shape]:
-        yield f"{_count(other)} with a wrong shape: {listing(other)}"
+    differing = [each for each in present if each[2].shape != each[1]]
+    if other := [f"{name} has shape {info.shape}, expected {shape}" for name, shape, info in differing]:
+        yield f"{_count(other)} of a wrong shape: {listing(other)}"
     if unreadable := [f"{name} is {info.problem}" for name, _, info in present if info.problem]:
         yield f"{_count(unreadable)} not readable: {listing(unreadable)}"
-    if integers := [f"{name} is {info.dtype}" for name, _, info in present if not info.dtype.is_floating_point]:
+    if integers := [f"{name} has dtype {info.dtype}" for name, _, info in present if not info.dtype.is_floating_point]:
         yield f"{_count(integers)} not floating-point: {listing(integers)}"
 
 

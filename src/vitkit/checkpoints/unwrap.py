@@ -82,7 +82,7 @@ class Names:
         return [_name(name, roots) for name in self.tensors.infos]
 
     def applicable(self, ignored: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-        """Returns the entries of `ignored` whose third element is missing or matches a tensor name."""
+        """Returns the entries of `ignored` whose condition is met by a tensor name, or that have no condition."""
         return [each for each in ignored if len(each) < 3 or self._has(each[2])]
 
     def _has(self, pattern: str) -> bool:
@@ -103,7 +103,7 @@ class Names:
         return self._of(chosen, found[chosen], others, ignored)
 
     def _found(self, anchor: str) -> dict[tuple[str, str], str]:
-        """Returns the name prefixes of all copies of the model, by dict (root) and wrapper prefix."""
+        """Returns the full name prefix of each copy of the model, by the dict that contains it and its wrapper."""
         if anchor not in self.anchors:
             prefixed = re.compile(rf"(?P<wrapper>(?:.*?[./])??)(?:{anchor})")
             last = re.compile(rf"(?:{anchor})$")
@@ -114,7 +114,7 @@ class Names:
             }
         if len(found := self.anchors[anchor]) > MAX_COPIES:
             raise CheckpointError(
-                f"the file has {len(found):,} sets of weights; append the name of one of them, as in FILE:NAME"
+                f"the file has {len(found):,} sets of weights; append the name of one set to the path, as in FILE:NAME"
             )
         return found
 
@@ -204,7 +204,8 @@ def _chosen(copies: list[tuple[str, str]]) -> tuple[str, str]:
     if len(equal) > 1:
         names = ["".join(each).rstrip("./") for each in equal]
         raise CheckpointError(
-            f"the file has several sets of weights, {listing(names, 4)}; append the name of one: FILE:{names[0][:80]}"
+            f"the file has several sets of weights, {listing(names, 4)}; append the name of one set to the path, "
+            f"as in FILE:{names[0][:80]}"
         )
     return ranked[0]
 

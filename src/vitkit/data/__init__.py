@@ -148,7 +148,8 @@ class Relabelled(Source):
         self.regression = source.regression
         if self.regression and len(classes) != len(source.classes):
             raise ValueError(
-                f"the images have {len(source.classes)} targets; expected {len(classes)}: {', '.join(classes)}"
+                f"the images have {len(source.classes)} targets for regression; expected {len(classes)}: "
+                f"{', '.join(classes)}"
             )
 
     def __len__(self) -> int:
@@ -198,7 +199,7 @@ class Unlabelled(Source):
 
 
 def fitted(source: Source, classes: tuple[str, ...], *, name: str, regression: bool = False) -> Source:
-    """Returns the source with its labels mapped to `classes`. Raises ValueError that lists unknown classes."""
+    """Returns the source with its labels mapped to `classes`. Raises ValueError if classes are unknown."""
     check_kind(source, regression=regression, name=name)
     if source.classes == classes:
         return source

@@ -44,7 +44,7 @@ def imagenet21k_synsets(num_classes: int = 21843) -> tuple[str, ...]:
 
 
 def default_labels(num_classes: int, *, regression: bool = False) -> tuple[str, ...]:
-    """Returns ImageNet's class names if the number of classes matches, otherwise "class 0" or "target 0" etc."""
+    """Returns ImageNet's class names if the number matches, otherwise names such as "class 0" or "target 0"."""
     if regression:
         return tuple(f"target {index}" for index in range(num_classes))
     if num_classes == 1000:
@@ -67,7 +67,7 @@ def _rows21k(num_classes: int) -> list[tuple[str, str]]:
 
 
 def matched(source: Source, labels: tuple[str, ...], *, name: str, regression: bool = False) -> Source:
-    """Returns the source with its classes mapped to model labels. Raises ValueError that lists unmatched classes."""
+    """Returns the source with its classes mapped to model labels. Raises ValueError if a class has no match."""
     check_kind(source, regression=regression, name=name)
     if source.classes == labels:
         return source
@@ -104,14 +104,15 @@ def class_indices(classes: Sequence[str], labels: tuple[str, ...], *, name: str)
         each, indices = ambiguous[0]
         raise ValueError(
             f"the class '{each}' of '{name}' matches several labels of the model: {', '.join(map(str, indices))}; "
-            "rename it"
+            "rename the class"
         )
     result = tuple(indices[0] for indices in found)
     if len(set(result)) < len(result):
         repeated = next(index for index in result if result.count(index) > 1)
         same = [each for each, index in zip(classes, result, strict=True) if index == repeated]
         raise ValueError(
-            f"the classes {_listing(same)} of '{name}' match the same label of the model, '{labels[repeated]}'"
+            f"the classes {_listing(same)} of '{name}' match the same label of the model, '{labels[repeated]}'; "
+            "rename them"
         )
     return result
 

@@ -218,7 +218,7 @@ class _Training(Dataset[_Sample | TooManyUnreadable]):
             except ImageError as error:
                 failed.append(UnreadableImage(index, str(error)))
                 index = int(random.integers(len(self.source)))
-        return TooManyUnreadable(f"{MAX_TRIES} images in a row cannot be read; the last was {failed[-1]}")
+        return TooManyUnreadable(f"{MAX_TRIES} images in a row cannot be read; the last error is: {failed[-1]}")
 
 
 @dataclass(frozen=True)

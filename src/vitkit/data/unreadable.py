@@ -38,7 +38,7 @@ class Unreadable:
     errors: dict[int, str] = field(default_factory=dict)
 
     def add(self, images: Iterable[UnreadableImage]) -> None:
-        """Adds unreadable images, each of which is counted once. Raises TooManyUnreadable above the limit."""
+        """Adds unreadable images, each of which is counted once. Raises TooManyUnreadable if there are too many."""
         self.errors |= {each.index: each.reason for each in images}
         if self.errors:
             example = next(iter(self.errors.values()))

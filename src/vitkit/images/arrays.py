@@ -38,14 +38,14 @@ def find_channels(shape: tuple[int, ...], channels: Channels | None, is_torch: b
         if channels not in ends:
             raise ValueError(f'channels must be "first", "last" or None, got {channels!r}')
         if ends[channels] not in _MODES:
-            raise ValueError(f"shape {shape} has {ends[channels]} channels {channels}; expected 1, 2, 3 or 4")
+            raise ValueError(f"shape {shape} has {ends[channels]} channels ({channels} axis); expected 1, 2, 3 or 4")
         return channels
     order: tuple[Channels, Channels] = ("first", "last") if is_torch else ("last", "first")
     for counts in ((1, 3, 4), (2,)):
         for end in order:
             if ends[end] in counts:
                 return end
-    raise ValueError(f"shape {shape} has no channel axis; expected 1, 2, 3 or 4 channels first or last")
+    raise ValueError(f"shape {shape} has no channel axis; the first or last axis must have length 1, 2, 3 or 4")
 
 
 def _from_array(values: np.ndarray, channels: Channels | None, is_torch: bool, data_range: float | None) -> Image.Image:

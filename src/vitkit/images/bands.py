@@ -18,12 +18,12 @@ class Bands:
 
     def __init__(self, bands: Sequence[Image.Image]):
         if not bands or any(band.mode != "L" or band.size != bands[0].size for band in bands):
-            raise ValueError("Bands needs at least one image; all images must have mode L and the same size")
+            raise ValueError("Bands needs one image or more, all of mode L and of the same size")
         self.bands = tuple(bands)
 
     @classmethod
     def from_array(cls, pixels: UInt8[np.ndarray, "h w c"]) -> "Bands":
-        """Returns the image of an array whose channels are on the last axis."""
+        """Converts an array with the channels on the last axis to `Bands`."""
         return cls([Image.fromarray(np.ascontiguousarray(pixels[..., band])) for band in range(pixels.shape[-1])])
 
     @property

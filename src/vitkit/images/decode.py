@@ -34,10 +34,10 @@ from vitkit.images.samples import band_bytes
 
 
 class _Tiff(TiffImageFile):
-    """Pillow's TIFF decoder without its pixel limit, which only warns. `Limits` is checked before decoding."""
+    """Pillow's TIFF decoder without the warning for large images. `Limits` is checked before decoding."""
 
     def load_prepare(self) -> None:
-        """Allocates the image."""
+        """Allocates the image without checking the number of pixels."""
         if self._im is None:
             self.im = Image.core.new(self.mode, getattr(self, "_tile_size", self.size))
         ImageFile.ImageFile.load_prepare(self)
@@ -91,9 +91,11 @@ def _open(header: Header) -> ImageFile.ImageFile:
     except Exception:
         # Decoders raise many types of errors for broken files, with messages that contain addresses.
         code = "unsupported_format" if header.format in _MANY_LAYOUTS else "corrupt"
-        raise ImageError(code, f"the {header.format} decoder cannot read the file") from None
+        raise ImageError(code, f"the {header.format} decoder cannot read the file, which may be damaged") from None
     if image.size != (header.width, header.height):
-        raise ImageError("corrupt", "the header and the decoder report different image sizes")
+        raise ImageError(
+            "corrupt", f"the header and the decoder of the {header.format} file report different image sizes"
+        )
     return image
 
 
@@ -132,7 +134,7 @@ def _load(image: ImageFile.ImageFile, allow_truncated: bool) -> None:
         raise ImageError("too_large", "not enough memory to decode the image") from None
     except Exception as error:
         if not _is_truncation(error):
-            raise ImageError("corrupt", "the image data is damaged") from None
+            raise ImageError("corrupt", "the pixel data of the image is damaged") from None
         if not allow_truncated or not _load_decoded_rows(image):
             raise truncated() from None
 
@@ -255,7 +257,7 @@ def open_image(
 def decode_layers(
     header: Header, allow_truncated: bool, data_range: float | None
 ) -> tuple[Image.Image, Image.Image | None, Header]:
-    """Decodes a probed file. Returns the colors, alpha channel and completed header. Must run within `turn`."""
+    """Decodes a probed file. Returns the colors, alpha channel and completed header. Must be called within `turn`."""
     header = header if header.complete else _with_end_marker(header)
     return _fast_layers(header) or _layers(header, allow_truncated, data_range)
 
@@ -271,7 +273,7 @@ def colors_to_srgb(image: Image.Image, header: Header, profile: Profile) -> Imag
 
 
 def decode_plain(header: Header) -> Image.Image:
-    """Returns the image of a file as decoded by Pillow, without any conversion. Must run within `turn`."""
+    """Returns the image of a file as decoded by Pillow, without any conversion. Must be called within `turn`."""
     image = _open(header)
     _load(image, allow_truncated=False)
     return image

@@ -14,7 +14,7 @@ _Identity = tuple[int, int]  # of a folder, whatever its path: device and inode
 
 @dataclass(frozen=True)
 class Unlisted:
-    """A name that cannot be read as an image file, with the reason as an error. It takes the place of an image."""
+    """A path that cannot be read as an image file, with the reason as an error. Stands for an image in a list."""
 
     name: str
     error: ImageError
@@ -25,7 +25,7 @@ class Unlisted:
 
 @dataclass(frozen=True)
 class _Level:
-    """A folder that is being listed: its remaining entries and identity, and the folders already seen below a link."""
+    """A folder that is being listed: its remaining entries, its identity, and the folders already seen below a link."""
 
     entries: Iterator[str]
     identity: _Identity
@@ -59,7 +59,7 @@ def subfolders(folder: str) -> Iterator[str]:
 
 
 def unlisted(name: str, reason: str) -> Unlisted:
-    """Returns an `Unlisted` with the reason why the name cannot be read as an image file."""
+    """Returns an `Unlisted` for a path, with the reason why it cannot be read as an image file."""
     return Unlisted(name, ImageError("unreadable", reason))
 
 
@@ -78,7 +78,7 @@ def _entries(folder: str) -> Iterator[tuple[str, os.stat_result] | Unlisted]:
 
 
 def _look(path: str, levels: list[_Level]) -> tuple[str, os.stat_result] | Unlisted | None:
-    """Returns a path with its status, or None for a folder that was listed before. Starts to list a new folder."""
+    """Returns a path with its status, or None for a folder that was listed before. Adds new folders to `levels`."""
     try:
         status = os.stat(path)
     except OSError as error:

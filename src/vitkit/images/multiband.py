@@ -118,11 +118,11 @@ def _detect(start: bytes) -> None:
 
 def _check_channels(given: int, channels: int) -> None:
     if given != channels:
-        raise ImageError("unsupported_format", f"the image has {given} channels, but {channels} are expected")
+        raise ImageError("unsupported_format", f"the image has {given} channels; expected {channels}")
 
 
 def _with_alpha(image: Image.Image, alpha: Image.Image | None, channels: int, *, opaque: bool) -> Bands:
-    """Returns colors and alpha as bands. If `opaque` is true, images without alpha become opaque."""
+    """Returns colors and alpha as bands. If `opaque` is True, an image without alpha gets an opaque alpha."""
     gray = image.mode in ("1", "L")
     given = (1 if gray else 3) + (alpha is not None or opaque)
     mode = _WITH_ALPHA.get(channels)
@@ -198,7 +198,7 @@ def find_bands(shape: tuple[int, ...], channels: int, axis: Channels | None, *, 
     for end in order:
         if len(shape) == 3 and ends[end] == channels and axis in (None, end):
             return end
-    raise ValueError(f"the array has the shape {shape}, but {channels} channels first or last are expected")
+    raise ValueError(f"the array has the shape {shape}; expected {channels} channels on the first or last axis")
 
 
 def _bands_last(values: np.ndarray, channels: int, axis: Channels | None, *, is_torch: bool) -> np.ndarray:

@@ -34,7 +34,7 @@ def read(data: bytes, limits: Limits) -> np.ndarray:
     if len(shape) not in (2, 3):
         raise ImageError("unsupported_format", f"the array has {len(shape)} axes; an image has 2 or 3")
     if 0 in shape:
-        raise corrupt(f"the array has the empty shape {shape}")
+        raise corrupt(f"the array has the shape {shape}; no axis may be empty")
     values = math.prod(shape)
     if values > limits.max_pixels:
         raise ImageError(
@@ -49,15 +49,15 @@ def read(data: bytes, limits: Limits) -> np.ndarray:
 
 
 def _header(data: bytes) -> tuple[np.dtype, bool, tuple[int, ...], int]:
-    """Returns the dtype, whether the order is Fortran, the shape, and the position of the values in the file."""
+    """Returns the dtype, whether the array is in Fortran order, the shape, and the position of the values."""
     if len(data) < 12:
         raise truncated()
     if data[6] not in (1, 2, 3):
-        raise ImageError("unsupported_format", f"array files of version {data[6]} are not supported")
+        raise ImageError("unsupported_format", f".npy files of version {data[6]} are not supported")
     code, start = ("<H", 10) if data[6] == 1 else ("<I", 12)
     (length,) = struct.unpack_from(code, data, 8)
     if length > _MAX_HEADER:
-        raise corrupt(f"the header of the array has {length} bytes, more than the limit of {_MAX_HEADER}")
+        raise corrupt(f"the header of the .npy file has {length} bytes, more than the limit of {_MAX_HEADER}")
     if start + length > len(data):
         raise truncated()
     text = data[start : start + length].decode("latin-1")
@@ -70,7 +70,7 @@ def _header(data: bytes) -> tuple[np.dtype, bool, tuple[int, ...], int]:
         )
     sides = tuple(int(side) for side in shape[1].replace(",", " ").split())
     if max(sides, default=0) > _MAX_SIDE:
-        raise corrupt("the array has an axis of more than 10 digits")
+        raise corrupt("an axis of the array in the .npy file has a length of more than 10 digits")
     size = int(descr[3] or 0)
     if size not in _SIZES[descr[2]]:
         raise ImageError("unsupported_format", f"arrays of the type {descr[2]}{size} are not supported")

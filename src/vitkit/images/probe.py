@@ -50,7 +50,7 @@ def _is_tga(data: bytes) -> bool:
 
 
 def _unsupported_name(data: bytes) -> str | None:
-    """Returns the name of the unsupported image format of these first bytes, or None if it is unknown."""
+    """Returns the name of the unsupported image format that these first bytes belong to, or None if it is unknown."""
     # Before the other formats, because an uncompressed TGA file begins like a cursor.
     if _is_tga(data):
         return "TGA"
@@ -91,7 +91,7 @@ def detect_format(data: bytes) -> ModuleType:
 def check_bytes(size: int, limits: Limits) -> None:
     """Raises ImageError (too_large) if a file has more bytes than the limit."""
     if size > limits.max_bytes:
-        raise ImageError("too_large", f"the file is too large; the limit max_bytes is {limits.max_bytes} bytes")
+        raise ImageError("too_large", f"the image file is too large; the limit max_bytes is {limits.max_bytes} bytes")
 
 
 def probe(data: bytes, limits: Limits = DEFAULT_LIMITS, *, allow_truncated: bool = False) -> Header:

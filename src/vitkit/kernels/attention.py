@@ -107,7 +107,7 @@ def packed(
     routine = library.required("attention", "attention")
     if not supports_packed(qkv, num_heads):
         raise ValueError(
-            "the packed attention kernel needs a 3-d bfloat16 tensor on a CPU with a head width of 16, 32, ...; "
+            "the packed attention kernel needs a 3-d bfloat16 tensor on a CPU and a head width of 16, 32, 48, ...; "
             f"got {qkv.dtype} on {qkv.device}, shape {[*qkv.shape]}, num_heads={num_heads}"
         )
     qkv = qkv.contiguous()

@@ -45,7 +45,7 @@ def quantize(
             f"the quantize kernel needs a float32 or bfloat16 tensor on a CPU, not {x.dtype} on {x.device}"
         )
     if norm is not None and not supports_norm(norm, x.shape[-1]):
-        raise ValueError(f"the quantize kernel needs a LayerNorm over {x.shape[-1]} channels in float32, not {norm}")
+        raise ValueError(f"the quantize kernel needs a float32 LayerNorm over {x.shape[-1]} channels, not {norm}")
     x = x.contiguous()
     out = torch.empty(x.shape, dtype=torch.uint8)
     width = x.shape[-1]

@@ -48,8 +48,8 @@ def resize(
     inside = 0 <= top < top + rows <= to[0] and 0 <= left < left + columns <= to[1]
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or not inside:
         raise ValueError(
-            f"the resize kernel needs uint8 RGB pixels and a window inside the resized image, "
-            f"not {pixels.dtype} {pixels.shape} resized to {to} and the window {window}"
+            f"the resize kernel needs uint8 RGB pixels and a window inside the resized image; "
+            f"got dtype {pixels.dtype}, shape {pixels.shape}, resized size {to} and window {window}"
         )
     pixels = np.ascontiguousarray(pixels)
     out = np.empty((rows, columns, 3), np.uint8)

@@ -38,7 +38,7 @@ class RelativeLineAttention(nn.Module):
 
     @property
     def length(self) -> int:
-        """Length of rows or columns for which the table of relative positions is not interpolated."""
+        """Length of the rows or columns for which the table of relative positions needs no interpolation."""
         return (self.relative.shape[1] + 1) // 2
 
     def resize(self, length: int) -> None:
@@ -46,7 +46,7 @@ class RelativeLineAttention(nn.Module):
         self.relative = nn.Parameter(self.interpolated(length).detach().clone())
 
     def forward(self, x: Float[Tensor, "b c n"]) -> Float[Tensor, "b c n"]:
-        """Returns the rows or columns after attention."""
+        """Returns the features of the rows or columns after attention."""
         q, k, v = rearrange(self.norm_qkv(self.qkv(x)), "b (h k) n -> b h k n", h=self.num_heads).split(
             self.parts, dim=2
         )
@@ -70,7 +70,7 @@ class RelativeLineAttention(nn.Module):
         return resize_positions(self.relative.T, *sizes, "bilinear_corners").T
 
     def relative_to(self, length: int) -> Float[Tensor, "k n n"]:
-        """Returns the relative position vector of each pair of positions (i, j): the table column of i - j."""
+        """Returns the relative position vector of each pair of positions (i, j), which depends on i - j."""
         table = self.interpolated(length)
         position = torch.arange(length, device=table.device)
         return table[:, position[:, None] - position[None, :] + length - 1]

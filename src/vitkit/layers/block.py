@@ -29,7 +29,7 @@ class DropPath(nn.Module):
     def forward(
         self, x: Float[Tensor, "b ..."], lengths: Int[Tensor, " images"] | None = None
     ) -> Float[Tensor, "b ..."]:
-        """Zeroes samples with probability `rate` and scales the remaining ones. In evaluation mode, returns `x`.
+        """Zeroes samples with probability `rate` and scales the others. In evaluation mode, returns `x` unchanged.
 
         `lengths` are the numbers of tokens per image of a packed sequence (`layers.packing`).
         """
@@ -142,7 +142,7 @@ def run_blocks(
     class_tokens: list[Tensor] | None = None,
     taps: Taps | None = None,
 ) -> Float[Tensor, "b m d"]:
-    """Runs tokens through all blocks. Each block gets its entry of `positions`.
+    """Runs tokens through all blocks. Each block gets its own positional input from `positions`.
 
     `positions` has one entry per block. The blocks of this package return as many tokens as they get; blocks made for
     inference may return fewer. If `class_tokens` is a list, the first token (b, d) after each block is appended to it.

@@ -26,7 +26,9 @@ def as_input(
     if images.shape[1] != channels:
         raise ValueError(f"the model takes images with {channels} channels, but these have {images.shape[1]}")
     if not images.is_floating_point():
-        raise ValueError(f"images must be normalized floats, got {images.dtype}; preprocess them with the processor")
+        raise ValueError(
+            f"images must be normalized floating-point tensors, got {images.dtype}; preprocess them with the processor"
+        )
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.dtype == images.dtype:
         return images

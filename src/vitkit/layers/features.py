@@ -35,7 +35,7 @@ class Features:
 
     @property
     def special(self) -> Float[Tensor, "b s d"]:
-        """The special tokens, possibly none."""
+        """The special tokens, or an empty tensor if there are none."""
         return self.tokens[:, : self.num_special]
 
     @property
@@ -53,7 +53,7 @@ class Features:
         return replace(self, tokens=tokens)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Features":
-        """Returns new features after applying `change`, such as a copy or a slice of the batch, to every tensor."""
+        """Returns features in which every tensor is replaced with `change(tensor)`, such as a slice of the batch."""
         changed = {name: change(getattr(self, name)) for name in self._tensors()}
         return replace(self, **changed, taps=tuple(change(tap) for tap in self.taps))
 
@@ -66,7 +66,7 @@ class Features:
         return replace(first, **joined, taps=tuple(torch.cat(tap) for tap in taps))
 
     def _tensors(self) -> list[str]:
-        """Returns the names of the fields that are tensors, which have one row per image."""
+        """Returns the names of the fields that are tensors. Their first axis is the batch."""
         return [field.name for field in fields(self) if isinstance(getattr(self, field.name), Tensor)]
 
 

@@ -110,6 +110,6 @@ class PatchEmbed(nn.Module):
         rows, columns = height // size[0], width // size[1]
         if rows == 0 or columns == 0:
             patch = f"{size[0]}x{size[1]}"
-            what = "an image" if isinstance(self.backbone, nn.Identity) else "a backbone map"
+            what = "an image" if isinstance(self.backbone, nn.Identity) else "a feature map"
             raise ValueError(f"{what} of {height}x{width} pixels is smaller than one patch of {patch}")
         return rows, columns

@@ -80,7 +80,7 @@ class MaxPoolSame(nn.Module):
         self.stride = stride
 
     def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b c new_rows new_columns"]:
-        """Returns the pooled map."""
+        """Returns the feature map after max-pooling."""
         return F.max_pool2d(pad_same(x, self.kernel, self.stride, value=-math.inf), self.kernel, self.stride)
 
 

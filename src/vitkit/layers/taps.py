@@ -78,10 +78,12 @@ class Taps:
 def make_taps(
     blocks: Blocks | None, depth: int, final_norm: Callable[[int, Tensor], Tensor], **options: Unpack[TapOptions]
 ) -> Taps | None:
-    """Returns `Taps` for one forward pass, or None if `blocks` is None. Options without blocks raise ValueError."""
+    """Returns `Taps` for one forward pass, or None if `blocks` is None. Raises ValueError if only options are given."""
     if blocks is None:
         if options:
-            raise ValueError(f"{' and '.join(options)} needs blocks, such as blocks=(2, 5) or blocks=4 for the last 4")
+            raise ValueError(
+                f"{' and '.join(options)} needs the option blocks, such as blocks=(2, 5), or blocks=4 for the last 4"
+            )
         return None
     return Taps(blocks, depth, final_norm, **options)
 
@@ -89,7 +91,9 @@ def make_taps(
 def block_indices(blocks: Blocks, depth: int) -> tuple[int, ...]:
     """Returns the indices (0 to depth - 1) of chosen blocks. Raises ValueError if a block does not exist."""
     if not depth:
-        raise ValueError("this model does not return the outputs of blocks; if it is exported, load its checkpoint")
+        raise ValueError(
+            "this model does not return the outputs of blocks; if it is an exported model, load its original checkpoint"
+        )
     if isinstance(blocks, int):
         if not 1 <= blocks <= depth:
             raise ValueError(
@@ -98,7 +102,7 @@ def block_indices(blocks: Blocks, depth: int) -> tuple[int, ...]:
         return tuple(range(depth - blocks, depth))
     indices = tuple(int(block) for block in blocks)
     if not indices:
-        raise ValueError("blocks is empty; pass the indices of blocks, or a number of last blocks")
+        raise ValueError("blocks is empty; pass the indices of blocks, or how many of the last blocks to use")
     for index in indices:
         if not -depth <= index < depth:
             last = depth - 1

@@ -106,11 +106,11 @@ class Backbone(nn.Module, ABC):
         """Initializes the buffers that are not in the state dict. `init_weights` calls this method, too."""
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
-        """Returns `logits(features(images))`."""
+        """Returns the logits of the images: `logits(features(images))`."""
         return self.logits(self.features(images))
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """Returns the logits of features. For a model without classes, returns their representation."""
+        """Returns the logits for `features`, or the input of the head if the model has no classes."""
         return self.head(self.represent(features))
 
     def resize(self, image_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None) -> None:
@@ -171,7 +171,7 @@ class Backbone(nn.Module, ABC):
 
 
 class TokenBackbone(Backbone):
-    """Base class of models with encoder blocks over tokens. `embed` and `encode` are separate to allow masking."""
+    """Base class of models with encoder blocks over tokens. Tokens can be masked between `embed` and `encode`."""
 
     patch_embed: PatchEmbed
     norm: nn.Module
@@ -207,7 +207,7 @@ class TokenBackbone(Backbone):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns `encode(embed(images))`, with the outputs of the chosen `blocks` in `Features.taps`."""
+        """Returns `encode(embed(images))`. `Features.taps` contains the outputs of the chosen `blocks`."""
         taps = make_taps(blocks, self.num_taps, lambda _, tokens: self.norm(tokens), **options)
         embedded = self.embed(images)
         return self.encode(embedded) if taps is None else taps.attach(self.encode(embedded, taps))
@@ -275,6 +275,6 @@ def to_dict(config: Dataclass) -> JsonDict:
 def from_dict(data: Json) -> AnyConfig:
     """Converts the output of `to_dict` back to a model config. Raises ValueError if it is invalid."""
     if not isinstance(data.get("family"), str):
-        raise ValueError("the model config has no field 'family', which names the model family")
+        raise ValueError("the model config has no key 'family', which names the model family")
     rest = {key: value for key, value in data.items() if key != "family"}
     return configs.from_dict(family(data["family"]).Config, rest)

@@ -10,7 +10,7 @@ from vitkit.config import AnyConfig
 
 
 def check(config: AnyConfig) -> None:
-    """Raises ValueError if the pooling of a config needs tokens that the model lacks, or does not fit the norm."""
+    """Raises ValueError if the pooling of a config needs tokens that the model lacks, or conflicts with `norm`."""
     pool, norm, read = config.pool, config.norm, config.pool_blocks
     if "token" in pool and not config.class_token:
         raise ValueError(f"pool='{pool}' reads the class token, but class_token is False; use pool='gap' or 'map'")
@@ -29,7 +29,7 @@ def width(config: AnyConfig) -> int:
 
 
 def blocks(config: AnyConfig) -> int:
-    """Returns the number of last blocks whose class tokens are the input of the head (1 by default)."""
+    """Returns how many of the last blocks provide class tokens for the head (1 by default)."""
     return getattr(config, "pool_blocks", 1)
 
 

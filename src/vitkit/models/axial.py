@@ -34,7 +34,7 @@ from vitkit.task import SINGLE_LABEL, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of an Axial-ViT. Image size and patch size are (height, width) in pixels.
+    """Config of an Axial-ViT model. Image size and patch size are (height, width) in pixels.
 
     `depth` is the number of pairs of a row block and a column block, as the depth of the corresponding plain ViT.
     `position` is a trainable table with one row per patch (`learned`), two trainable tables of half the width for rows

@@ -33,7 +33,7 @@ EXPANSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of an AxialResNet. `image_size` is (height, width) in pixels.
+    """Config of an AxialResNet model. `image_size` is (height, width) in pixels.
 
     The tables of relative positions fit images of that size and are interpolated for other sizes. `depths` are the
     numbers of bottlenecks per stage, `stem_width` is 64 times the width factor: S 0.5, M 0.75, L 1.
@@ -70,13 +70,13 @@ class Config:
         return self.map_size(len(self.depths) - 1)
 
     def map_size(self, stage: int) -> tuple[int, int]:
-        """Returns the rows and columns of a stage's output map. Stages count from 0. Every halving rounds up."""
+        """Returns the rows and columns of the output map of a stage, counted from 0. Every halving rounds up."""
         stride = 4 * 2**stage
         return -(-self.image_size[0] // stride), -(-self.image_size[1] // stride)
 
 
 def plain_conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Returns a convolution without bias, with a padding of `kernel // 2` on every side."""
+    """Returns a convolution layer without bias, with a padding of `kernel // 2` on every side."""
     return nn.Conv2d(in_width, out_width, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 

@@ -37,7 +37,7 @@ from vitkit.task import SINGLE_LABEL, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a BEiT. Image size and patch size are (height, width) in pixels.
+    """Config of a BEiT model. Image size and patch size are (height, width) in pixels.
 
     `relative` is one table of relative position biases per block, one table shared by all blocks, or none. `position`
     is an additional absolute position table, which one published model has. With `pool="gap"` the final norm follows

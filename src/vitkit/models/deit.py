@@ -33,7 +33,7 @@ from vitkit.task import SINGLE_LABEL, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a distilled DeiT. Image size and patch size are (height, width) in pixels.
+    """Config of a distilled DeiT model. Image size and patch size are (height, width) in pixels.
 
     The position table has a row for every token. `num_classes` 0 means no heads.
     """

@@ -28,7 +28,7 @@ from vitkit.task import SINGLE_LABEL, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a DINOv3. Image size and patch size are (height, width) in pixels.
+    """Config of a DINOv3 model. Image size and patch size are (height, width) in pixels.
 
     `qkv_bias` is a bias of query and value; the original masks the key bias, so it is left out here. `rotary_base` is
     the base of the periods (`layers.rotary_periods`). `rotary_rescale` is the maximum factor by which training randomly

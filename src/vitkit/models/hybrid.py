@@ -26,7 +26,7 @@ from vitkit.models import vit
 
 @dataclass(frozen=True, kw_only=True)
 class Config(vit.Config):
-    """Config of a hybrid ViT: the fields of a plain ViT, and those of the ResNet before it.
+    """Config of a hybrid ViT: the fields of a plain ViT, and the fields of its ResNet.
 
     `patch_size` is the size of a token in pixels: the ResNet's stride times the patch on its feature map. `depths` are
     the numbers of bottlenecks per stage: (3, 4, 6, 3) is a ResNet-50 with stride 32. For stride 16 the paper leaves out

@@ -59,7 +59,9 @@ class MAEDecoder(nn.Module):
         """
         grid = grid or self.grid
         if restore.shape[1] != math.prod(grid):
-            raise ValueError(f"restore has {restore.shape[1]} patches, which do not fit a grid of {grid[0]}x{grid[1]}")
+            raise ValueError(
+                f"restore has {restore.shape[1]} indices, but the grid {grid} has {math.prod(grid)} patches"
+            )
         x = self.decoder_embed(tokens)
         masked = self.mask_token.expand(x.shape[0], restore.shape[1] + 1 - x.shape[1], -1)
         patches = torch.cat([x[:, 1:], masked.to(x.dtype)], dim=1)

@@ -191,7 +191,7 @@ class _Parser:
         name = function.name if isinstance(function, Global) else "an object"
         if ATTACKS.fullmatch(name):
             raise CheckpointError(
-                f"unpickling the file would call {name[:60]}, which can run code; vitkit does not run it: "
+                f"unpickling the file would call {name[:60]}, which can run code; vitkit does not call it: "
                 "do not trust this file"
             )
         values = arguments if isinstance(arguments, tuple) else ()
@@ -246,7 +246,8 @@ class _Parser:
 
 def _extension(parser: _Parser) -> None:
     raise CheckpointError(
-        "the pickle in the file uses extension codes or out-of-band buffers; save the state_dict with torch.save"
+        "the pickle in the file uses extension codes or out-of-band buffers, which are not supported; "
+        "save the state_dict with torch.save"
     )
 
 

@@ -37,7 +37,7 @@ OTHER_KINDS = {
     "nested_tensor": "nested",
     "qtensor": "quantized",
     "meta_tensor_no_storage": "without values",
-    "wrapper_subclass": "sharded or of another class",
+    "wrapper_subclass": "sharded or of a tensor subclass",
     "device_tensor_from_numpy": "of another device",
     "device_tensor_from_cpu_tensor": "of another device",
 }
@@ -72,7 +72,7 @@ class StoredTensor:
     def read(self, values: Callable[[Storage], Tensor]) -> Tensor:
         """Returns the tensor as a view of its storage. `values` is a function that reads the bytes of a storage."""
         if self.storage is None or self.problem:
-            raise CheckpointError(f"a tensor is {self.problem}")
+            raise CheckpointError(f"a tensor in the file cannot be read: it is {self.problem}")
         flat = values(self.storage).view(self.dtype)
         return flat.as_strided(self.shape, self.strides, self.offset + self.storage.start)
 
@@ -81,7 +81,8 @@ def storage_of(identity: Any) -> Storage:
     """Returns the storage of a persistent id in torch's format: ("storage", class, key, device, size[, view])."""
     if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
         raise CheckpointError(
-            "the pickle in the file refers to data that torch.save does not write; save the state_dict with torch.save"
+            "the pickle in the file has a persistent id in another format than that of torch.save; "
+            "save the state_dict with torch.save"
         )
     kind, key, _, numel = identity[1:5]
     name = kind.name.rpartition(".")[2] if isinstance(kind, Global) else ""
@@ -90,7 +91,7 @@ def storage_of(identity: Any) -> Storage:
         start = identity[5][1]
     if name not in STORAGES or not isinstance(key, str) or not _natural(numel) or not _natural(start):
         raise CheckpointError(
-            f"the file has a storage of the unsupported class {name[:60]!r}; save floating-point tensors"
+            f"the file has a storage of the unsupported class {name[:60]!r}; convert the tensors to float32"
         )
     return Storage(key, STORAGES[name], numel, start)
 
@@ -135,12 +136,12 @@ def _problem(
 ) -> str:
     """Returns the reason why a tensor does not fit its storage, or "" if it fits."""
     if len(shape) > MAX_AXES:
-        return f"of {len(shape)} axes"
+        return f"a tensor with {len(shape)} axes; the limit is {MAX_AXES}"
     stored = storage.numel * storage.dtype.itemsize
     needed = math.prod(shape) * dtype.itemsize
     # A stride of zero gives a huge shape from a single value; copying it would fill the memory.
     if needed > stored:
-        return f"of shape {_shown(shape)}, but its storage has only {stored:,} bytes"
+        return f"a tensor of shape {_shown(shape)}, but its storage has only {stored:,} bytes"
     last = sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True)) if 0 not in shape else -1
     if (storage.start + offset + last + 1) * dtype.itemsize > stored + storage.start * storage.dtype.itemsize:
         return "not completely inside its storage"

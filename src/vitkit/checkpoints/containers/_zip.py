@@ -36,7 +36,8 @@ def check_directory(path: Path, kind: str) -> None:
                 entries, length = struct.unpack_from("<QQ", record, 32)
     if entries > MAX_MEMBERS or length > MAX_DIRECTORY:
         raise CheckpointError(
-            f"the archive has {entries:,} members in a directory of {length:,} bytes, which is too many"
+            f"the zip archive has {entries:,} members in a directory of {length:,} bytes; "
+            f"the limits are {MAX_MEMBERS:,} members and {MAX_DIRECTORY:,} bytes"
         )
 
 
@@ -52,12 +53,12 @@ def damaged_archives() -> Iterator[None]:
     except CheckpointError:
         raise
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"the archive is damaged ({str(error)[:120]}); download or copy it again") from None
+        raise CheckpointError(f"the zip archive is damaged ({str(error)[:120]}); download or copy it again") from None
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         raise CheckpointError(
-            "the archive is damaged (an offset is outside the file); download or copy it again"
+            "the zip archive is damaged (an offset is outside the file); download or copy it again"
         ) from None
 
 

@@ -64,22 +64,24 @@ class _Reader:
         self.data, self.position, self.end, self.count = data, position, end, 0
 
     def span(self, length: int) -> slice:
-        """Returns the (start, end) position of the next bytes and moves to the end."""
+        """Returns the range of the next `length` bytes as a slice, and moves to its end."""
         start = self.position
         if length > self.end - start:
-            raise CheckpointError("the file is truncated or damaged; download or copy the file again")
+            raise CheckpointError("the MessagePack file is truncated or damaged; download or copy the file again")
         self.position += length
         return slice(start, self.position)
 
     def number(self, length: int) -> int:
-        """Returns an unsigned big-endian integer."""
+        """Reads an unsigned big-endian integer of `length` bytes."""
         return int.from_bytes(self.data[self.span(length)], "big")
 
     def value(self, depth: int = 0) -> Any:
-        """Returns the next value: a map as a list of pairs, a list as a tuple, and bytes as a (start, end) position."""
+        """Returns the next value: a map as a list of pairs, a list as a tuple, and bytes as a slice of the file."""
         self.count += 1
         if self.count > MAX_VALUES or depth > MAX_DEPTH:
-            raise CheckpointError("the file has too many or too deeply nested values for model parameters")
+            raise CheckpointError(
+                "the MessagePack file has too many values or nested levels; expected the parameters of a model"
+            )
         code = self.number(1)
         if code < 0x80 or code >= 0xE0:
             return code if code < 0x80 else code - 256
@@ -109,7 +111,7 @@ class _Reader:
 
     def _counted(self, length: int) -> range:
         if length > self.end - self.position:  # every value takes a byte
-            raise CheckpointError("the file is truncated or damaged; download or copy the file again")
+            raise CheckpointError("the MessagePack file is truncated or damaged; download or copy the file again")
         return range(length)
 
     def _scalar(self, code: int, length: int) -> int | None:
@@ -123,7 +125,7 @@ class _Reader:
         parts = inside.value(depth + 1)
         self.count += inside.count
         if not isinstance(parts, tuple) or len(parts) != 3:
-            raise CheckpointError("an array in the file is damaged; download or copy the file again")
+            raise CheckpointError("an array in the MessagePack file is damaged; download or copy the file again")
         return _Array(*parts)
 
 
@@ -133,20 +135,26 @@ class _Array:
     def __init__(self, shape: Any, dtype: Any, span: Any):
         sides = shape if isinstance(shape, tuple) else ()
         if not isinstance(span, slice) or not isinstance(dtype, str) or dtype not in DTYPES or len(sides) > MAX_AXES:
-            raise CheckpointError(f"an array in the file is damaged or has an unsupported dtype, {str(dtype)[:40]!r}")
+            raise CheckpointError(
+                f"an array in the MessagePack file is damaged or has an unsupported dtype: {str(dtype)[:40]!r}"
+            )
         if not all(type(side) is int and side >= 0 for side in sides):
-            raise CheckpointError("an array in the file has an invalid shape; download or copy the file again")
+            raise CheckpointError(
+                "an array in the MessagePack file has an invalid shape; download or copy the file again"
+            )
         self.shape, self.dtype, self.start = sides, DTYPES[dtype], span.start
         if math.prod(sides) * self.dtype.itemsize != span.stop - span.start:
-            raise CheckpointError("the shape of an array in the file does not match its bytes; copy the file again")
+            raise CheckpointError(
+                "an array in the MessagePack file has more or fewer bytes than its shape needs; copy the file again"
+            )
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens a file with nested maps of arrays. The keys are joined with dots to tensor names."""
+    """Opens a MessagePack file with nested maps of arrays. The keys are joined with dots to tensor names."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         arrays = dict(_flatten(_Reader(data, 0, len(data)).value(), ""))
     if not arrays:
-        raise CheckpointError("the file contains no arrays; pass the file with the model's parameters")
+        raise CheckpointError("the MessagePack file contains no arrays; pass the file with the model's parameters")
     order = {name: _axes(name, len(array.shape)) for name, array in arrays.items()}
     infos: dict[str, Info] = {}
     names: dict[str, str] = {}
@@ -180,7 +188,7 @@ def _flatten(value: Any, prefix: str) -> list[tuple[str, _Array]]:
         return []
     if any(key == "__msgpack_chunked_array__" for key, _ in value):
         raise CheckpointError(
-            "the file has an array of over 1 GB, stored in chunks, which vitkit does not support; save it as .npz"
+            "the MessagePack file has an array of over 1 GB in chunks, which vitkit does not support; save it as .npz"
         )
     found: list[tuple[str, _Array]] = []
     for key, item in value:

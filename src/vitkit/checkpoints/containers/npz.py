@@ -43,7 +43,7 @@ Header = tuple[tuple[int, ...], bool, np.dtype]
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens an archive. The suffix `.npy` of the members is removed from the tensor names."""
+    """Opens an `.npz` archive. The suffix `.npy` of the members is removed from the tensor names."""
     members = _members(path)
     infos: dict[str, Info] = {}
     with damaged_archives(), zipfile.ZipFile(path) as archive:
@@ -55,7 +55,7 @@ def open_file(path: Path) -> Tensors:
 
 
 def write_npz(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors as arrays of the same dtype. bfloat16 tensors are converted to float32."""
+    """Writes an `.npz` archive of tensors. Their dtypes are kept, except that bfloat16 becomes float32."""
     arrays = {
         name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
         for name, tensor in tensors.items()
@@ -75,14 +75,14 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
     for member in found:
         name = member.filename.removesuffix(".npy")
         if not member.filename.endswith(".npy") or name.startswith("/") or ".." in name.split("/") or "\\" in name:
-            raise CheckpointError(f"archive member {member.filename[:80]!r} is not a .npy array")
+            raise CheckpointError(f"the .npz archive contains {member.filename[:80]!r}, which is not a .npy array")
         if name in members:
             raise CheckpointError(
-                f"the archive has several arrays named {name[:80]!r}; save each array under its own name"
+                f"the .npz archive has several arrays named {name[:80]!r}; save each array under its own name"
             )
         if member.compress_type not in STORED_OR_DEFLATED or member.flag_bits & 1:
             raise CheckpointError(
-                f"{name[:80]!r} is encrypted or uses an unsupported compression; save it with numpy.savez"
+                f"the array {name[:80]!r} is encrypted or uses an unsupported compression; save it with numpy.savez"
             )
         members[name] = member
     size = path.stat().st_size
@@ -98,24 +98,25 @@ def _header(file: IO[bytes], name: str, size: int) -> Header:
             version = npy.read_magic(file)
             readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
             if version not in readers:
-                raise ValueError(f"version {version} of the array format")
+                raise ValueError(f"version {version} of the .npy format is not supported")
             shape, fortran, dtype = readers[version](file)
     except (*HEADER_ERRORS, tokenize.TokenError):
         raise CheckpointError(
-            f"{name[:80]!r} has no valid header of a numpy array; download or copy the file again"
+            f"the array {name[:80]!r} has an invalid .npy header; download or copy the file again"
         ) from None
     if dtype.hasobject:
         raise CheckpointError(
-            f"{name[:80]!r} is an array of pickled Python objects, which is not supported because it can run code"
+            f"{name[:80]!r} is an array of pickled Python objects, which is not supported: unpickling can run code"
         )
     if dtype.str[1:] not in DTYPES:
-        raise CheckpointError(f"{name[:80]!r} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
+        raise CheckpointError(f"the array {name[:80]!r} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
     if any(type(side) is not int or side < 0 for side in shape) or len(shape) > 8:
-        raise CheckpointError(f"{name[:80]!r} has the invalid shape {str(shape)[:80]}")
+        raise CheckpointError(f"the array {name[:80]!r} has the invalid shape {str(shape)[:80]}")
     declared = math.prod(shape) * dtype.itemsize
     if declared != size - file.tell():
         raise CheckpointError(
-            f"{name[:80]!r} of dtype {dtype} and shape {shape} needs {declared:,} bytes, but has {size - file.tell():,}"
+            f"the array {name[:80]!r} of dtype {dtype} and shape {shape} needs {declared:,} bytes, "
+            f"but the archive has {size - file.tell():,}"
         )
     return shape, fortran, dtype
 
@@ -126,7 +127,9 @@ def _read(path: Path, member: zipfile.ZipInfo, name: str) -> Tensor:
         buffer = bytearray(math.prod(shape) * dtype.itemsize)
         filled = _fill(file, buffer)
         if filled != len(buffer):
-            raise CheckpointError(f"{path.name}: {name!r} is truncated after {filled:,} of {len(buffer):,} bytes")
+            raise CheckpointError(
+                f"{path.name}: the array {name!r} is truncated after {filled:,} of {len(buffer):,} bytes"
+            )
         file.read(1)  # reading to the end verifies the checksum
     array = np.frombuffer(buffer, dtype=np.dtype(("<" if dtype.str[1] == "V" else dtype.str[0]) + dtype.str[1:]))
     if dtype.str[1] == "V":

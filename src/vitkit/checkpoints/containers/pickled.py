@@ -29,7 +29,7 @@ Values = Callable[[Storage], Tensor]
 
 
 def open_file(path: Path, *, inside_modules: bool = False) -> Tensors:
-    """Opens a file. Tensors in nested dicts and lists get dotted names. Other values are ignored.
+    """Opens a file of `torch.save`. Tensors in nested dicts and lists get dotted names. Other values are ignored.
 
     With `inside_modules`, pickled modules are read as dicts of their parameters and buffers.
     """
@@ -43,7 +43,7 @@ def open_file(path: Path, *, inside_modules: bool = False) -> Tensors:
     def read(name: str) -> Tensor:
         tensor = tree.tensors[name]
         if tensor.problem:
-            raise CheckpointError(f"{name[:80]!r} is {tensor.problem}")
+            raise CheckpointError(f"the tensor {name[:80]!r} cannot be read: it is {tensor.problem}")
         return tensor.read(values)
 
     notes = ()
@@ -90,7 +90,7 @@ def _read_zip(path: Path) -> tuple[Any, Values]:
             file.seek(member.header_offset)
             header = file.read(30)
             if len(header) < 30 or not header.startswith(ZIP):
-                raise CheckpointError("the archive is damaged; download or copy the file again")
+                raise CheckpointError("the zip archive is damaged; download or copy the file again")
             start = member.header_offset + 30 + int.from_bytes(header[26:28], "little")
             start += int.from_bytes(header[28:30], "little")
         return _mapped(path, start, size, storage, swap=order == b"big")
@@ -114,13 +114,15 @@ def _root(members: dict[str, zipfile.ZipInfo]) -> str:
             root = f"{folder}/"
             if not any(each.startswith((f"{root}code/", f"{root}constants.pkl")) for each in members):
                 return root
-    raise CheckpointError("the archive has no data.pkl, so it is not from torch.save; if it has weights, unpack it")
+    raise CheckpointError(
+        "the zip archive has no data.pkl, so torch.save did not write it; unpack it if it contains a weights file"
+    )
 
 
 def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     if member.file_size > MAX_PICKLE:
         raise CheckpointError(
-            f"data.pkl has {member.file_size:,} bytes, but the limit is {MAX_PICKLE:,}; save only the state_dict"
+            f"data.pkl has {member.file_size:,} bytes; the limit is {MAX_PICKLE:,} bytes; save only the state_dict"
         )
     return archive.read(member)
 

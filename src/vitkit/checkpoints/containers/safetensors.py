@@ -78,14 +78,14 @@ def read_header(path: Path) -> dict[str, Info]:
                 "not a complete safetensors file: its header is longer than the file; download or copy the file again"
             )
         if length > MAX_HEADER:
-            raise CheckpointError(f"the header has {length:,} bytes; the limit is {MAX_HEADER:,} bytes")
+            raise CheckpointError(f"the safetensors header has {length:,} bytes; the limit is {MAX_HEADER:,} bytes")
         text = file.read(length)
     if not text.startswith(b"{"):
         raise CheckpointError("not a safetensors file: the header does not start with '{'")
     header = parse_json(text, "the header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError("__metadata__ in the header is not a JSON object of strings")
+        raise CheckpointError("__metadata__ in the safetensors header is not a JSON object of strings")
     entries = {name: _entry(name, value) for name, value in header.items()}
     _check_layout({name: span for name, (_, span) in entries.items()}, size - 8 - length)
     return {name: info for name, (info, _) in entries.items()}
@@ -93,17 +93,21 @@ def read_header(path: Path) -> dict[str, Info]:
 
 def _entry(name: str, value: Any) -> tuple[Info, tuple[int, int]]:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"the header entry of {name[:80]!r} must have exactly dtype, shape and data_offsets")
+        raise CheckpointError(
+            f"the header entry of {name[:80]!r} must have exactly the keys dtype, shape and data_offsets"
+        )
     dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointError(f"{name[:80]!r} has dtype {str(dtype)[:20]!r}, expected one of {', '.join(DTYPES)}")
+        raise CheckpointError(
+            f"the tensor {name[:80]!r} has dtype {str(dtype)[:20]!r}, expected one of {', '.join(DTYPES)}"
+        )
     if not _naturals(shape) or not _naturals(span) or len(span) != 2 or len(shape) > 8:
-        raise CheckpointError(f"{name[:80]!r} has an invalid shape or data_offsets")
+        raise CheckpointError(f"the tensor {name[:80]!r} has an invalid shape or data_offsets")
     size = math.prod(shape) * DTYPES[dtype].itemsize
     if span[1] - span[0] != size:
         raise CheckpointError(
-            f"{name[:80]!r} of dtype {dtype} and shape {tuple(shape)} needs {size:,} bytes, "
-            f"but has {span[1] - span[0]:,}"
+            f"the tensor {name[:80]!r} of dtype {dtype} and shape {tuple(shape)} needs {size:,} bytes, "
+            f"but its data_offsets span {span[1] - span[0]:,}"
         )
     return Info(tuple(shape), DTYPES[dtype]), (span[0], span[1])
 
@@ -114,12 +118,13 @@ def _check_layout(spans: dict[str, tuple[int, int]], size: int) -> None:
         if start != end:
             kind = "overlaps another tensor" if start < end else "leaves a gap before it"
             raise CheckpointError(
-                f"{name[:80]!r} {kind}: it starts at byte {start:,}, but the previous tensor ends at byte {end:,}"
+                f"the tensor {name[:80]!r} {kind}: it starts at byte {start:,}, "
+                f"but the previous tensor ends at byte {end:,}"
             )
         end = stop
     if end != size:
         raise CheckpointError(
-            f"the tensors in the header have {end:,} bytes, but the file has {size:,}; copy the file again"
+            f"the safetensors header lists {end:,} bytes of tensors, but the file has {size:,}; copy the file again"
         )
 
 

@@ -11,20 +11,20 @@ MAX_SHARDS = 1000
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens all shards of an index. Raises CheckpointError if the index is invalid or a shard is outside its folder."""
+    """Opens the shards that an index lists. Raises CheckpointError if the index is invalid or a shard is elsewhere."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError("the index has no weight_map from tensor names to file names")
+        raise CheckpointError("the index file has no weight_map from tensor names to file names")
     shards = sorted(set(weight_map.values()))
     if len(shards) > MAX_SHARDS:
-        raise CheckpointError(f"the index names {len(shards):,} files; the limit is {MAX_SHARDS:,}")
+        raise CheckpointError(f"the index lists {len(shards):,} files; the limit is {MAX_SHARDS:,}")
     opened = {shard: open_weights(_inside(path, shard)) for shard in shards}
     absent = [name for name, shard in weight_map.items() if name not in opened[shard].infos]
     if absent:
-        raise CheckpointError(f"tensors in the index are not in the files: {listing(absent)}")
+        raise CheckpointError(f"the index lists tensors that are missing from the shards: {listing(absent)}")
     hidden = [name for shard in shards for name in opened[shard].infos if weight_map.get(name) != shard]
     if hidden:
-        raise CheckpointError(f"tensors in the files are not in the index: {listing(hidden)}")
+        raise CheckpointError(f"the shards contain tensors that the index does not list: {listing(hidden)}")
     infos = {name: opened[shard].infos[name] for name, shard in weight_map.items()}
     return Tensors(infos, lambda name: opened[weight_map[name]].read(name))
 
@@ -32,7 +32,7 @@ def open_file(path: Path) -> Tensors:
 def _inside(index: Path, shard: str) -> Path:
     suffix = ".safetensors" if ".safetensors.index." in index.name else ".bin"
     if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard or not shard.endswith(suffix):
-        raise CheckpointError(f"the index refers to {shard[:80]!r}, which is not a *{suffix} file in its folder")
+        raise CheckpointError(f"the index refers to {shard[:80]!r}, which is not a *{suffix} file in the same folder")
     path = index.parent / shard
     if not path.is_file():
         raise CheckpointError(f"the index refers to {shard}, which does not exist")
@@ -40,5 +40,5 @@ def _inside(index: Path, shard: str) -> Path:
     folder = index.parent.resolve()
     home = folder.parent.parent if folder.parent.name == "snapshots" else folder
     if not path.resolve().is_relative_to(home):
-        raise CheckpointError(f"the index refers to {shard}, which is a link to another folder; copy the file itself")
+        raise CheckpointError(f"the index refers to {shard}, which links to a file in another folder; copy that file")
     return path

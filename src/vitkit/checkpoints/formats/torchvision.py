@@ -57,9 +57,9 @@ def unsupported_reason(config: Config) -> str | None:
     if config.position_tokens == "patches":
         return f"{TITLE} has a position for the class token, but this model has none; use to='vitkit'"
     if config.patch_size[0] != config.patch_size[1] or config.image_size[0] != config.image_size[1]:
-        return f"{TITLE} needs square images, not {config.image_size}; use to='huggingface'"
+        return f"{TITLE} needs square images, but image_size is {config.image_size}; use to='huggingface'"
     if config.channels != 3:
-        return f"{TITLE} has 3 channels, not {config.channels}; use to='huggingface'"
+        return f"{TITLE} needs 3 channels, but this model has {config.channels}; use to='huggingface'"
     reason = unsupported_field(config, TITLE, fixed={}, free=("position_tokens", "pre_logits", *IMPLIED))
     return reason or implied_mismatch(config, TITLE, IMPLIED)
 

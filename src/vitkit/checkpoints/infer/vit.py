@@ -100,7 +100,8 @@ def _structure(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     qkv = _shape(shapes, "blocks.0.attn.qkv.weight", 2)
     if qkv != (3 * width, width):
         raise CheckpointError(
-            f"the patch embedding has width {width}, but blocks.0.attn.qkv is {qkv}, not {(3 * width, width)}"
+            f"the patch embedding has width {width}, but blocks.0.attn.qkv has shape {qkv}; "
+            f"expected {(3 * width, width)}"
         )
     hidden, mlp_width = _shape(shapes, "blocks.0.mlp.fc1.weight", 2)[0], _shape(shapes, "blocks.0.mlp.fc2.weight", 2)[1]
     return {
@@ -182,7 +183,7 @@ def _positions(
         if side and side * side == rows - specials[tokens]:
             size = (side * patch[0], side * patch[1])
             if tokens == "patches" and fields["class_token"] and len(order) > 1:
-                notes.append("no positions for special tokens: the position embedding is a square grid without them")
+                notes.append("no positions for special tokens: the position embedding has rows only for patches")
             return {"image_size": size, "position": "learned", "position_tokens": tokens}
     raise CheckpointError(
         f"a position embedding with {rows} rows is not a square grid; "

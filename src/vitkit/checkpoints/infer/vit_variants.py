@@ -53,7 +53,7 @@ def infer_variant(
 def relative_image_size(
     shapes: Mapping[str, Shape], tables: Sequence[str], file_config: Fields, raw: RawCheckpoint
 ) -> dict[str, Any]:
-    """Infers image_size from the first relative position bias named in `tables`, or returns {} without one.
+    """Infers image_size from the first relative position bias named in `tables`, or returns {} if there is none.
 
     A size in config.json must match the table. The caller's size is used if it matches. Otherwise the grid is square.
     """
@@ -68,7 +68,7 @@ def relative_image_size(
     side = (math.isqrt(max(table[0] - 3, 0)) + 1) // 2
     if "image_size" in file_config or relative_rows((side, side)) != table[0]:
         size = file_config.get("image_size", "a square")
-        raise CheckpointError(f"a relative position bias with {table[0]} rows does not match an image of {size}")
+        raise CheckpointError(f"a relative position bias with {table[0]} rows does not match the image size {size}")
     return {"image_size": (side * patch[0], side * patch[1])}
 
 

@@ -98,7 +98,7 @@ class Transform:
 
 
 def read_options(processor: Processor, limits: Limits = DEFAULT_LIMITS) -> ReadOptions:
-    """Returns the options for reading the images of a source with the settings of a processor."""
+    """Returns the options for reading images with the file settings of a processor."""
     return ReadOptions(
         limits=limits,
         profile=processor.profile,

@@ -59,7 +59,7 @@ class Crop:
             raise ValueError(f"crop.aspect is {self.aspect}; expected 0 < minimum <= maximum")
         if self.padding < 0 or (self.short_side is not None and self.short_side < 1):
             raise ValueError(
-                f"crop.padding is {self.padding} and crop.short_side {self.short_side}; neither may be negative"
+                f"crop.padding is {self.padding} and crop.short_side is {self.short_side}; both must be at least 0"
             )
 
     def check(self, size: tuple[int, int]) -> None:

@@ -28,7 +28,9 @@ class Erasing:
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is invalid."""
         if not 0.0 <= self.probability <= 1.0 or not 0.0 < self.area[0] <= self.area[1] <= 1.0:
-            raise ValueError(f"erasing: probability {self.probability} and area {self.area} must be between 0 and 1")
+            raise ValueError(
+                f"erasing: probability is {self.probability} and area is {self.area}; they must be between 0 and 1"
+            )
         if not 0.0 < self.aspect <= 1.0 or self.count < 1:
             raise ValueError(
                 f"erasing: aspect {self.aspect} must be above 0 and at most 1, and count {self.count} "

@@ -36,7 +36,9 @@ class Mixing:
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is invalid."""
         if self.mixup < 0.0 or self.cutmix < 0.0:
-            raise ValueError(f"mixing.mixup is {self.mixup} and mixing.cutmix {self.cutmix}; neither may be negative")
+            raise ValueError(
+                f"mixing.mixup is {self.mixup} and mixing.cutmix is {self.cutmix}; both must be at least 0"
+            )
         if not 0.0 <= self.probability <= 1.0 or not 0.0 <= self.switch <= 1.0:
             raise ValueError(f"mixing: probability {self.probability} and switch {self.switch} must be between 0 and 1")
 
@@ -79,7 +81,7 @@ def partner(position: int, size: int, repeats: int, mode: str) -> int:
 
 
 def mix_group(position: int, size: int, repeats: int, mode: str) -> int:
-    """Returns the number of the group to which an image belongs. Images of a group share one sampled lambda."""
+    """Returns the index of the group of an image. All images of a group share one sampled mixing weight."""
     if mode == "batch":
         return 0
     return 1 + (min(position, partner(position, size, repeats, mode)) if mode == "pair" else position)

@@ -57,7 +57,7 @@ def _steep(given: Size, to: Size) -> bool:
 
 @lru_cache(maxsize=1)
 def rows_before_columns() -> str | None:
-    """Returns when the installed Pillow resizes vertically first: "never", or "steep" as in Pillow 13.
+    """Returns when Pillow resizes vertically first: "never", or "steep" (see `_steep`), as in Pillow 13.
 
     None if results differ from the kernel in both cases, or if there is no kernel.
     """

@@ -21,7 +21,9 @@ def for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(values) == channels:
         return values
     if len(values) not in (1, 3):
-        raise ValueError(f"{len(values)} values cannot be extended to {channels} channels; expected 1, 3 or {channels}")
+        raise ValueError(
+            f"{len(values)} values cannot be extended to {channels} channels; expected 1, 3 or {channels} values"
+        )
     if channels == 1:
         return (sum(values) / len(values),)
     return (values * channels)[:channels]

@@ -297,7 +297,7 @@ def named(error: ValueError | TypeError, image: ImageInput, index: int) -> Value
 
 
 def is_path(image: ImageInput) -> bool:
-    """Returns whether an image is given as a path or another name."""
+    """Returns whether an image is given as a path (or an `Unlisted` path), not as bytes or pixels."""
     return isinstance(image, str | os.PathLike | Unlisted)
 
 

@@ -26,7 +26,7 @@ def array(
     limits: Limits = DEFAULT_LIMITS,
     allow_truncated: bool = False,
 ) -> Float32[np.ndarray, "c h w"]:
-    """Preprocesses one image. torch resizes it, as in transformers' torchvision processors.
+    """Preprocesses one image and resizes it with torch, as in transformers' torchvision processors.
 
     Pillow is used if torch lacks the filter or the crop is larger than the image. Raises the errors of
     `Processor.array`.

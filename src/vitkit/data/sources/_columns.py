@@ -143,7 +143,8 @@ def encode(
     numbers = [tuple(_number(each, row, index) for each in value) for index, value in enumerate(lists)]
     if len(widths) > 1 or widths == [0]:
         raise ValueError(
-            f"{row(0)} and others have {' to '.join(map(str, widths))} targets; every row needs the same number"
+            f"the rows from {row(0)} on have {' or '.join(map(str, widths))} targets; "
+            "all rows must have the same number of targets, at least 1"
         )
     if len(columns) != widths[0]:
         columns = tuple(f"{columns[0]} {index}" for index in range(widths[0]))
@@ -214,7 +215,7 @@ def encode_labels(
             if isinstance(label, str) and label not in indices:
                 raise ValueError(f"{row(index)}: unknown class '{label[:40]}'{nearest(label, names[:20])}")
             if isinstance(label, int) and not 0 <= label < len(names):
-                raise ValueError(f"{row(index)}: class index {label} is out of range for {len(names)} classes")
+                raise ValueError(f"{row(index)}: class index {label} is out of range; there are {len(names)} classes")
         each = [indices[label] if isinstance(label, str) else label for label in labels]
         found.append(tuple(sorted(set(each))) if several else each[0])
     return names, found
@@ -223,7 +224,9 @@ def encode_labels(
 def _names(lists: Sequence[Sequence[int | str]], row: Callable[[int], str]) -> tuple[str, ...]:
     kinds = {type(label): index for index, labels in enumerate(lists) for label in labels}
     if len(kinds) > 1:
-        raise ValueError(f"{row(min(kinds.values()))}: some labels are class indices and some are names; use one kind")
+        raise ValueError(
+            f"{row(min(kinds.values()))}: some labels are class indices and others are class names; use one kind"
+        )
     every = {label for labels in lists for label in labels}
     if kinds.keys() == {str}:
         return tuple(sorted(map(str, every)))

@@ -76,7 +76,7 @@ def _existing(path: Path, rows: list[Row], image: str) -> tuple[list[Row], tuple
         if isinstance(key, str) and key and os.path.isfile(path.parent / key):
             found.append(row)
         else:
-            skipped.append(f"{path.name}, line {row.line}: there is no image {str(key or '')[:80]!r}")
+            skipped.append(f"{path.name}, line {row.line}: the image file {str(key or '')[:80]!r} does not exist")
     if not found:
         raise ValueError(skipped[0])
     return found, tuple(skipped)

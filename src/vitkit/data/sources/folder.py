@@ -63,7 +63,10 @@ class Folder(EncodedSource):
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens a folder and returns its splits, or the split `all`. Raises ValueError for missing or empty folders."""
+    """Opens a folder and returns its splits, or the single split `all` if it has no split folders.
+
+    Raises ValueError if a folder is missing or has no images.
+    """
     path = Path(location).expanduser()
     if not location or not path.is_dir():
         raise ValueError(f"there is no folder '{location}'; expected folder:PATH")

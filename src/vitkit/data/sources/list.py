@@ -26,7 +26,7 @@ def open_source(location: str) -> dict[str, Source]:
         if not key or key.startswith("#"):
             continue
         if "\0" in key or not os.path.isfile(path.parent / key):
-            raise ValueError(f"{path.name}, line {number}: there is no image {key[:80]!r}")
+            raise ValueError(f"{path.name}, line {number}: the image file {key[:80]!r} does not exist")
         keys.append(key)
     if not keys:
         raise ValueError(f"{path.name} lists no images")

@@ -61,7 +61,7 @@ class Parquet(Table):
                 if number and (image, label, stored) != (self.image, named, names):
                     raise ValueError(
                         f"{os.path.basename(path)} and {os.path.basename(paths[0])} have different "
-                        "columns or classes; files of one split must have the same"
+                        "columns or classes; all files of a split must have the same columns and classes"
                     )
                 self.image, named, names = image, label, stored
                 self.offsets.append(len(values))
@@ -138,7 +138,7 @@ def _values(file: "ParquetFile", columns: tuple[str, ...]) -> list[Any]:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens Parquet files. Returns their splits, found from the file and folder names, or the split `all`.
+    """Opens Parquet files and returns the splits in their names, or the split `all` if a name has no split.
 
     Raises ValueError if there are no files, ImportError without pyarrow.
     """

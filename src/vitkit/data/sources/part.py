@@ -18,7 +18,7 @@ from vitkit.data import Relabelled, Source, Subset, splits
 
 @dataclass(frozen=True)
 class Part:
-    """Settings of a subset. Settings that are None select everything."""
+    """Settings of a subset. A setting that is None does not restrict the subset."""
 
     classes: str | None = None
     fraction: float | None = None
@@ -30,17 +30,17 @@ class Part:
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is invalid."""
         if self.fraction is not None and not 0.0 < self.fraction <= 1.0:
-            raise ValueError(f"the fraction of a part is {self.fraction}; expected above 0 and at most 1")
+            raise ValueError(f"the fraction of a part is {self.fraction}; expected a number above 0 and at most 1")
         if self.number is not None and self.number < 1:
             raise ValueError(f"the number of images per class is {self.number}; expected at least 1")
         if self.fraction is not None and self.number is not None:
-            raise ValueError("fraction and number cannot both be set for a part; choose one")
+            raise ValueError("the source 'part' accepts either fraction or number, not both")
         if self.rest and self.fraction is None and self.number is None:
             raise ValueError("rest=1 selects the images outside a part, so the part needs fraction or number")
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Returns the subset of each split. Raises ValueError for an invalid setting or an unknown class."""
+    """Opens a subset of a source and returns its splits. Raises ValueError if a setting or class is invalid."""
     text, at, name = location.partition("@")
     if not at or not name:
         raise ValueError(f"expected part:classes=0-4,fraction=0.1@SOURCE, got 'part:{location}'")
@@ -64,12 +64,12 @@ def read(text: str) -> Part:
     for setting in text.split(","):
         name, equals, value = setting.partition("=")
         if not equals or name not in known:
-            raise ValueError(f"unknown setting '{setting}' of a part{nearest(name, known)}")
+            raise ValueError(f"unknown setting '{setting}' of the source 'part'{nearest(name, known)}")
         try:
             kind = {"classes": str, "fraction": float, "split": str}.get(name, int)
             part = replace(part, **{name: kind(value)})
         except ValueError as error:
-            raise ValueError(f"'{setting}' of a part: {error}") from None
+            raise ValueError(f"invalid setting '{setting}' of the source 'part': {error}") from None
     return part
 
 
@@ -83,12 +83,12 @@ def class_indices(text: str, classes: tuple[str, ...]) -> list[int]:
         elif word in classes:
             found.append(classes.index(word))
         else:
-            raise ValueError(f"unknown class '{word}' of a part{nearest(word, classes[:20])}")
+            raise ValueError(f"the source 'part' selects the unknown class '{word}'{nearest(word, classes[:20])}")
     beyond = [each for each in found if each >= len(classes)]
     if beyond:
-        raise ValueError(f"class {beyond[0]} of a part is out of range for {len(classes)} classes")
+        raise ValueError(f"the source 'part' selects class {beyond[0]}, but there are only {len(classes)} classes")
     if len(set(found)) < len(found):
-        raise ValueError(f"'{text}' contains a class twice")
+        raise ValueError(f"the classes '{text}' of the source 'part' contain a class twice")
     return found
 
 

@@ -112,7 +112,7 @@ def task_splits(task: Task, found: dict[str, Source], name: str, *, seed: int | 
         train, val = divide(training, [fraction, 1.0], seed)
         return TaskSplits(train, val, test)
     if task.train + task.val > 0.95:
-        raise ValueError(f"this task needs a test split, but '{name}' has none")
+        raise ValueError(f"this VTAB task needs a test split, but '{name}' has none")
     train, val, rest = divide(training, [task.train, task.train + task.val, 1.0], seed)
     return TaskSplits(train, val, rest)
 

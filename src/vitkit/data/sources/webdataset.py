@@ -64,7 +64,7 @@ class WebDataset(EncodedSource):
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens the shards of a folder, glob or range `{000..099}`. Returns splits by file name, or the split `all`.
+    """Opens tar shards and returns the splits in their names, or the split `all` if a name has no split.
 
     Raises ValueError if there are no shards.
     """
@@ -86,7 +86,7 @@ def _shards(location: str) -> list[Path]:
     names = [text for pattern in _expand(str(path)) for text in (sorted(glob.glob(pattern)) or [pattern])]
     missing = [name for name in names if not Path(name).is_file()]
     if missing and not glob.has_magic(location):
-        raise ValueError(f"shard '{missing[0]}' does not exist")
+        raise ValueError(f"the tar shard '{missing[0]}' does not exist")
     return [Path(name) for name in names if name not in missing]
 
 
@@ -128,5 +128,5 @@ def _classes(folder: Path, labels: list[Label]) -> tuple[str, ...]:
         return tuple(str(number) for number in range(highest + 1))
     classes = tuple(line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip())
     if highest >= len(classes):
-        raise ValueError(f"label {highest} is out of range; classes.txt lists {len(classes)} classes")
+        raise ValueError(f"the label {highest} is out of range; classes.txt lists {len(classes)} classes")
     return classes

@@ -74,7 +74,7 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
     value = 0
     for i in range(8):
         if at >= len(data):
-            raise corrupt("an AV1 unit has no length field")
+            raise corrupt("a unit of the AV1 bitstream has no length field")
         byte = data[at]
         at += 1
         value |= (byte & 127) << (7 * i)

@@ -32,9 +32,9 @@ def boxes(
         if at + length > end:
             raise truncated()
         if length < payload - at:
-            raise corrupt("a box is shorter than its own header")
+            raise corrupt("a box of the AVIF or HEIF file is shorter than its own header")
         yield name, payload, at + length
         if name in containers and depth < _MAX_DEPTH:
             yield from boxes(data, payload + containers[name], at + length, containers, depth + 1)
         at += length
-    raise corrupt(f"the file has more than {MAX_PARTS} boxes")
+    raise corrupt(f"the AVIF or HEIF file has more than {MAX_PARTS} boxes")

@@ -72,9 +72,9 @@ def still_of_sequence(data: bytes, start: int, end: int) -> bytes:
         if track.configuration and track.handler != b"auxv":
             break
     else:
-        raise corrupt("the sequence has no AV1 track")
+        raise corrupt("the AVIF sequence has no AV1 track")
     if track.offset is None or track.length is None:
-        raise corrupt("the sequence has no frames")
+        raise corrupt("the AVIF sequence has no frames")
     sample = data[track.offset : track.offset + track.length]
     if len(sample) < track.length:
         raise truncated()

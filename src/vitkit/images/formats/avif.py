@@ -32,7 +32,7 @@ def sniff(data: bytes) -> bool:
 def _integer(data: bytes, at: int, size: int) -> tuple[int, int]:
     """Reads an unsigned integer of `size` bytes. Returns the integer and the position after it."""
     if at + size > len(data):
-        raise corrupt("an item box is too short")
+        raise corrupt("an item box of the AVIF or HEIF file is too short")
     return int.from_bytes(data[at : at + size], "big"), at + size
 
 
@@ -44,7 +44,7 @@ def _extents(data: bytes, found: "_Meta") -> Iterator[tuple[int, int]]:
     box = data[slice(*(found.locations or (0, 0)))]
     version = box[0] if box else 255
     if version > 2 or len(box) < 6:
-        raise corrupt("the item location box has an unknown version")
+        raise corrupt("the item location box of the AVIF or HEIF file has an unknown version")
     sizes = struct.unpack_from(">H", box, 4)[0]
     offset_size, length_size, base_size = sizes >> 12, (sizes >> 8) & 15, (sizes >> 4) & 15
     index_size = sizes & 15 if version else 0
@@ -58,7 +58,7 @@ def _extents(data: bytes, found: "_Meta") -> Iterator[tuple[int, int]]:
         extents, at = _integer(box, at, 2)
         total += extents
         if total > MAX_PARTS:
-            raise corrupt(f"the items have more than {MAX_PARTS} extents")
+            raise corrupt(f"the items of the AVIF or HEIF file have more than {MAX_PARTS} extents")
         start, end = _stored_in(found, method & 15, len(data))
         for _ in range(extents):
             _, at = _integer(box, at, index_size)
@@ -88,11 +88,11 @@ def _check_coded_sizes(data: bytes, found: "_Meta", limits: Limits) -> None:
     largest = max(width * height for width, height in found.sizes.values())
     ranges = dict.fromkeys(_extents(data, found))  # items may share extents
     if sum(last - first for first, last in ranges) > 2 * len(data):
-        raise corrupt("the extents of an item overlap")
+        raise corrupt("the extents of an item of the AVIF or HEIF file overlap")
     for width, height in frame_sizes(data, ranges):
         check_size(width, height, limits)
         if width * height > largest:
-            raise corrupt("the coded image is larger than the size in the item properties")
+            raise corrupt("the coded AVIF or HEIF image is larger than the size in its item properties")
 
 
 @dataclass
@@ -196,7 +196,7 @@ def _clean(data: bytes, limits: Limits) -> tuple[bytes, _Meta]:
     if found.locations is None and found.sequence is not None and _format(data) == "AVIF":
         return _clean(still_of_sequence(data, *found.sequence), limits)
     if not found.sizes or found.locations is None:
-        raise corrupt("the size or the location of the primary image is missing")
+        raise corrupt("the AVIF or HEIF file does not contain the size or location of its primary image")
     for width, height in found.sizes.values():
         check_size(width, height, limits)
     return bytes(clean), found

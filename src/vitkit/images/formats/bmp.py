@@ -37,7 +37,7 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         raise ImageError("unsupported_format", f"BMP files with {bits} bits per pixel are not supported")
     if compression in (_RLE8, _RLE4):
         if bits != (8 if compression == _RLE8 else 4):
-            raise corrupt("the compression method does not match the bits per pixel")
+            raise corrupt("the compression method of the BMP file does not match its bits per pixel")
         if width * abs(height) > min(_MAX_RUN_LENGTH_PIXELS, limits.max_pixels):
             raise ImageError("too_many_pixels", "run-length encoded BMP files may have at most 2 million pixels")
     elif compression not in (_RAW, _BITFIELDS):

@@ -46,13 +46,13 @@ class _Reader:
         data, size = self.data, len(self.data)
         self.chains += 1
         if self.chains > _MAX_CHAINS:
-            raise corrupt(f"the file has more than {_MAX_CHAINS} extensions and frames")
+            raise corrupt(f"the GIF file has more than {_MAX_CHAINS} extensions and frames")
         while self.at < size:
             length = data[self.at]
             self.at += 1 + length
             self.blocks += 1
             if self.blocks > _MAX_BLOCKS:
-                raise corrupt(f"the file has more than {_MAX_BLOCKS} data blocks")
+                raise corrupt(f"the GIF file has more than {_MAX_BLOCKS} data blocks")
             if length == 0:
                 return True
         self.at = size
@@ -66,7 +66,9 @@ def _frame_start(reader: _Reader) -> tuple[bytes, int | None]:
     control, transparent = b"", None
     while (kind := reader.take(1)[0]) != _IMAGE:
         if kind != _EXTENSION:
-            raise corrupt("the file contains no image" if kind == _TRAILER else "the file contains an unknown block")
+            raise corrupt(
+                "the GIF file contains no image" if kind == _TRAILER else "the GIF file contains an unknown block"
+            )
         start = reader.at - 1
         label = reader.take(1)[0]
         if not reader.skip_blocks():
@@ -89,7 +91,7 @@ def _frame(reader: _Reader, limits: Limits, allow_truncated: bool) -> tuple[byte
     reader.take(_table_bytes(flags))
     code_size = reader.take(1)[0]
     if not 1 <= code_size <= 8:
-        raise corrupt(f"the LZW code size is {code_size} bits; it must be between 1 and 8")
+        raise corrupt(f"the LZW code size of the GIF image is {code_size} bits; it must be between 1 and 8")
     is_complete = reader.skip_blocks() and width * height <= max(BIG, (reader.at - start) * _PIXELS_PER_BYTE)
     if not is_complete and not allow_truncated:
         raise truncated()

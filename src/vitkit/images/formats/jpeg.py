@@ -47,31 +47,31 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == 0 or marker == _SOI or marker in _WITHOUT_LENGTH:
             continue
         if marker == _EOI:
-            raise corrupt("the image ends before its first scan")
+            raise corrupt("the JPEG file ends before its first scan")
         if at + 2 > len(data):
             raise truncated()
         (length,) = struct.unpack_from(">H", data, at)
         if length < 2:
-            raise corrupt("a segment is shorter than its own length field")
+            raise corrupt("a segment of the JPEG file is shorter than its own length field")
         if at + length > len(data):
             raise truncated()
         yield marker, at - 2, at + length
         if marker == _SOS:
             return
         at += length
-    raise corrupt(f"the file has more than {MAX_PARTS} segments before the image")
+    raise corrupt(f"the JPEG file has more than {MAX_PARTS} segments before the image")
 
 
 def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
     """Returns the width and height, and the (horizontal, vertical) sampling factors of each component."""
     if len(payload) < 6:
-        raise corrupt("the frame header is too short")
+        raise corrupt("the frame header of the JPEG file is too short")
     bits, height, width, components = struct.unpack_from(">BHHB", payload)
     if bits != 8:
         raise ImageError("unsupported_format", f"JPEG files with {bits} bits per sample are not supported; use 8 bits")
     if components not in (1, 3, 4) or len(payload) < 6 + 3 * components:
         raise corrupt(
-            f"the frame header has {components} components in {len(payload)} bytes; "
+            f"the JPEG frame header has {components} components in {len(payload)} bytes; "
             "expected 1, 3 or 4 components, with 3 bytes for each after the first 6 bytes"
         )
     if height == 0:
@@ -81,7 +81,7 @@ def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
         )
     factors = [(payload[i] >> 4, payload[i] & 15) for i in range(7, 7 + 3 * components, 3)]
     if invalid := [(h, v) for h, v in factors if not (1 <= h <= 4 and 1 <= v <= 4)]:
-        raise corrupt(f"the sampling factors of a component are {invalid[0]}; both must be between 1 and 4")
+        raise corrupt(f"the sampling factors of a JPEG component are {invalid[0]}; both must be between 1 and 4")
     return width, height, factors
 
 
@@ -122,7 +122,9 @@ def _end_and_scans(data: bytes, start: int) -> tuple[int, int]:
 def _check_scans(scans: int, pixels: int, limits: Limits) -> None:
     if scans > _MAX_SCANS or scans * pixels > _SCANS_AT_FULL_SIZE * limits.max_pixels:
         raise ImageError(
-            "too_many_pixels", f"the image has {pixels} pixels in {scans} scans, which would take too long to decode"
+            "too_many_pixels",
+            f"the JPEG image has {pixels} pixels in {scans} scans, which would take too long to decode; "
+            "save it as a baseline JPEG",
         )
 
 
@@ -148,7 +150,7 @@ def _read_start(data: bytes, limits: Limits) -> _Start:
         payload = data[start + 4 : end]
         if marker in _FRAMES:
             if found.factors:
-                raise corrupt("there are two frame headers; expected one")
+                raise corrupt("the JPEG file has two frame headers; expected one")
             found.width, found.height, found.factors = _frame(payload)
             found.progressive = marker == 0xC2
             check_size(found.width, found.height, limits)
@@ -169,7 +171,7 @@ def _read_start(data: bytes, limits: Limits) -> _Start:
         if marker in _FRAMES or marker in _TABLES or is_color:
             found.segments.append(data[start:end])
     if not found.factors:
-        raise corrupt("a scan comes before the frame header")
+        raise corrupt("a scan of the JPEG file comes before the frame header")
     return found
 
 

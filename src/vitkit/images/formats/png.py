@@ -60,7 +60,7 @@ def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, memoryv
             raise truncated()
         length, name = struct.unpack_from(">I4s", data, at)
         if not _NAME.fullmatch(name):
-            raise corrupt("a chunk has an invalid name")
+            raise corrupt("a chunk of the PNG file has an invalid name")
         payload = view[at + 8 : at + 8 + length]
         at += 12 + length
         if at > len(data):
@@ -71,17 +71,17 @@ def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, memoryv
         yield name, payload, struct.unpack_from(">I", data, at - 4)[0] == zlib.crc32(payload, zlib.crc32(name))
         if name == b"IEND":
             return
-    raise corrupt(f"the file has more than {MAX_PARTS} chunks")
+    raise corrupt(f"the PNG file has more than {MAX_PARTS} chunks")
 
 
 def _layout(payload: bytes, limits: Limits) -> _Layout:
     if len(payload) != 13:
-        raise corrupt("the header chunk has the wrong length")
+        raise corrupt("the header chunk of the PNG file has the wrong length")
     width, height, bits, color, compression, filtering, interlaced = struct.unpack(">IIBBBBB", payload)
     if bits not in _LAYOUTS.get(color, (0, set()))[1]:
-        raise corrupt(f"color type {color} with {bits} bits per sample does not exist")
+        raise corrupt(f"PNG has no color type {color} with {bits} bits per sample")
     if compression or filtering or interlaced > 1:
-        raise corrupt("the compression, filter or interlace method is unknown")
+        raise corrupt("the compression, filter or interlace method of the PNG file is unknown")
     check_size(width, height, limits)
     return _Layout(width, height, bits, color, bool(interlaced))
 
@@ -98,7 +98,7 @@ def _inflated_size(parts: list[memoryview], needed: int) -> int:
         while total < needed and not inflate.eof and (chunk := inflate.decompress(b"", 1 << 18)):
             total += len(chunk)
     except zlib.error:
-        raise corrupt("the compressed pixel data is invalid") from None
+        raise corrupt("the compressed pixel data of the PNG file is invalid") from None
     return total
 
 
@@ -133,7 +133,7 @@ def _chunk(name: bytes, *payload: bytes | memoryview) -> list[bytes | memoryview
 def _check_pixels(layout: _Layout, pixels: list[memoryview]) -> None:
     """Raises ImageError if the compressed pixel data is too short. Called before memory is allocated."""
     if not any(pixels):
-        raise corrupt("there is no pixel data")
+        raise corrupt("the PNG file has no pixel data")
     needed = layout.pixel_bytes
     # The decoder accepts a truncated stream and leaves the other rows black.
     if sum(map(len, pixels)) * _DEFLATE < needed or _inflated_size(pixels, needed) < needed:
@@ -143,9 +143,9 @@ def _check_pixels(layout: _Layout, pixels: list[memoryview]) -> None:
 def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
     """Raises ImageError if a chunk is misplaced, or critical and unknown."""
     if name == b"IHDR":
-        raise corrupt("there are two header chunks; expected one")
+        raise corrupt("the PNG file has two header chunks; expected one")
     if name == b"IDAT" and seen_pixels and previous != b"IDAT":
-        raise corrupt("the pixel chunks are not consecutive")
+        raise corrupt("the pixel chunks of the PNG file are not consecutive")
     if name[0] < _ANCILLARY and name not in (b"PLTE", b"IDAT", b"IEND"):
         raise ImageError(
             "unsupported_format", "PNG files with unknown critical chunks are not supported; save the image again"
@@ -161,12 +161,12 @@ def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout
     for name, payload, is_valid in _chunks(data, allow_truncated):
         if layout is None:
             if name != b"IHDR" or not is_valid:
-                raise corrupt("the first chunk is not a valid header")
+                raise corrupt("the first chunk of the PNG file is not a valid header")
             layout = _layout(bytes(payload), limits)
         else:
             _check_order(name, previous, bool(pixels))
             if not is_valid and name[0] < _ANCILLARY and not allow_truncated:
-                raise corrupt("the checksum of a chunk is wrong")
+                raise corrupt("the checksum of a chunk of the PNG file is wrong")
             if name == b"IDAT":
                 pixels.append(payload)
             elif is_valid and name in _USEFUL:
@@ -182,7 +182,7 @@ def _clean(layout: _Layout, palette: bytes | None, pixels: list[memoryview]) -> 
     parts = [_SIGNATURE, *_chunk(b"IHDR", struct.pack(">IIBBBBB", *layout[:4], 0, 0, layout.interlaced))]
     if layout.color == _PALETTE:
         if palette is None or len(palette) % 3 or not 0 < len(palette) <= 768:
-            raise corrupt("the palette is missing or has the wrong length")
+            raise corrupt("the palette of the PNG file is missing or has the wrong length")
         parts += _chunk(b"PLTE", palette)
     return b"".join([*parts, *_chunk(b"IDAT", *pixels), *_chunk(b"IEND")])
 

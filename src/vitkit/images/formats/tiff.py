@@ -141,7 +141,7 @@ def _tile_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[i
         return _STRIP_OFFSETS, _STRIP_SIZES, width, rows
     tile_width, tile_height = _one(tags, _TILE_WIDTH), _one(tags, _TILE_HEIGHT)
     if tile_width % 16 or tile_height % 16:
-        raise corrupt("the sides of a tile are not multiples of 16")
+        raise corrupt("the sides of a TIFF tile are not multiples of 16 pixels")
     check_size(tile_width, tile_height, limits)
     return _TILE_OFFSETS, _TILE_SIZES, tile_width, tile_height
 
@@ -154,22 +154,22 @@ def _check_tiles(data: bytes, tags: _Tags, bits_per_pixel: int, limits: Limits) 
     tiles = -(-width // tile_width) * -(-height // tile_height) * planes
     offsets = tags.get(offset_tag, ())
     if len(offsets) < tiles:
-        raise corrupt(f"the image needs {tiles} strips or tiles, but the file has {len(offsets)}")
+        raise corrupt(f"the TIFF image needs {tiles} strips or tiles, but the file has {len(offsets)}")
     row_bytes = -(-tile_width * bits_per_pixel // (8 * planes))
     sizes = tags.get(size_tag)
     if sizes is None:
         if compression != 1:
-            raise corrupt("the sizes of the strips are missing")
+            raise corrupt("the sizes of the TIFF strips are missing")
         sizes = tuple(row_bytes * min(tile_height, height - i * tile_height) for i in range(tiles))
         tags[size_tag] = sizes
     if len(sizes) < tiles:
-        raise corrupt("the sizes of some strips are missing")
+        raise corrupt("the sizes of some TIFF strips are missing")
     offsets, sizes = offsets[:tiles], sizes[:tiles]
     if any(offset + size > len(data) for offset, size in zip(offsets, sizes, strict=True)):
         raise truncated()
     # Overlapping strips would allow a small file to take unlimited time.
     if sum(sizes) > len(data):
-        raise corrupt("two strips or tiles overlap")
+        raise corrupt("two strips or tiles of the TIFF file overlap")
     expansion, wanted = _EXPANSION[compression], -(-width * height * bits_per_pixel // 8)
     if expansion is not None and sum(sizes) * expansion < wanted:
         raise truncated()
@@ -201,7 +201,7 @@ def _pixel_bits(tags: _Tags, most: int = 8) -> int:
     if not 1 <= samples <= most:
         raise ImageError("unsupported_format", f"TIFF files with {samples} samples per pixel are not supported")
     if invalid := [depth for depth in bits if not 1 <= depth <= 64]:
-        raise corrupt(f"bits per sample is {invalid[0]}; it must be between 1 and 64")
+        raise corrupt(f"the number of bits per sample of the TIFF file is {invalid[0]}; it must be between 1 and 64")
     return sum(bits[:samples]) if len(bits) >= samples else bits[0] * samples
 
 

@@ -27,7 +27,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise truncated()
         yield name, data[at + 8 : at + 8 + length]
         at += 8 + length + (length & 1)
-    raise corrupt(f"the file has more than {MAX_PARTS} chunks")
+    raise corrupt(f"the WebP file has more than {MAX_PARTS} chunks")
 
 
 def _three(data: bytes, at: int) -> int:
@@ -38,11 +38,11 @@ def _bitstream_size(name: bytes, payload: bytes) -> tuple[int, int]:
     """Returns the width and height in the bitstream. The decoder allocates memory for this size."""
     if name == b"VP8L":
         if len(payload) < 5 or payload[0] != 0x2F:
-            raise corrupt("the lossless image has an invalid header")
+            raise corrupt("the lossless WebP image has an invalid header")
         packed = struct.unpack_from("<I", payload, 1)[0]
         return (packed & 0x3FFF) + 1, ((packed >> 14) & 0x3FFF) + 1
     if len(payload) < 10 or payload[0] & 1 or payload[3:6] != b"\x9d\x01\x2a":
-        raise corrupt("the image has an invalid header")
+        raise corrupt("the WebP image has an invalid header")
     if _three(payload, 0) >> 5 > len(payload) - 10:
         raise truncated()
     width, height = struct.unpack_from("<HH", payload, 6)
@@ -57,7 +57,7 @@ def _still(parts: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int]:
     """Returns a still WebP file made from the chunks ALPH, VP8 or VP8L, with its width and height."""
     name = b"VP8L" if b"VP8L" in parts else b"VP8 "
     if name not in parts:
-        raise corrupt("the file contains no image")
+        raise corrupt("the WebP file contains no image")
     width, height = _bitstream_size(name, parts[name])
     check_size(width, height, limits)
     body = _chunk(name, parts[name])
@@ -84,7 +84,7 @@ def _gather(data: bytes, limits: Limits) -> tuple[dict[bytes, bytes], int]:
 def _canvas(payload: bytes, limits: Limits) -> tuple[int, int, bool]:
     """Returns the width and height of the canvas in the VP8X chunk, and whether the file is animated."""
     if len(payload) < 10:
-        raise corrupt("the header chunk has the wrong length")
+        raise corrupt("the header chunk of the WebP file has the wrong length")
     width, height = _three(payload, 4) + 1, _three(payload, 7) + 1
     check_size(width, height, limits)
     return width, height, bool(payload[0] & _ANIMATION_FLAG)
@@ -100,13 +100,13 @@ def _first_frame(found: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int,
     if animated:
         frame = found.get(b"ANMF", b"")
         if len(frame) < 16:
-            raise corrupt("the animation has no frame")
+            raise corrupt("the WebP animation has no frames")
         left, top, parts = 2 * _three(frame, 0), 2 * _three(frame, 3), dict(_chunks(frame[16:]))
     clean, width, height = _still(parts, limits)
     if (width, height) == (canvas_width, canvas_height) and not left and not top:
         return clean, width, height, None
     if not animated or left + width > canvas_width or top + height > canvas_height:
-        raise corrupt("the header and the image data state different sizes")
+        raise corrupt("the header and the image data of the WebP file state different sizes")
     return clean, width, height, (left, top, canvas_width, canvas_height)
 
 

@@ -64,7 +64,7 @@ def unstack(tensors: Tensors) -> Tensors:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers the config from the tensors. Without a stored position embedding, positions are sine-cosine."""
+    """Infers the config from the tensors. A file without position embedding gets a sine-cosine position embedding."""
     notes: list[str] = []
     shapes = TABLE.shapes(raw.tensors)
     fixed = {} if "pos_embed" in shapes else {"position": "sincos2d"}

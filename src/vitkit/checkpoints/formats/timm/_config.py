@@ -57,7 +57,7 @@ def read_config(config_json: Json, known: re.Pattern[str] = VITS) -> tuple[dict[
     name = config_json.get("architecture") or ""
     if not isinstance(arguments, Mapping) or not isinstance(cfg, Mapping) or not isinstance(name, str):
         raise CheckpointError(
-            "config.json: architecture must be a string, model_args and pretrained_cfg must be objects"
+            "config.json: architecture must be a string, and model_args and pretrained_cfg must be JSON objects"
         )
     check_architecture(name, known)
     check_arguments(name, arguments)
@@ -100,7 +100,9 @@ def _pair(value: Any) -> tuple[int, int]:
         or len(sides) != 2
         or not all(type(side) is int and side > 0 for side in sides)
     ):
-        raise CheckpointError(f"config.json: {str(value)[:60]} is not an image size")
+        raise CheckpointError(
+            f"config.json: the image size is {str(value)[:60]}; expected a positive integer or two of them"
+        )
     return sides[0], sides[1]
 
 

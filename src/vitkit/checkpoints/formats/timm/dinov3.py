@@ -64,9 +64,9 @@ def describe(raw: RawCheckpoint) -> Description:
 def unsupported_reason(config: dinov3.Config) -> str | None:
     """Returns an error message if timm's DINOv3 cannot represent the config, or None."""
     if config.pool == "token+gap":
-        return f"{TITLE} has no pool 'token+gap'; use to='vitkit'"
+        return f"{TITLE} does not support pool='token+gap'; use to='vitkit'"
     if config.mlp == "swiglu" and config.mlp_width % 8:
-        return f"{TITLE} has no SwiGLU of width {config.mlp_width}, only multiples of 8; use to='vitkit'"
+        return f"{TITLE} needs a SwiGLU width that is a multiple of 8, not {config.mlp_width}; use to='vitkit'"
     free = ("activation", "norm_eps", "num_registers", "layer_scale", "mlp", "qkv_bias", "pool")
     free += ("rotary_base", "rotary_rescale")
     return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(
