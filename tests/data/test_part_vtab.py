@@ -71,8 +71,8 @@ def test_a_part_changes_only_the_training_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("location", "message"),
     [
-        ("digits", "expected part:classes=0-4"),
-        ("classes=0-4@", "expected part:classes=0-4"),
+        ("digits", "such as part:classes=0-4"),
+        ("classes=0-4@", "such as part:classes=0-4"),
         ("fractions=0.1@digits", "of the source 'part'; did you mean 'fraction'"),
         ("fraction=2@digits", "above 0 and at most 1"),
         ("fraction=x@digits", "'fraction=x' of the source 'part': could not convert"),

@@ -151,7 +151,7 @@ def test_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
     images, heap = f"folder:{folder / 'photos'}", f"folder:{folder / 'heap'}"
     fruit = f"folder:{folder / 'fruit'}"
     message = error_of(capsys, folder / "model", "--data", fruit)
-    assert "(apple, plum) and the model has 3 labels (Red, green, blue), but apple, plum have no label" in message
+    assert "(apple, plum) and the model has 3 labels (Red, green, blue), but no label matches apple, plum" in message
     assert "has no train split; set train or held_out" in error_of(
         capsys, folder / "model", "--data", heap, "--with", "knn"
     )

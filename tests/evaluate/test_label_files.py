@@ -93,7 +93,7 @@ def test_a_subset_without_a_file_has_the_classes_of_the_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("[4]", "lists the class 4"), ("\n", "lists no classes"), ("cow", "cow has no label")]
+    ("text", "message"), [("[4]", "lists the class 4"), ("\n", "lists no classes"), ("cow", "no label matches cow")]
 )
 def test_wrong_subset_files_raise(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "animals.txt").write_text(text)

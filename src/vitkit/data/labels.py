@@ -97,7 +97,7 @@ def class_indices(classes: Sequence[str], labels: tuple[str, ...], *, name: str)
     if missing:
         raise ValueError(
             f"'{name}' has {len(classes)} classes ({_listing(classes)}) and the model has {len(labels)} labels "
-            f"({_listing(labels)}), but {_listing(missing)} {'has' if len(missing) == 1 else 'have'} no label"
+            f"({_listing(labels)}), but no label matches {_listing(missing)}"
         )
     ambiguous = [(each, indices) for each, indices in zip(classes, found, strict=True) if len(indices) > 1]
     if ambiguous:

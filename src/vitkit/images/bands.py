@@ -95,7 +95,7 @@ AnyImage = Image.Image | Bands
 
 
 def from_pixels(pixels: UInt8[np.ndarray, "h w *c"]) -> AnyImage:
-    """Returns an array (h, w) as a grayscale image, and (h, w, 3) as RGB. Other numbers of channels become `Bands`."""
+    """Converts an array (h, w) to a grayscale image, (h, w, 3) to an RGB image, and (h, w, c) to `Bands`."""
     if pixels.ndim == 2 or pixels.shape[-1] == 3:
         return Image.fromarray(np.ascontiguousarray(pixels))
     return Bands.from_array(pixels)

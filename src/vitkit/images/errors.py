@@ -19,10 +19,10 @@ CODES: Final[dict[Code, str]] = {
     "too_large": "more bytes, frames or memory than the limits allow",
     "too_many_pixels": "width x height (or the cost of decoding all scans) is above the pixel limit",
     "unsupported_format": "an image with an unsupported format, compression or pixel layout",
-    "not_an_image": "not an image: empty, text, a document, random bytes",
-    "truncated": "the file ends before the image does",
+    "not_an_image": "not an image: an empty file, text, a document or random bytes",
+    "truncated": "the file ends before the image data is complete",
     "corrupt": "the file violates its format",
-    "unreadable": "the file cannot be opened: missing, a folder, no permission",
+    "unreadable": "the file cannot be opened: it is missing, is a folder, or permission is denied",
     "not_finite": "the image was read, but the outputs of the model contain NaN or infinity",
 }
 

@@ -24,7 +24,7 @@ class QuickGELU(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """An activation function: the torch module, and the names in transformers and timm.
+    """An activation function: its torch module, and its names in transformers and timm.
 
     The first name is the one that is written to files. Activations that a model config can name also have the torch
     `function`, the name and variant by which oneDNN fuses them into a matrix product, and the name and arguments of

@@ -52,7 +52,7 @@ class DalleBlock(nn.Module):
 
 
 class DalleEncoder(nn.Module):
-    """Encoder of groups of residual blocks with max-pooling in between, and a layer that predicts visual tokens.
+    """DALL-E's encoder: groups of residual blocks, max-pooling between the groups, and a layer for token logits.
 
     Each group doubles the width; each but the last halves the map. There are no norms; residual branches are scaled by
     1 / (number of blocks)^2. The defaults are those of the published encoder; `vocabulary` is the number of tokens.

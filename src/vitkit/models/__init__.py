@@ -151,7 +151,7 @@ class Backbone(nn.Module, ABC):
         self.config = config
 
     def reset_head(self, num_classes: int) -> None:
-        """Replaces head and pre-logits layer with a zero linear head for `num_classes` (ViT paper, section 3.2).
+        """Replaces head and pre-logits layer with a zero-initialized linear head (ViT paper, section 3.2).
 
         The problem type of the task stays; its thresholds and statistics belong to the old head and are removed.
         """
@@ -268,7 +268,7 @@ def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialize: 
 
 
 def to_dict(config: Dataclass) -> JsonDict:
-    """Converts a model config to a dict for JSON. The key `family` has the name of the model family."""
+    """Converts a model config to a dict for JSON. The key `family` contains the name of the model family."""
     return {"family": family_of(config), **configs.to_dict(config)}
 
 

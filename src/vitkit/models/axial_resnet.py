@@ -168,7 +168,7 @@ class AxialResNet(Backbone):
         return features.patches.mean(dim=1)
 
     def init_weights(self) -> None:
-        """Initializes weights as in Axial-DeepLab (He normal convolutions, normal attention), but with a zero head."""
+        """Initializes weights as in Axial-DeepLab (He normal convolutions, normal attention). The head is zero."""
         init_layers(self)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

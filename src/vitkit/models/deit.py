@@ -135,7 +135,7 @@ class DeiT(TokenBackbone):
         return self.both_logits(features).mean(dim=1)
 
     def reset_head(self, num_classes: int) -> None:
-        """Replaces both heads with zero linear heads for `num_classes`."""
+        """Replaces both heads with zero-initialized linear heads for `num_classes`."""
         super().reset_head(num_classes)
         self.head_dist = copy.deepcopy(self.head)
 

@@ -58,7 +58,10 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that the model does not support."""
         if min(self.image_size) < 1 or self.channels < 1:
-            raise ValueError(f"image_size is {self.image_size} and channels is {self.channels}; all must be at least 1")
+            raise ValueError(
+                f"image_size is {self.image_size} and channels is {self.channels}; "
+                "both sides and channels must be at least 1"
+            )
         if not self.depths or any(depth < 1 for depth in self.depths):
             raise ValueError(f"depths is {self.depths}; it needs at least 1 stage, with at least 1 bottleneck each")
         if self.num_groups < 1 or self.stem_width < 1 or self.stem_width % self.num_groups:

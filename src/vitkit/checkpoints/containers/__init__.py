@@ -45,7 +45,7 @@ NOT_WEIGHTS: tuple[tuple[bytes, str], ...] = (
         "the file is a Keras HDF5 file, which vitkit does not support; save the weights as .npz or .safetensors",
     ),
 )
-TAR = "the file is a tar archive; unpack it and pass the weights file inside"
+TAR = "the file is a tar archive; unpack it and pass the weights file that it contains"
 
 
 def open_weights(path: Path, *, inside_modules: bool = False) -> Tensors:

@@ -191,7 +191,7 @@ class _Parser:
         name = function.name if isinstance(function, Global) else "an object"
         if ATTACKS.fullmatch(name):
             raise CheckpointError(
-                f"unpickling the file would call {name[:60]}, which can run code; vitkit does not call it: "
+                f"unpickling the file would call {name[:60]}, which can run code; vitkit did not call it; "
                 "do not trust this file"
             )
         values = arguments if isinstance(arguments, tuple) else ()

@@ -57,7 +57,7 @@ def _no_tensors(value: Any, tree: Tree) -> str:
         kind = next(iter(tree.modules), getattr(value, "name", ""))
         return (
             f"the file contains a pickled module ({kind[:80]}), whose code vitkit does not run; "
-            "load it with its own code and save the weights: torch.save(model.state_dict(), 'weights.pth')"
+            "load it with the code that defines it and save the weights: torch.save(model.state_dict(), 'weights.pth')"
         )
     if isinstance(value, StoredTensor):
         return "the file contains a single tensor; save a dict of tensors: torch.save(model.state_dict(), path)"
@@ -130,7 +130,7 @@ def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 def _mapped(path: Path, start: int, size: int, storage: Storage, *, swap: bool) -> Tensor:
     """Memory-maps bytes of a file as a flat uint8 tensor. Writing to the tensor does not change the file."""
     if start + size > path.stat().st_size:
-        raise CheckpointError("the file is truncated; download or copy the file again")
+        raise CheckpointError("the file of torch.save is truncated; download or copy the file again")
     if size == 0:
         return torch.empty(0, dtype=torch.uint8)
     array = np.memmap(path, dtype=np.uint8, mode="c", offset=start, shape=(size,))

@@ -31,7 +31,7 @@ def unsupported_field(config: Any, title: str, *, fixed: Mapping[str, Any], free
 
 
 def implied_mismatch(config: Any, title: str, implied: Mapping[str, Any]) -> str | None:
-    """Returns an error message if config fields differ from the values that the format implies, or None."""
+    """Returns an error message if config fields differ from the values that the format implies, otherwise None."""
     other = {name: getattr(config, name) for name, value in implied.items() if getattr(config, name) != value}
     if not other:
         return None

@@ -33,8 +33,8 @@ class Erasing:
             )
         if not 0.0 < self.aspect <= 1.0 or self.count < 1:
             raise ValueError(
-                f"erasing: aspect {self.aspect} must be above 0 and at most 1, and count {self.count} "
-                "must be at least 1"
+                f"erasing: aspect is {self.aspect} and count is {self.count}; "
+                "aspect must be above 0 and at most 1, and count must be at least 1"
             )
 
 

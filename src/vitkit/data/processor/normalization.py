@@ -53,7 +53,7 @@ def normalize(
 def normalize_fused(
     pixels: UInt8[np.ndarray, "h w c"], rescale: float, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float32[np.ndarray, "c h w"]:
-    """Rescales and normalizes with one multiplication and one subtraction. Equals `normalize` up to rounding."""
+    """Rescales and normalizes with one multiplication and one subtraction. Equal to `normalize` up to rounding."""
     factor, shift = rescale / np.array(std, np.float64), np.array(mean, np.float64) / np.array(std, np.float64)
     normalized = np.empty((len(mean), *pixels.shape[:2]), np.float32)
     np.multiply(np.moveaxis(pixels, -1, 0), factor.astype(np.float32)[:, None, None], out=normalized)

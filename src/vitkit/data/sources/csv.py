@@ -45,7 +45,8 @@ def _rows(path: Path) -> tuple[list[str], list[Row]]:
             for cells in reader:
                 if cells and len(cells) != len(columns):
                     raise ValueError(
-                        f"{path.name}, line {reader.line_num}: {len(cells)} values, but the header has {len(columns)}"
+                        f"{path.name}, line {reader.line_num}: {len(cells)} values, "
+                        f"but the header has {len(columns)} columns"
                     )
                 if cells:
                     rows.append(Row(reader.line_num, dict(zip(columns, map(str.strip, cells), strict=True))))

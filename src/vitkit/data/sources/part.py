@@ -43,7 +43,7 @@ def open_source(location: str) -> dict[str, Source]:
     """Opens a subset of a source and returns its splits. Raises ValueError if a setting or class is invalid."""
     text, at, name = location.partition("@")
     if not at or not name:
-        raise ValueError(f"expected part:classes=0-4,fraction=0.1@SOURCE, got 'part:{location}'")
+        raise ValueError(f"expected a source such as part:classes=0-4,fraction=0.1@SOURCE, got 'part:{location}'")
     part = read(text)
     found = splits(name, needs_labels=False)
     if part.split is not None:
@@ -105,7 +105,7 @@ def select_classes(source: Source, chosen: list[int]) -> Source:
 
 
 def sampled(source: Source, part: Part) -> Source:
-    """Returns sampled images of every class (at least one), or all images that were not sampled, in source order."""
+    """Returns a sample of the images of each class, or all images outside the sample if `part.rest` is set."""
     if part.fraction is None and part.number is None:
         return source
     labels = [source.label(index) for index in range(len(source))]

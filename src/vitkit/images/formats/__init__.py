@@ -44,7 +44,7 @@ def check_frames(frames: int, limits: Limits) -> None:
 
 def truncated() -> ImageError:
     """Returns the error for a truncated file."""
-    return ImageError("truncated", "the file is truncated")
+    return ImageError("truncated", "the image file is truncated")
 
 
 def corrupt(what: str) -> ImageError:

@@ -39,7 +39,7 @@ def _read_entry(data: bytes, at: int, end: int, track: _Track) -> None:
 
 
 def _tracks(data: bytes, start: int, end: int) -> list[_Track]:
-    """Returns the tracks in a moov box."""
+    """Returns the tracks of an AVIF sequence. (start, end) is the payload of the moov box."""
     tracks: list[_Track] = []
     for name, at, stop in boxes(data, start, end, _CONTAINERS):
         if name == b"trak":

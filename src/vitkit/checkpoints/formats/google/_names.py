@@ -7,22 +7,22 @@ from vitkit.checkpoints.tensors import Info, Tensors
 
 
 def dense(ours: str, theirs: str) -> list[Rule]:
-    """Returns the rules for a dense layer, whose kernel is (in, out)."""
+    """Returns the tensor name rules for a dense layer, whose kernel is (in, out)."""
     return [Rule(f"{ours}.weight", (f"{theirs}/kernel",), TRANSPOSED), Rule(f"{ours}.bias", (f"{theirs}/bias",))]
 
 
 def convolution(ours: str, theirs: str) -> list[Rule]:
-    """Returns the rules for a convolution, whose kernel is (height, width, in, out)."""
+    """Returns the tensor name rules for a convolution, whose kernel is (height, width, in, out)."""
     return [Rule(f"{ours}.weight", (f"{theirs}/kernel",), CONVOLUTION), Rule(f"{ours}.bias", (f"{theirs}/bias",))]
 
 
 def norm(ours: str, theirs: str) -> list[Rule]:
-    """Returns the rules for a LayerNorm."""
+    """Returns the tensor name rules for a LayerNorm."""
     return [Rule(f"{ours}.weight", (f"{theirs}/scale",)), Rule(f"{ours}.bias", (f"{theirs}/bias",))]
 
 
 def projections(ours: str, theirs: str, parts: tuple[str, ...]) -> list[Rule]:
-    """Returns the rules for the query, key and value projections, which vitkit fuses into one matrix."""
+    """Returns the tensor name rules for query, key and value projections, which vitkit fuses into one matrix."""
     kernels, biases = (tuple(f"{theirs}/{part}/{leaf}" for part in parts) for leaf in ("kernel", "bias"))
     return [
         Rule(f"{ours}.weight", kernels, heads_in(len(parts))),
@@ -31,12 +31,12 @@ def projections(ours: str, theirs: str, parts: tuple[str, ...]) -> list[Rule]:
 
 
 def output(ours: str, theirs: str) -> list[Rule]:
-    """Returns the rules for the attention output projection."""
+    """Returns the tensor name rules for the attention output projection."""
     return [Rule(f"{ours}.weight", (f"{theirs}/out/kernel",), HEADS_OUT), Rule(f"{ours}.bias", (f"{theirs}/out/bias",))]
 
 
 def vit(attention: str, norm2: str, mlp: str) -> list[Rule]:
-    """Returns the rules shared by Google's ViTs. The arguments are module names inside an encoder block."""
+    """Returns the tensor name rules shared by Google's ViTs. The arguments are module names inside an encoder block."""
     block = "Transformer/encoderblock_{i}"
     return [
         Rule("cls_token", ("cls",)),
@@ -54,12 +54,12 @@ def vit(attention: str, norm2: str, mlp: str) -> list[Rule]:
 
 
 def resnet_convolution(ours: str, theirs: str) -> Rule:
-    """Returns the rule for a weight-standardized convolution. The file stores the kernel before standardization."""
+    """Returns the tensor name rule for a convolution whose kernel is standardized after it is loaded."""
     return Rule(f"{ours}.weight", (f"{theirs}/kernel",), CONVOLUTION)
 
 
 def group_norm(ours: str, theirs: str, leaves: tuple[str, str]) -> list[Rule]:
-    """Returns the rules for a GroupNorm. `leaves` are the names of the scale and shift parameters."""
+    """Returns the tensor name rules for a GroupNorm. `leaves` are the names of the scale and shift parameters."""
     return [
         Rule(f"{ours}.{leaf}", (f"{theirs}/{their_leaf}",))
         for leaf, their_leaf in zip(("weight", "bias"), leaves, strict=True)

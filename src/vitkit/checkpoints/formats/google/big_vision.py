@@ -72,7 +72,8 @@ def describe(raw: RawCheckpoint) -> Description:
         # FlexiViT resizes positions with jax.image.resize; only the file name identifies it.
         fixed = {"position_resize": "bilinear_antialias"}
         notes.append(
-            "FlexiViT (by file name): positions are resized as in its code; set the patch size with patch_size=..."
+            "FlexiViT (recognized by the file name): position embeddings are resized as in FlexiViT's code; "
+            "set the patch size with patch_size=..."
         )
     config = infer_vit(
         shapes,
@@ -86,7 +87,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message if positions, pooling, GELU or epsilon differ from big_vision's, or None."""
+    """Returns an error message if positions, pooling, GELU or epsilon differ from big_vision's, otherwise None."""
     if config.position not in ("learned", "sincos2d"):
         return f"{TITLE} cannot store position='{config.position}'; use to='vitkit'"
     if config.position == "learned" and config.num_special_positions:

@@ -60,7 +60,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: beit.Config) -> str | None:
-    """Returns an error message if transformers' BEiT cannot represent the config, or None."""
+    """Returns an error message if transformers' BEiT cannot represent the config, otherwise None."""
     free = ("activation", "norm_eps", "relative", "position", "layer_scale", "pool", "relative_resize")
     return unsupported_field(config, "transformers' BEiT", fixed={}, free=free)
 

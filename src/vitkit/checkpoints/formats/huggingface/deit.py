@@ -26,7 +26,7 @@ DEFAULTS = {**vit.DEFAULTS, "position_order": ("all",)}
 
 
 def as_registers(shapes: dict[str, Shape]) -> dict[str, Shape]:
-    """Renames the distillation token to a register token, because `infer_vit` knows no distillation token."""
+    """Renames the distillation token to a register token, because `infer_vit` has no field for distillation tokens."""
     return {("reg_token" if name == "dist_token" else name): shape for name, shape in shapes.items()}
 
 
@@ -41,7 +41,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: deit.Config) -> str | None:
-    """Returns an error message if transformers' DeiT cannot represent the config, or None."""
+    """Returns an error message if transformers' DeiT cannot represent the config, otherwise None."""
     return unsupported_field(config, "transformers' DeiT", fixed={}, free=("activation", "norm_eps", "qkv_bias"))
 
 

@@ -84,7 +84,7 @@ def _ratio(config: Config) -> int | None:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message if transformers' DINOv2 cannot represent the config, or None."""
+    """Returns an error message if transformers' DINOv2 cannot represent the config, otherwise None."""
     title = "transformers' DINOv2"
     if config.layer_scale is None:
         return f"{title} always has LayerScale, but this model has none; use to='vitkit'"

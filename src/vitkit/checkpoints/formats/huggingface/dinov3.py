@@ -90,7 +90,7 @@ def heads(shapes: dict[str, Shape]) -> dict[str, int]:
 
 
 def unsupported_reason(config: dinov3.Config) -> str | None:
-    """Returns an error message if transformers' DINOv3 cannot represent the config, or None."""
+    """Returns an error message if transformers' DINOv3 cannot represent the config, otherwise None."""
     title = "transformers' DINOv3"
     if config.num_classes:
         return f"{title} has no classifier, but this model has {config.num_classes} classes; use to='vitkit'"

@@ -60,7 +60,7 @@ def describe(raw: RawCheckpoint) -> Description:
         notes=notes,
     )
     if raw.preprocessor is None:
-        notes.append("no preprocessor_config.json: using transformers' default")
+        notes.append("no preprocessor_config.json: using transformers' default preprocessing")
         processor = preprocessing.fitted(Processor.squash(config.image_size), config)
     else:
         data = raw.preprocessor
@@ -69,7 +69,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message if transformers' ViT cannot represent the config, or None."""
+    """Returns an error message if transformers' ViT cannot represent the config, otherwise None."""
     if config.position_tokens == "patches":
         return "transformers' ViT has a position for the class token, but this model has none; use to='vitkit'"
     return unsupported_field(

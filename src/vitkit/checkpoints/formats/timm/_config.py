@@ -187,7 +187,7 @@ def check_architecture(name: str, known: re.Pattern[str]) -> None:
         return
     shown = name[:60] if name.isprintable() else repr(name[:60])
     if "quickgelu" in name:
-        raise CheckpointError(f"{shown} is a CLIP model, which is not a plain ViT")
+        raise CheckpointError(f"{shown} is a CLIP model, which vitkit does not support")
     if "_rpn_" in name:
         raise CheckpointError(
             f"{shown} applies norms after attention and MLP (post-norm), which vitkit does not support"

@@ -48,7 +48,7 @@ def read_processor(raw: RawCheckpoint, config: Any) -> Processor | None:
 
 
 def processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes: list[str]) -> Processor:
-    """Returns the processor stored in the folder. Without one, returns that of the original evaluation."""
+    """Returns the stored processor. If there is none, returns the processor of the original evaluation."""
     stored = read_processor(raw, config)
     if stored is not None:
         return stored

@@ -75,7 +75,7 @@ def _halved(processor: Processor) -> Processor:
 
 
 def unsupported_reason(config: beit.Config) -> str | None:
-    """Returns an error message if timm's BEiT cannot represent the config, or None."""
+    """Returns an error message if timm's BEiT cannot represent the config, otherwise None."""
     free = ("activation", "norm_eps", "relative", "position", "layer_scale", "pool", "relative_resize")
     return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(config, TITLE, {"norm_eps": 1e-6})
 

@@ -53,7 +53,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: resnet.Config) -> str | None:
-    """Returns an error message if timm has no BiT with these depths, stem width and epsilons, or None."""
+    """Returns an error message if timm has no BiT with these depths, stem width and epsilons, otherwise None."""
     if (config.depths, config.stem_width) not in ENTRIES:
         return f"timm has no BiT with depths {config.depths} and stem_width {config.stem_width}; use to='vitkit'"
     return implied_mismatch(config, "timm's BiT", IMPLIED)

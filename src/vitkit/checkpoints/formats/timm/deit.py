@@ -29,7 +29,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: deit.Config) -> str | None:
-    """Returns an error message if timm's DeiT cannot represent the config, or None."""
+    """Returns an error message if timm's DeiT cannot represent the config, otherwise None."""
     free = ("activation", "norm_eps", "qkv_bias")
     return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(config, TITLE, {"norm_eps": 1e-6})
 

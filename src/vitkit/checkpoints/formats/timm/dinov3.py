@@ -62,7 +62,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: dinov3.Config) -> str | None:
-    """Returns an error message if timm's DINOv3 cannot represent the config, or None."""
+    """Returns an error message if timm's DINOv3 cannot represent the config, otherwise None."""
     if config.pool == "token+gap":
         return f"{TITLE} does not support pool='token+gap'; use to='vitkit'"
     if config.mlp == "swiglu" and config.mlp_width % 8:

@@ -44,7 +44,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: hybrid.Config) -> str | None:
-    """Returns an error message if timm's hybrid ViTs cannot represent the config, or None."""
+    """Returns an error message if timm's hybrid ViTs cannot represent the config, otherwise None."""
     if config.depths not in ARCHITECTURES:
         return f"timm has no hybrid ViT with depths {config.depths}; use to='vitkit'"
     plain = Config(**{name: getattr(config, name) for name in VIT_FIELDS})

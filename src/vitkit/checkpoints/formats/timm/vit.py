@@ -116,7 +116,7 @@ def _processor(raw: RawCheckpoint, config: Config, project: tuple[str, str, str,
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message if timm's `VisionTransformer` cannot represent the config, or None."""
+    """Returns an error message if timm's `VisionTransformer` cannot represent the config, otherwise None."""
     title = "timm's VisionTransformer"
     if config.position_tokens == "class+patches" and config.num_registers and config.position == "learned":
         return f"{title} cannot have positions for the class token but not for registers; use to='vitkit'"
