@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from PIL import Image
 
 import vitkit
 from vitkit import checkpoints, data, models
+from vitkit.checkpoints.meaning import save_threshold
 from vitkit.cli import main
 from vitkit.data.processor import Processor
+from vitkit.inference import runtimes
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.task import Task
@@ -116,6 +119,57 @@ def test_a_threshold_selects_the_labels_that_are_shown(
     assert "threshold is 2.0; it must be between 0 and 1" in capsys.readouterr().err
     assert main(["classify", str(workspace / "model"), str(tmp_path / "red.png"), "--threshold", "0.5"]) == 1
     assert "has classes that exclude each other; a threshold needs a multi-label model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", ["huggingface", "vitkit", "timm", pytest.param("program", marks=pytest.mark.slow)])
+def test_evaluate_tunes_the_thresholds_and_saves_them_in_the_folder(
+    labels_run: Path, workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str
+) -> None:
+    model = tmp_path / "model"
+    made = checkpoints.load(str(labels_run), config={"task.threshold": 1.0})  # no label is ever predicted
+    runtimes.export(made, model, to=to) if to == "program" else checkpoints.save(made, model, to=to)
+    rows = [row for row in (workspace / "labels.jsonl").read_text().splitlines() if "blue" not in row]
+    data_file = workspace / "not_blue.jsonl"
+    data_file.write_text("\n".join(rows))
+    command = ["evaluate", str(model), "--data", f"jsonl:{data_file}", "--json"]
+    assert main([*command, "--tune-threshold"]) == 0
+    out, err = capsys.readouterr()
+    first = json.loads(out)
+    assert f"saved the thresholds in {model / 'config.json'}" in err
+    assert first["metrics"]["f1.micro"] == 0.0
+    assert first["metrics"]["f1_tuned.micro"] > 0.9
+    found = vitkit.load(model)
+    assert found.config.task.problem_type == "multi_label_classification"
+    assert list(found.config.task.threshold) == first["threshold"]
+    assert first["threshold"][found.labels.index("blue")] == 1.0  # without images it stays
+    assert main(command) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert "threshold" not in second
+    assert second["metrics"]["f1.micro"] == first["metrics"]["f1_tuned.micro"]
+
+
+def test_thresholds_that_cannot_be_saved_are_printed(
+    labels_run: Path, workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (labels_run / "config.json").read_bytes()
+    command = ["evaluate", str(labels_run), "--data", f"jsonl:{workspace / 'labels.jsonl'}", "--tune-threshold"]
+    assert main([*command, "--out", str(tmp_path / "out"), "--set", "task.threshold=0.25"]) == 0
+    err = capsys.readouterr().err
+    assert (labels_run / "config.json").read_bytes() == before
+    printed = shlex.split(
+        err.strip().splitlines()[-1].partition("save them in a copy: vitkit ")[2].replace("OUT", str(tmp_path / "copy"))
+    )
+    assert main(printed) == 0
+    tuned = json.loads((tmp_path / "out" / "evaluation.json").read_text())["threshold"]
+    assert list(vitkit.load(tmp_path / "copy").config.task.threshold) == pytest.approx(tuned)
+    (tmp_path / "weights.safetensors").write_bytes((labels_run / "model.safetensors").read_bytes())
+    for source in ("owner/name", tmp_path / "weights.safetensors", tmp_path):
+        assert save_threshold(source, (0.5,)) is None
+    assert main([*command, "--with", "rank"]) == 1
+    assert "tune_threshold needs an evaluator of predictions" in capsys.readouterr().err
+    images = ["--data", f"folder:{tmp_path}", "--tune-threshold"]
+    assert main(["evaluate", str(workspace / "model"), *images]) == 1
+    assert "for independent labels only, but the model's task is single_label_classification" in capsys.readouterr().err
 
 
 def test_numbers_are_predicted_in_their_units_by_every_reader(

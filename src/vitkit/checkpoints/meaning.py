@@ -7,16 +7,20 @@ precisions represent well.
 """
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from vitkit import atomic
 from vitkit import config as configs
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
-from vitkit.checkpoints.json_files import Json
+from vitkit.checkpoints.json_files import Json, read_json, write_json
+from vitkit.checkpoints.locate import WEIGHTS
 from vitkit.config import AnyConfig, JsonDict
 from vitkit.models import Backbone
 from vitkit.task import Task
@@ -65,6 +69,28 @@ def to_json(task: Task, *, problem_type: bool = True) -> JsonDict:
         default["problem_type"] = task.problem_type
     changed = {name: value for name, value in plain.items() if value != default[name]}
     return {"task": changed} if changed else {}
+
+
+def save_threshold(source: str | os.PathLike[str], threshold: tuple[float, ...]) -> Path | None:
+    """Replaces the decision thresholds in the config.json of a local folder, and returns the path of this file.
+
+    The folder may be in any format that stores a task, or an export. Returns None if the source is not such a folder.
+    The file is written atomically.
+    """
+    path = Path(source).expanduser()
+    path = (path.parent if path.name in WEIGHTS and path.is_file() else path) / "config.json"
+    if not path.is_file():
+        return None
+    data = read_json(path)
+    # The config of vitkit's own layout has the task itself; the files of other libraries have it under `vitkit`.
+    key = "model" if isinstance(data.get("model"), dict) else "vitkit"
+    outer = data.get(key, {})
+    task = outer.get("task", {}) if isinstance(outer, dict) else None
+    if not isinstance(task, dict):
+        return None
+    data[key] = {**outer, "task": {**task, "threshold": list(threshold)}}
+    atomic.write_file(path, lambda part: write_json(data, part))
+    return path
 
 
 def unsupported(config: AnyConfig, format_name: str) -> str | None:

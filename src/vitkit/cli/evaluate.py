@@ -25,6 +25,7 @@ def evaluate(
     json: bool = False,
     held_out: float | None = None,
     seed: int = 0,
+    tune_threshold: bool = False,
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto",
     merge_tokens: int = 0,
     device: str = "auto",
@@ -58,6 +59,8 @@ def evaluate(
         json: Print one JSON object instead of a table.
         held_out: Fraction of the images of each class to evaluate on. All other images are the training images.
         seed: Random seed of the held-out split.
+        tune_threshold: For independent labels: find the threshold of each label with the best F1 on these images, and
+            save it in MODEL if this is a local folder. Use other images to measure the result.
         precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
             An int8 model is calibrated on the first images. The precision float8 needs a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
@@ -96,6 +99,7 @@ def evaluate(
         workers=workers,
         limits=limits(max_pixels, max_bytes),
         max_unreadable=max_unreadable,
+        tune_threshold=tune_threshold,
     )
     found = protocol.run(model, placed.model, classifier.processor, classifier.labels, config, _progress)
     if out is not None:
@@ -107,10 +111,30 @@ def evaluate(
         print(placed.summary)
         if out is not None:
             print(f"see {out / 'report.html'}")
+    if found.threshold is not None:
+        _save_threshold(model, found.threshold, set)
     report_errors(list(found.unreadable))
     if found.unreadable:
         print(f"vitkit: {plural(len(found.unreadable), 'image')} could not be read and left out", file=sys.stderr)
     return 2 if found.unreadable else 0
+
+
+def _save_threshold(model: str, threshold: tuple[float, ...], words: tuple[str, ...]) -> None:
+    """Saves thresholds in the folder of a model, or prints a command that saves them in a copy."""
+    from vitkit.checkpoints.meaning import save_threshold
+
+    with_task = any(word.startswith("task.") for word in words)
+    if not with_task and (saved := save_threshold(model, threshold)) is not None:
+        print(f"vitkit: saved the thresholds in {saved}", file=sys.stderr)
+        return
+    text = ",".join(f"{each:.10g}" for each in threshold)
+    reason = "--set changes its task" if with_task else "it is not a local folder with a config.json"
+    options = " ".join(f"'{word}'" for word in (*words, f"task.threshold=[{text}]"))
+    print(
+        f"vitkit: the thresholds are not saved in '{model}', because {reason}; save them in a copy: "
+        f"vitkit convert {model} OUT --to vitkit --set {options}",
+        file=sys.stderr,
+    )
 
 
 def _evaluators(text: str, task: "Task") -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vitkit.evaluate import ModelOutputs, Predictions
 from vitkit.evaluate.requirements import EvaluationData
+from vitkit.task import Task
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,12 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
     `exact` is the fraction of images whose predicted labels are exactly the true ones. Labels without images are
     excluded from `macro`. Raises ValueError if no image has a label.
     """
-    predictions = subject.predictions
-    results = [each for each in per_label(predictions, subject.classes) if each.images]
+    return metrics(subject.predictions, subject.classes)
+
+
+def metrics(predictions: Predictions, names: tuple[str, ...]) -> dict[str, float]:
+    """Returns the metrics of `evaluate` for the predicted labels of all images."""
+    results = [each for each in per_label(predictions, names) if each.images]
     if not results:
         raise ValueError("none of the images has a label; evaluation needs labeled images")
     chosen, truth = predictions.task.decisions(predictions.logits), predictions.targets > 0
@@ -71,19 +76,29 @@ def per_label(predictions: Predictions, names: tuple[str, ...]) -> list[LabelRes
 def best_thresholds(predictions: Predictions) -> tuple[float, ...]:
     """Returns the threshold of each label that gives the highest F1 on these images.
 
-    Of equal F1, the threshold closest to 0.5 is returned, and 0.5 for labels without images. Raises ValueError unless
-    labels are independent.
+    Of equal F1, the threshold closest to 0.5 is returned. A label without images keeps its threshold. Raises ValueError
+    unless labels are independent.
     """
-    if predictions.task.function(predictions.targets.shape[1]) != "sigmoid":
-        raise ValueError("thresholds can be tuned only for models with independent labels (multi-label)")
-    scores = predictions.task.scores(predictions.logits.double())
-    return tuple(_best(column, true) for column, true in zip(scores.T, (predictions.targets > 0).T, strict=True))
+    task = predictions.task
+    check_tunable(task, predictions.targets.shape[1])
+    scores, truth = task.scores(predictions.logits.double()), predictions.targets > 0
+    given = task.threshold if isinstance(task.threshold, tuple) else (task.threshold,) * truth.shape[1]
+    return tuple(
+        _best(column, true) if true.any() else threshold
+        for column, true, threshold in zip(scores.T, truth.T, given, strict=True)
+    )
+
+
+def check_tunable(task: Task, outputs: int) -> None:
+    """Raises ValueError unless the labels of a model are independent, so that each has a threshold."""
+    if task.function(outputs) != "sigmoid":
+        raise ValueError(
+            f"thresholds can be tuned for independent labels only, but the model's task is {task.problem_type}"
+        )
 
 
 def _best(scores: Float[Tensor, " n"], true: Tensor) -> float:
     """Returns the threshold with the highest F1 for one label. It lies between two consecutive scores."""
-    if not true.any():
-        return 0.5
     ordered, order = scores.sort(descending=True, stable=True)
     hits = true[order].double().cumsum(dim=0)
     f1 = 2 * hits / (torch.arange(1, hits.shape[0] + 1) + hits[-1])

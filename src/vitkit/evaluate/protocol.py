@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,7 +15,7 @@ from vitkit.data.labels import matched
 from vitkit.data.loader import Batch, evaluation_batches
 from vitkit.data.processor import Processor
 from vitkit.data.unreadable import Unreadable, check_skipped
-from vitkit.evaluate import ModelOutputs, Predictions, requirements
+from vitkit.evaluate import ModelOutputs, Predictions, f1, requirements
 from vitkit.images import DEFAULT_LIMITS, Limits
 from vitkit.models import Backbone
 
@@ -29,7 +29,8 @@ class EvaluationConfig:
     The model is evaluated on the `val` or `test` split of `data`, or on all of it. Evaluators that train a classifier
     use `train`, or the train split of `data`. With `held_out`, this fraction of every class of `data` is for evaluation
     and the rest for training. `limits` are those of the image files. Unreadable images are left out; above the
-    fraction `max_unreadable`, and more than ten, they end the evaluation.
+    fraction `max_unreadable`, and more than ten, they end the evaluation. `tune_threshold` also finds the threshold of
+    each independent label with the best F1 on the evaluation images.
     """
 
     data: str
@@ -41,6 +42,7 @@ class EvaluationConfig:
     workers: int = 0
     limits: Limits = DEFAULT_LIMITS
     max_unreadable: float = 0.1
+    tune_threshold: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is invalid, before any image is read."""
@@ -48,6 +50,11 @@ class EvaluationConfig:
             raise ValueError(f"max_unreadable is {self.max_unreadable}; it must be between 0 and 1")
         if not self.evaluators:
             raise ValueError(f"no evaluator was given; choose from {', '.join(evaluate.evaluators())}")
+        if self.tune_threshold and "predictions" not in self.reads:
+            raise ValueError(
+                "tune_threshold needs an evaluator of predictions, but the given evaluators are "
+                f"{', '.join(self.evaluators)}; add f1"
+            )
         if self.train is not None and "representations" not in self.reads:
             raise ValueError(
                 f"train is '{self.train}', but no given evaluator uses training images ({', '.join(self.evaluators)}); "
@@ -112,7 +119,9 @@ class EvaluationConfig:
 class Evaluation:
     """Result of an evaluation: the metrics, the settings, and the `predictions` if an evaluator used them.
 
-    `source` and `training` contain the images that could be read, `unreadable` names the others.
+    `source` and `training` contain the images that could be read, `unreadable` names the others. `threshold` has the
+    tuned thresholds, one per label, if the config asks for them; the metrics `f1_tuned` are those with these thresholds
+    on the same images, the other metrics are those of the model as it is.
     """
 
     model: str
@@ -125,6 +134,7 @@ class Evaluation:
     precision: str
     checkpoint: checkpoints.Checkpoint | None = None
     unreadable: tuple[str, ...] = ()
+    threshold: tuple[float, ...] | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Returns a dict for JSON with the metrics and all settings that are needed to compute them again."""
@@ -144,6 +154,7 @@ class Evaluation:
             "torch": torch.__version__,
             "vitkit": __version__,
             "metrics": self.metrics,
+            **({} if self.threshold is None else {"threshold": list(self.threshold)}),
         }
 
 
@@ -162,6 +173,8 @@ def run(
     """
     task = model.config.task
     evaluate.check_task(config.evaluators, task)
+    if config.tune_threshold:
+        f1.check_tunable(task, model.config.num_classes)
     training, source = config.sources(labels, regression=task.regression)
     requirements.check(requirements.EvaluationData(model, source, training, processor), config.evaluators)
     for each in (source, *([] if training is None else [training])):
@@ -187,6 +200,7 @@ def run(
         processor=processor,
     )
     metrics = evaluate.evaluate(subject, config.evaluators)
+    threshold = f1.best_thresholds(subject.predictions) if config.tune_threshold else None
     skipped = dict.fromkeys((*source.skipped, *(() if training is None else training.skipped)))
     parameter = next(model.parameters())
     return Evaluation(
@@ -194,7 +208,7 @@ def run(
         config=config,
         source=failed[0].readable(source),
         training=training if training is None else failed[1].readable(training),
-        metrics=metrics,
+        metrics=metrics | _tuned_metrics(subject, threshold),
         predictions=subject.predictions if "predictions" in config.reads else None,
         device=str(parameter.device),
         precision=getattr(model, "precision", str(parameter.dtype).removeprefix("torch.")),
@@ -204,4 +218,14 @@ def run(
             *map(str, failed[0].images),
             *(f"training {image}" for each in failed[1:] for image in each.images),
         ),
+        threshold=threshold,
     )
+
+
+def _tuned_metrics(subject: ModelOutputs, threshold: tuple[float, ...] | None) -> dict[str, float]:
+    """Returns the metrics of `f1` with other thresholds, named `f1_tuned.*`. There are none without thresholds."""
+    if threshold is None:
+        return {}
+    predictions = subject.predictions
+    tuned = replace(predictions, task=predictions.task.with_threshold(threshold))
+    return {f"f1_tuned.{name}": value for name, value in f1.metrics(tuned, subject.classes).items()}
