@@ -110,7 +110,7 @@ def test_a_missing_image_is_left_out_and_named(folder: Path) -> None:
             "some labels are class indices and others are class names",
         ),
         ([{"path": 3, "label": 1}], "line 1: the image file '3' does not exist"),
-        ([{"path": "images/0.png", "label": 10**9}], "the largest label is 1000000000"),
+        ([{"path": "images/0.png", "label": 10**9}], "line 1: the label is 1000000000, which is too large"),
     ],
 )
 def test_errors_of_json_lines(folder: Path, rows: list[object], message: str) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitkit.data import splits, train_and_val
+from vitkit.data import Source, splits, train_and_val
 from vitkit.data.sources import _tar
+from vitkit.data.sources.webdataset import WebDataset
+from vitkit.data.unreadable import TooManyUnreadable, check_skipped
 from vitkit.images import ImageError
 
 
@@ -62,7 +64,7 @@ def test_splits_class_names_and_multiple_labels(tmp_path: Path) -> None:
     write(tmp_path / "val-0.tar", sample(2, b'{"cls": 1}', "json"))
     training, validation = train_and_val(f"webdataset:{tmp_path}")
     assert training.classes == validation.classes == ("cat", "dog", "bird")
-    assert [training.label(0), training.label(1), validation.label(0)] == [(0, 2), 2, 1]
+    assert [training.label(0), training.label(1), validation.label(0)] == [(0, 2), (2,), 1]
 
 
 def test_a_broken_image_raises_with_its_key(tmp_path: Path) -> None:
@@ -107,10 +109,13 @@ HOSTILE: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
     "hidden pickle": ([*sample(0), plain("0.features.pkl", b"x")], "is a pickle"),
     "no label": ([plain("0.png", image_bytes(0))], "has no label"),
     "label of text": (sample(0, b"cat"), "neither a class index nor JSON"),
-    "negative label": (sample(0, b"-1"), "expected a class index"),
-    "label of a float": (sample(0, b"1.5"), "expected a class index"),
+    "negative label": ([*sample(0, b"-1"), *sample(1)], "class index -1 is out of range"),
+    "missing label": ([*sample(0, b'{"label": null}', "json"), *sample(1)], "the label is none"),
+    "target of text": ([*sample(0, b"1.5"), *sample(1, b'"2.5"')], "expected a finite number"),
+    "target NaN": (sample(0, b"NaN"), "expected a finite number"),
     "label of true": (sample(0, b"true"), "expected a class index"),
-    "endless label": (sample(0, b"9" * 20), "expected a class index"),
+    "endless label": (sample(0, b"9" * 20), "too large; labels are class indices"),
+    "no images": ([plain("0.cls", b"1"), plain("note.md", b"")], "has no images"),
     "label of an object": (sample(0, b'{"label": {"a": 1}}', "json"), "expected a class index"),
 }
 
@@ -156,6 +161,10 @@ def test_invalid_tar_files_raise(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(ValueError, match=name):
             splits(f"webdataset:{path}")
+        other = write(tmp_path / "other.tar", sample(0))
+        source = WebDataset([path, other], {})
+        assert (len(source), len(source.skipped)) == (1, 1)
+        assert source.skipped[0].startswith(name)
     with pytest.raises(ValueError, match=r"shard '.*' does not exist"):
         splits(f"webdataset:{tmp_path}/x-{{0..3}}.tar")
     with pytest.raises(ValueError, match=r"no tar shards"):
@@ -169,12 +178,144 @@ def test_many_members_are_indexed_quickly(tmp_path: Path) -> None:
         for number in range(8_000):
             file.write(tarfile.TarInfo(f"{number}.txt").tobuf(tarfile.USTAR_FORMAT))
         file.write(bytes(1024))
-    assert len(_tar.index(tmp_path / "many.tar")) == 8_000
+    assert len(_tar.index(tmp_path / "many.tar").samples) == 8_000
 
 
 def test_a_shard_that_shrinks_raises(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar", sample(0))
-    member = _tar.index(path)["0000"]["png"]
+    member = _tar.index(path).samples["0000"]["png"]
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(ValueError, match=r"was truncated after"):
         _tar.read(path, member)
+
+
+def shard_of(path: Path, number: int) -> tuple[Path, list[int]]:
+    """Writes a shard of samples 0 to `number` - 1, and returns the positions of their image headers."""
+    write(path, [member for each in range(number) for member in sample(each, b"%d" % (each % 3))])
+    with tarfile.open(path) as archive:
+        return path, [info.offset for info in archive if info.name.endswith(".png")]
+
+
+def keys_of(source: Source) -> list[str]:
+    return [source.read(index).key.partition("/")[2] for index in range(len(source))]
+
+
+def damaged(path: Path, kind: str) -> list[int]:
+    """Damages a shard of 20 samples in one way, and returns the samples that remain."""
+    path, headers = shard_of(path, 20)
+    data = bytearray(path.read_bytes())
+    lost: set[int] = {7}
+    if kind == "a header":
+        data[headers[7] + 3] ^= 0xFF
+    elif kind == "the first header":
+        data[0] ^= 0xFF
+        lost = {0}
+    elif kind == "a label":
+        start = headers[8] - 512  # the block before the next header
+        data[start : start + 3] = b"\xff\xfe\x00"
+    elif kind == "several kilobytes":
+        data[headers[7] + 100 : headers[12] + 100 - (headers[12] - headers[7]) % 256] = bytes(range(256)) * (
+            (headers[12] - headers[7]) // 256
+        )
+        lost = {7, 8, 9, 10, 11, 12}
+        assert len(data) == path.stat().st_size
+    elif kind == "a cut image":
+        data = data[: headers[7] + 600]
+        lost = set(range(7, 20))
+    elif kind == "a cut header":
+        data = data[: headers[7] + 100]
+        lost = set(range(7, 20))
+    elif kind == "zeros over a header":
+        data[headers[7] : headers[7] + 512] = bytes(512)
+    path.write_bytes(data)
+    return [number for number in range(20) if number not in lost]
+
+
+DAMAGES = [
+    "a header",
+    "the first header",
+    "a label",
+    "several kilobytes",
+    "a cut image",
+    "a cut header",
+    "zeros over a header",
+]
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_shard_loses_only_its_damaged_samples(tmp_path: Path, kind: str) -> None:
+    remaining = damaged(tmp_path / "a.tar", kind)
+    shard_of(tmp_path / "b.tar", 20)
+    source = splits(f"webdataset:{tmp_path}")["all"]
+    readable = [f"{number:04}" for number in remaining]
+    assert keys_of(source) == readable + [f"{number:04}" for number in range(20)]
+    assert 1 <= len(source.skipped) <= 2
+    assert all(each.startswith("a.tar") and len(each.splitlines()) == 1 for each in source.skipped)
+    assert source.lost >= 1
+    assert [source.label(index) for index in range(len(remaining))] == [number % 3 for number in remaining]
+    check_skipped(source, 0.1)
+
+
+def test_archives_after_the_end_marker_are_read(tmp_path: Path) -> None:
+    one, _ = shard_of(tmp_path / "one.tar", 3)
+    two = write(tmp_path / "two.tar", [member for number in (7, 8) for member in sample(number)])
+    one.write_bytes(one.read_bytes() + two.read_bytes())
+    two.unlink()
+    source = splits(f"webdataset:{tmp_path}")["all"]
+    assert keys_of(source) == ["0000", "0001", "0002", "0007", "0008"]
+    assert source.skipped == ()
+
+
+def test_a_lost_shard_counts_with_the_estimated_number_of_its_images(tmp_path: Path) -> None:
+    for number in range(4):
+        shard_of(tmp_path / f"{number}.tar", 20)
+    (tmp_path / "1.tar").write_bytes(b"x" * (tmp_path / "0.tar").stat().st_size)
+    source = splits(f"webdataset:{tmp_path}")["all"]
+    assert len(source) == 60
+    assert source.skipped == ("1.tar is not an uncompressed tar file, or contains no files",)
+    assert source.lost == pytest.approx(20, abs=2)
+    check_skipped(source, 0.3)
+    training, validation = train_and_val(f"webdataset:{tmp_path}")
+    for each in (source, training, validation):
+        with pytest.raises(TooManyUnreadable, match=r"could not be read, but the limit is 10%.*1\.tar is not"):
+            check_skipped(each, 0.1)
+
+
+def test_an_oversized_member_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tar, "MAX_MEMBER_BYTES", 1000)
+    write(tmp_path / "a.tar", [*sample(0), plain("0001.png", bytes(2000)), plain("0001.cls", b"1"), *sample(2)])
+    source = splits(f"webdataset:{tmp_path}")["all"]
+    assert keys_of(source) == ["0000", "0002"]
+    assert source.skipped == ("a.tar: the member '0001.png' has 2,000 bytes; the limit is 1,000",)
+
+
+def test_numbers_are_targets(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar", [*sample(0, b"1.5"), *sample(1, b"2"), *sample(2, b'{"label": -3.25}', "json")])
+    source = splits(f"webdataset:{tmp_path}")["all"]
+    assert source.regression
+    assert (source.classes, [source.targets(index) for index in range(3)]) == (("label",), [(1.5,), (2.0,), (-3.25,)])
+    assert source.read(1).targets == (2.0,)
+    write(tmp_path / "a.tar", [*sample(0, b"[0.5, 1]"), *sample(1, b"[2, 3]")])
+    source = splits(f"webdataset:{tmp_path}")["all"]
+    assert (source.classes, source.targets(1)) == (("label 0", "label 1"), (2.0, 3.0))
+
+
+def test_a_label_or_targets_are_selected_by_name(tmp_path: Path) -> None:
+    members = []
+    for number in range(3):
+        fields = json.dumps({"age": number, "weight": 2.5 * number, "kind": "ab"[number % 2]}).encode()
+        members += [*sample(number, fields, "json"), plain(f"{number:04}.txt", b"cat" if number else b"dog")]
+        members += [plain(f"{number:04}.height", b"1%d" % number)]
+    write(tmp_path / "a.tar", members)
+    source = splits(f"webdataset:{tmp_path}#target=age,target=height")["all"]
+    assert (source.classes, source.targets(2)) == (("age", "height"), (2.0, 12.0))
+    assert splits(f"webdataset:{tmp_path}#target=weight")["all"].targets(1) == (2.5,)
+    source = splits(f"webdataset:{tmp_path}#label=kind")["all"]
+    assert (source.classes, [source.label(index) for index in range(3)]) == (("a", "b"), [0, 1, 0])
+    source = splits(f"webdataset:{tmp_path}#label=txt")["all"]
+    assert (source.classes, [source.label(index) for index in range(3)]) == (("cat", "dog"), [1, 0, 0])
+    with pytest.raises(ValueError, match="no sample has a label"):
+        splits(f"webdataset:{tmp_path}")
+    assert splits(f"webdataset:{tmp_path}", needs_labels=False)["all"].classes == ()
+    with pytest.raises(ValueError, match="in their file names"):
+        splits(f"webdataset:{tmp_path}#split=x")

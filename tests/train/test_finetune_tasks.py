@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import io
 import json
 import shlex
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -340,3 +342,38 @@ def test_the_squared_error_is_that_of_standardized_targets() -> None:
     with torch.no_grad():
         expected = np.mean([[(logit - 2.0) ** 2 for logit in row] for row in model(images).tolist()])
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_numbers_in_a_damaged_shard(
+    numbers_run: Path, workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    headers = []
+    for name, size in (("train", 48), ("val", 16)):
+        with tarfile.open(tmp_path / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
+            rows = list(csv.DictReader((workspace / "numbers.csv").read_text().splitlines()))
+            for index, row in enumerate(rows[:size] if name == "train" else rows[48:]):
+                headers.append(archive.offset)
+                archive.add(workspace / row["path"], f"{index:02}.png")
+                text = json.dumps({"target": float(row["target"]), "depth": int(row["depth"])}).encode()
+                info = tarfile.TarInfo(f"{index:02}.json")
+                info.size = len(text)
+                archive.addfile(info, io.BytesIO(text))
+    for name, number in (("train", 5), ("val", 48 + 3)):
+        data = bytearray((tmp_path / f"{name}.tar").read_bytes())
+        data[headers[number]] ^= 0xFF
+        (tmp_path / f"{name}.tar").write_bytes(data)
+    source = f"webdataset:{tmp_path}#target=depth,target=target"
+    assert main(["evaluate", str(numbers_run), "--data", source, "--json"]) == 2
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["images"] == 15
+    assert found["metrics"]["regression.r2"] > 0.8
+    assert len(found["unreadable"]) == 1
+    assert "val.tar has damaged data from byte" in found["unreadable"][0]
+    assert found["unreadable"][0] in err
+    finetuned(workspace, tmp_path / "run", source, "--steps", "2")
+    run = RunFolder(tmp_path / "run").run()
+    assert run.model.task.problem_type == "regression"
+    events = (tmp_path / "run" / "log.jsonl").read_text()
+    assert "training data: train.tar has damaged data" in events
+    assert "validation data: val.tar has damaged data" in events

@@ -54,14 +54,16 @@ class Source(ABC):
     `classes` are the class names, indexed by label. If `regression` is true, every image has numbers to predict
     (`targets`) instead of a label, and `classes` are the names of these numbers. Without labels there are no classes,
     every label is -1, and `unlabelled` says what labels would need. `skipped` names what was found and is no readable
-    file, so that it is not part of the source: broken links, pipes, folders without permission. Reading must be safe
-    from several processes at once.
+    file, so that it is not part of the source: broken links, pipes, folders without permission. `lost` is the estimated
+    number of images in it where an entry stands for several, such as a damaged shard. Reading must be safe from several
+    processes at once.
     """
 
     classes: tuple[str, ...]
     regression: bool = False
     unlabelled: str = ""
     skipped: tuple[str, ...] = ()
+    lost: int = 0
 
     @abstractmethod
     def __len__(self) -> int:
@@ -114,7 +116,7 @@ class Subset(Source):
         self.classes = source.classes
         self.regression = source.regression
         self.unlabelled = source.unlabelled
-        self.skipped = source.skipped
+        self.skipped, self.lost = source.skipped, source.lost
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -143,7 +145,7 @@ class Relabelled(Source):
     def __init__(self, source: Source, classes: tuple[str, ...], indices: tuple[int, ...] | None = None):
         self.source = source
         self.classes = classes
-        self.skipped = source.skipped
+        self.skipped, self.lost = source.skipped, source.lost
         self.indices = tuple(map(classes.index, source.classes)) if indices is None else indices
         self.regression = source.regression
         if self.regression and len(classes) != len(source.classes):
@@ -183,7 +185,7 @@ class Unlabelled(Source):
     def __init__(self, source: Source, reason: str):
         self.source = source
         self.unlabelled = source.unlabelled or reason
-        self.skipped = source.skipped
+        self.skipped, self.lost = source.skipped, source.lost
 
     def __len__(self) -> int:
         """Returns the number of images."""

@@ -61,7 +61,8 @@ class Unreadable:
 def check_skipped(source: Source, limit: float) -> None:
     """Raises TooManyUnreadable if too many files of a source could not be read when it was opened."""
     if source.skipped:
-        check_unreadable(len(source.skipped), len(source) + len(source.skipped), limit, source.skipped[0])
+        number = max(len(source.skipped), source.lost)
+        check_unreadable(number, len(source) + number, limit, source.skipped[0])
 
 
 def check_unreadable(number: int, total: int, limit: float, example: str) -> None:

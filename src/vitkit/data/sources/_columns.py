@@ -232,7 +232,8 @@ def _names(lists: Sequence[Sequence[int | str]], row: Callable[[int], str]) -> t
         return tuple(sorted(map(str, every)))
     highest = max((label for label in every if isinstance(label, int)), default=-1)
     if highest > 10_000_000:
+        first = next(index for index, labels in enumerate(lists) if highest in labels)
         raise ValueError(
-            f"the largest label is {highest}, which is too large; labels are class indices, counted from 0"
+            f"{row(first)}: the label is {highest}, which is too large; labels are class indices, counted from 0"
         )
     return tuple(str(each) for each in range(highest + 1))

@@ -1,15 +1,21 @@
 """Indexes and reads uncompressed tar shards without extracting their files."""
 
-import stat
+import os
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from vitkit.images.files import kind_of
+from vitkit.regular import NotRegularError, open_regular
 
 MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 64 << 20
 MAX_NAME = 1024
+BLOCK = tarfile.BLOCKSIZE
+# Where the headers of all common tar files (ustar, pax, GNU) have this signature, in bytes.
+MAGIC, MAGIC_OFFSET = b"ustar", 257
+CHUNK = 1 << 20
 # Loading these formats can run code, so shards that contain them are rejected.
 PICKLES = frozenset(["pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill", "pyc", "pkl.gz"])
 
@@ -22,41 +28,138 @@ class Member:
     size: int
 
 
-def index(shard: Path) -> dict[str, dict[str, Member]]:
-    """Returns the files of a shard by sample name and extension: {"0001": {"jpg": Member, "cls": Member}}.
+@dataclass(frozen=True)
+class Damage:
+    """A part of a shard that cannot be read: the reason, and its size in bytes."""
 
-    Members are in the order of the shard. As in WebDataset, the name of a sample is the path up to the first dot of the
-    file name. Raises ValueError that names shard and member for a link, a device, a pickle, a path outside the folder,
-    a duplicate or oversized member, and for a shard that is truncated, compressed or not a tar file.
+    reason: str
+    size: int
+
+
+@dataclass
+class Shard:
+    """The files of a shard by sample name and extension, such as {"0001": {"jpg": Member}}, and its damaged parts.
+
+    Samples are in the order of the shard. `size` is the size of the file in bytes.
     """
-    status = shard.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{shard.name} is {kind_of(status)}, not a file")
-    size = status.st_size
-    samples: dict[str, dict[str, Member]] = {}
+
+    samples: dict[str, dict[str, Member]] = field(default_factory=dict)
+    damages: list[Damage] = field(default_factory=list)
+    size: int = 0
+
+
+def index(path: Path) -> Shard:
+    """Indexes the files of a shard. As in WebDataset, the name of a sample ends at the first dot of the file name.
+
+    Damaged parts are left out and named. After damaged data the next valid header is searched, so that only the files
+    before it are lost. Raises ValueError that names shard and member for a link, a device, a pickle, a path outside
+    the folder and a duplicate member.
+    """
+    shard = Shard()
+    try:
+        with open_regular(path) as file:
+            shard.size = os.fstat(file.fileno()).st_size
+            for number, member in enumerate(_members(file, shard.size)):
+                if number >= MAX_MEMBERS:
+                    raise ValueError(f"{path.name} has more than {MAX_MEMBERS:,} members")
+                if isinstance(member, Damage):
+                    shard.damages.append(Damage(f"{path.name} {member.reason}", member.size))
+                elif not member.isdir():
+                    _add(shard, member, path)
+    except NotRegularError as error:
+        shard.damages.append(Damage(str(error), 0))
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        shard.damages.append(Damage(f"{path.name} cannot be read: {reason}", shard.size))
+    return shard
+
+
+def _add(shard: Shard, info: tarfile.TarInfo, path: Path) -> None:
+    """Adds a member to the index, or a damage if it cannot be read. Raises the errors of `index`."""
+    _check(info, path)
+    shown = f"'{_shown(info.name)}'"
+    if not 0 <= info.size <= MAX_MEMBER_BYTES:
+        reason = f"{path.name}: the member {shown} has {info.size:,} bytes; the limit is {MAX_MEMBER_BYTES:,}"
+        shard.damages.append(Damage(reason, min(max(info.size, 0), shard.size)))
+    elif info.offset_data + info.size > shard.size:
+        reason = f"{path.name} is truncated: {shown} extends beyond the end"
+        shard.damages.append(Damage(reason, shard.size - info.offset))
+    else:
+        key, extension = _split(info.name)
+        if extension not in shard.samples.setdefault(key, {}):
+            shard.samples[key][extension] = Member(info.offset_data, info.size)
+        elif shard.damages:  # the extended header with the rest of a long name may be lost
+            shard.damages.append(Damage(f"{path.name} contains {shown} twice after damaged data", info.size))
+        else:
+            raise ValueError(f"{path.name} contains {shown} twice")
+
+
+def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo | Damage]:
+    """Yields the members of a tar file in order, and a `Damage` for data between them that belong to no member.
+
+    Archives after the end marker of the first, as `cat a.tar b.tar` writes them, are read, too.
+    """
+    position = 0
+    while position < size:
+        end = position
+        for info in _archive(file, position):
+            yield info
+            end = max(end + BLOCK, info.offset_data + -(-info.size // BLOCK) * BLOCK)
+        if end >= size:
+            return
+        following = _next_header(file, end + BLOCK, size)
+        if end == 0 and following == size:
+            break
+        if _has_data(file, end, following):
+            yield Damage(f"has damaged data from byte {end:,} to byte {following:,}", following - end)
+        position = following
+    if position == 0:
+        yield Damage("is not an uncompressed tar file, or contains no files", size)
+
+
+def _archive(file: BinaryIO, position: int) -> Iterator[tarfile.TarInfo]:
+    """Yields the members of the archive at a position, up to its end marker or the first invalid header."""
+    file.seek(position)
     try:
         # "r:" accepts no compression: compressed shards have no random access, and their unpacked size is unbounded.
-        with tarfile.open(shard, "r:", errorlevel=2) as archive:
-            for number, info in enumerate(archive):
-                if number >= MAX_MEMBERS:
-                    raise ValueError(f"{shard.name} has more than {MAX_MEMBERS:,} members")
-                if info.isdir():
-                    continue
-                _check(info, shard)
-                if info.offset_data + info.size > size:
-                    raise ValueError(f"{shard.name} is truncated: '{_shown(info.name)}' extends beyond the end")
-                key, extension = _split(info.name)
-                if extension in samples.setdefault(key, {}):
-                    raise ValueError(f"{shard.name} contains '{_shown(info.name)}' twice")
-                samples[key][extension] = Member(info.offset_data, info.size)
-    except (tarfile.TarError, EOFError, OverflowError) as error:
-        raise ValueError(f"{shard.name} is not an uncompressed tar file: {type(error).__name__}") from None
-    return samples
+        with tarfile.open(fileobj=file, mode="r:", errorlevel=2) as archive:
+            while (info := archive.next()) is not None:
+                yield info
+    except (tarfile.TarError, EOFError, OverflowError, ValueError):
+        return
+
+
+def _next_header(file: BinaryIO, start: int, size: int) -> int:
+    """Returns the position of the first valid header from `start` on, or `size` if there is none."""
+    file.seek(start)
+    for chunk_start in range(start, size, CHUNK):
+        chunk = file.read(CHUNK)
+        at = chunk.find(MAGIC)
+        while at >= 0:
+            block = at - MAGIC_OFFSET
+            if block >= 0 and block % BLOCK == 0 and _is_header(chunk[block : block + BLOCK]):
+                return chunk_start + block
+            at = chunk.find(MAGIC, at + 1)
+    return size
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError):
+        return False
+    return True
+
+
+def _has_data(file: BinaryIO, start: int, stop: int) -> bool:
+    """Returns whether a byte in a range of a file is not zero. Zeros mark the end of an archive and fill it up."""
+    file.seek(start)
+    return any(file.read(min(CHUNK, stop - here)).strip(b"\0") for here in range(start, stop, CHUNK))
 
 
 def read(shard: Path, member: Member) -> bytes:
     """Returns the bytes of a file in a shard. Raises ValueError if the shard was shortened after it was indexed."""
-    with shard.open("rb") as file:
+    with open_regular(shard) as file:
         file.seek(member.offset)
         data = file.read(member.size)
     if len(data) != member.size:
@@ -65,7 +168,7 @@ def read(shard: Path, member: Member) -> bytes:
 
 
 def _check(info: tarfile.TarInfo, shard: Path) -> None:
-    """Raises ValueError unless an archive member is a regular file of limited size with a safe name."""
+    """Raises ValueError unless an archive member is a regular file with a safe name."""
     shown = f"'{_shown(info.name)}'"
     # tarfile counts sparse members as regular files, but their content is not stored contiguously.
     if not info.isreg() or info.issparse():
@@ -76,8 +179,6 @@ def _check(info: tarfile.TarInfo, shard: Path) -> None:
         raise ValueError(f"{shard.name}: the member {shown} has an unsafe path")
     if _split(info.name)[1].rpartition(".")[2] in PICKLES or _split(info.name)[1] in PICKLES:
         raise ValueError(f"{shard.name}: the member {shown} is a pickle; pickles are not supported")
-    if info.size > MAX_MEMBER_BYTES:
-        raise ValueError(f"{shard.name}: the member {shown} has {info.size:,} bytes; the limit is {MAX_MEMBER_BYTES:,}")
 
 
 def _split(name: str) -> tuple[str, str]:

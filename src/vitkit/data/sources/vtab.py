@@ -150,6 +150,7 @@ class Concatenation(Source):
         self.other = other
         self.classes = one.classes
         self.skipped = tuple(dict.fromkeys(one.skipped + other.skipped))
+        self.lost = one.lost if one.skipped == other.skipped else one.lost + other.lost
 
     def __len__(self) -> int:
         """Returns the number of images in both sources."""
