@@ -20,34 +20,54 @@ _KINDS: Final = (
 class NotRegularError(ValueError):
     """Raised for a path that is a named pipe, a device, a socket or a folder where a regular file is needed."""
 
+    def __init__(self, path: str | os.PathLike[str], status: os.stat_result):
+        self.kind = kind_of(status)
+        super().__init__(f"{os.path.basename(path)} is {self.kind}, not a regular file")
+
 
 def kind_of(status: os.stat_result) -> str:
     """Returns the kind of a path that is not a regular file, such as "a folder" or "a named pipe"."""
-    return next((kind for check, kind in _KINDS if check(status.st_mode)), "not a regular file")
+    return next((kind for check, kind in _KINDS if check(status.st_mode)), "a special file")
+
+
+def problem(path: str | os.PathLike[str]) -> str:
+    """Returns why a path is not a regular file ("does not exist", "is a folder"), or "" if it is one."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be opened: {getattr(error, 'strerror', None) or error}"
+    return "" if stat.S_ISREG(status.st_mode) else f"is {kind_of(status)}, not a regular file"
 
 
 def check_regular(path: str | os.PathLike[str], status: os.stat_result | None = None) -> os.stat_result:
     """Returns the status of a regular file. Raises NotRegularError for anything else, and OSError without the file."""
     status = os.stat(path) if status is None else status
     if not stat.S_ISREG(status.st_mode):
-        raise NotRegularError(f"{os.path.basename(path)} is {kind_of(status)}; pass a regular file")
+        raise NotRegularError(path, status)
     return status
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Opens a regular file for reading bytes. Raises NotRegularError for anything else; it never waits.
+def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
+    """Opens a regular file for reading. Returns the file descriptor, which the caller must close, and the status.
 
-    The file is opened without blocking and checked again, in case it was replaced after the first check.
+    Raises NotRegularError for anything else, without waiting.
     """
-    check_regular(path)
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = os.fdopen(os.open(path, flags), "rb")
+    check_regular(path)  # before opening: a named pipe would wait for a writer, a device may act when it is opened
+    # Without blocking, and checked again, in case it was replaced meanwhile.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags)
     try:
-        check_regular(path, os.fstat(file.fileno()))
-    except BaseException:
-        file.close()
+        return descriptor, check_regular(path, os.fstat(descriptor))
+    except NotRegularError:
+        os.close(descriptor)
         raise
-    return file
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a regular file for reading bytes. Raises NotRegularError for anything else, without waiting."""
+    return open(open_descriptor(path)[0], "rb")
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:

@@ -235,7 +235,7 @@ def test_pipes_and_folders_in_place_of_files(base: Path, tmp_path: Path) -> None
     assert "not a regular file" in _error(tmp_path / "x.pth")
     (base / "config.json").unlink()
     (base / "config.json").mkdir()
-    assert "config.json is not a regular file" in _error(base)
+    assert "config.json is a folder, not a regular file" in _error(base)
 
 
 def test_saved_files_have_the_mode_of_the_process(base: Path) -> None:

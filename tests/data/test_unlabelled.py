@@ -166,7 +166,7 @@ def test_errors_of_lists_name_the_line(flat: Path, text: bytes, message: str) ->
     (flat.parent / "images.txt").write_bytes(text)
     with pytest.raises(ValueError, match=message):
         data.splits(f"list:{flat.parent / 'images.txt'}")
-    with pytest.raises(ValueError, match=r"there is no file '.*'; expected list:FILE"):
+    with pytest.raises(ValueError, match=r"'.*flat' is a folder, not a regular file; expected list:FILE"):
         data.splits(f"list:{flat}")
 
 

@@ -22,6 +22,7 @@ from vitkit.checkpoints.containers import open_weights
 from vitkit.checkpoints.infer.vit import parse_overrides
 from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.models import Backbone, _pooling, dinov3, vit
+from vitkit.regular import problem
 
 #: Config fields that define the input of a head.
 FIELDS = ("pool", "pool_blocks")
@@ -41,8 +42,8 @@ def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: tor
     model does not support such heads.
     """
     _check(model.config, path.name)
-    if not path.is_file():
-        raise CheckpointError(f"the file with the head does not exist: {path}")
+    if wrong := problem(path):
+        raise CheckpointError(f"the file with the head {wrong}: {path}")
     tensors = open_weights(path)
     stem = _stem(path.name, tensors)
     classes, width = tensors.infos[f"{stem}weight"].shape

@@ -1,12 +1,12 @@
 """Reads untrusted JSON files and writes JSON. Reading rejects large or deep files, duplicate keys and NaN."""
 
 import json
-import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
 from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.config import Json
+from vitkit.regular import NotRegularError, check_regular, read_bytes
 
 MAX_BYTES = 8 << 20
 # No valid file has longer numbers, and parsing them takes quadratic time.
@@ -17,12 +17,13 @@ MAX_KEYS = 100_000
 
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file. Raises CheckpointError if the file is not a valid JSON object."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise CheckpointError(f"{path.name} is not a regular file; remove it or replace it")
-    size = path.stat().st_size
+    try:
+        size = check_regular(path).st_size
+    except NotRegularError as error:
+        raise CheckpointError(f"{error}; remove it or replace it") from None
     if size > MAX_BYTES:
         raise CheckpointError(f"{path.name} has {size:,} bytes; the limit is {MAX_BYTES:,} bytes")
-    return parse_json(path.read_bytes(), path.name)
+    return parse_json(read_bytes(path), path.name)
 
 
 def parse_json(data: bytes, name: str) -> dict[str, Any]:

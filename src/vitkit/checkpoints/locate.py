@@ -181,7 +181,7 @@ def _suggest_paths(path: Path) -> str:
 
 def _weights_in(folder: Path) -> Path:
     for name in WEIGHTS:
-        if (folder / name).is_file():
+        if (folder / name).exists():  # what is not a regular file is rejected when it is opened
             return folder / name
     others = sorted(
         path

@@ -19,6 +19,7 @@ from vitkit.checkpoints.locate import locate
 from vitkit.checkpoints.table import Table, Transform
 from vitkit.checkpoints.tensors import Shape, Tensors
 from vitkit.layers.dalle import DalleEncoder
+from vitkit.regular import problem
 
 # Keys under which training scripts save the weights.
 WRAPPED = (r"^(?:(?:model|state_dict|module|_orig_mod)\.)+", "")
@@ -80,8 +81,8 @@ def load_dalle_encoder(path: str | os.PathLike[str]) -> DalleEncoder:
     Raises CheckpointError that lists every tensor that is missing, unknown or of another shape.
     """
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise CheckpointError(f"no such file: '{path}'; expected DALL-E's encoder.pkl or its tensors as .safetensors")
+    if wrong := problem(file):
+        raise CheckpointError(f"'{path}' {wrong}; expected DALL-E's encoder.pkl or its tensors as .safetensors")
     # The published encoder.pkl is a pickled module.
     tensors = open_weights(file, inside_modules=True)
     first, last = (tensors.infos.get(f"blocks.{part}.w") for part in ("input", "output.conv"))

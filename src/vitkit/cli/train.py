@@ -44,6 +44,7 @@ def train(
     from vitkit import config
     from vitkit.cli._outcomes import data_limits, report_unreadable, settings
     from vitkit.recipes import recipe as by_name
+    from vitkit.regular import read_text
     from vitkit.train import Result, events
     from vitkit.train import run as runs
     from vitkit.train import train as go
@@ -51,7 +52,7 @@ def train(
 
     if bool(recipe) == (repeat is not None):
         raise ValueError("give either the name of a recipe (`vitkit recipes`) or --from with the config.json of a run")
-    run = by_name(recipe) if repeat is None else runs.from_json(repeat.read_text(encoding="utf-8"))
+    run = by_name(recipe) if repeat is None else runs.from_json(read_text(repeat))
     given = {"data.source": data, "data.val": val, "init_from": init_from, "hardware.parallel": parallel}
     changes = {name: value for name, value in given.items() if value is not None}
     changes |= data_limits(max_pixels, max_bytes) | settings(set)

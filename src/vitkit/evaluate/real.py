@@ -14,6 +14,7 @@ import torch
 
 from vitkit.evaluate import ModelOutputs, Predictions, top1
 from vitkit.evaluate.requirements import EvaluationData, top5
+from vitkit.regular import read_text
 
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\b")
 
@@ -39,7 +40,7 @@ def evaluate(subject: ModelOutputs, labels: str) -> dict[str, float]:
 def read(path: Path) -> Mapping[str, Sequence[int]]:
     """Reads a JSON file with the labels of each image. Raises ValueError if it does not contain lists of labels."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"'{path}' is not JSON: {error}") from None
     if isinstance(entries, list):

@@ -7,6 +7,7 @@ over the images. This is the protocol of the paper on the val set of PASCAL VOC 
 
 import dataclasses
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from vitkit.explain._hooks import token_backbone
 from vitkit.explain.attention import attention_maps
 from vitkit.explain.foreground import foreground_mask
 from vitkit.images import DEFAULT_LIMITS, probe
+from vitkit.regular import read_bytes
 
 READS = "model"
 FRACTION = 0.6  # of a head's attention
@@ -115,14 +117,14 @@ def jaccard(
 def find_mask(folder: Path, key: str) -> Path | None:
     """Returns the mask file of an image, found by path or file name, or None if there is no mask."""
     path = Path(key).with_suffix(".png")
-    return next((each for each in (folder / path, folder / path.name) if each.is_file()), None)
+    return next((each for each in (folder / path, folder / path.name) if each.exists()), None)
 
 
 def read_mask(path: Path) -> Image.Image:
     """Reads a mask file, whose pixels are object numbers. Raises ValueError for a color image."""
-    data = path.read_bytes()
+    data = read_bytes(path)
     probe(data, DEFAULT_LIMITS)
-    with Image.open(path, formats=("PNG",)) as mask:
+    with Image.open(BytesIO(data), formats=("PNG",)) as mask:
         if mask.mode not in ("1", "L", "P"):
             raise ValueError(f"'{path}' has the mode {mask.mode}; a mask must be a grayscale or palette image")
         numbers = np.asarray(mask).astype(np.uint8)

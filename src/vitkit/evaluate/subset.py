@@ -10,6 +10,7 @@ from pathlib import Path
 from vitkit.data.labels import class_indices
 from vitkit.evaluate import ModelOutputs, Predictions, top1
 from vitkit.evaluate.requirements import EvaluationData
+from vitkit.regular import read_text
 
 
 def check(data: EvaluationData, classes: str = "") -> tuple[str, ...]:
@@ -40,7 +41,7 @@ def read(path: Path, classes: Sequence[str]) -> list[int]:
     Classes are indices, names, or WordNet ids of ImageNet-1k. Raises ValueError for a class that the model does not
     have, and for an empty list.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     listed = json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in text.splitlines()]
     entries = [str(each) for each in listed if str(each)]
     if not entries:

@@ -2,13 +2,13 @@
 
 import os
 import re
-import stat
 from collections.abc import Callable
 from io import BytesIO, FileIO
 from typing import BinaryIO, Final
 
 from vitkit.images.errors import ImageError, Limits
 from vitkit.images.probe import check_bytes, detect_format
+from vitkit.regular import NotRegularError, open_descriptor
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
@@ -21,42 +21,22 @@ SUFFIXES: Final = frozenset(
 )
 #: Suffixes of array files, which are images where a folder has no others.
 ARRAY_SUFFIXES: Final = frozenset((".npy",))
-_KINDS: Final = (
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISDIR, "a folder"),
-)
 _CHUNK: Final = 1 << 20
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-
-
-def kind_of(status: os.stat_result) -> str:
-    """Returns the kind of a path that is not a regular file, such as "a folder" or "a named pipe"."""
-    return next((kind for check, kind in _KINDS if check(status.st_mode)), "not a regular file")
 
 
 def _read_file(path: str | os.PathLike[str], limits: Limits, check: Callable[[bytes], object]) -> bytes:
     if isinstance(path, str) and _URL.match(path) and not os.path.exists(path):
         raise ImageError("unreadable", "the path is a URL; download the image and pass the path of the file")
     try:
-        # Before opening: a named pipe would wait for a writer, and a device may act when it is opened.
-        status = os.stat(path)
-        descriptor = -1
-        if stat.S_ISREG(status.st_mode):
-            # Non-blocking, in case it was replaced meanwhile.
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-            status = os.fstat(descriptor)
+        descriptor, status = open_descriptor(path)
+    except NotRegularError as error:
+        raise ImageError("unreadable", f"the path is {error.kind}, not a file") from None
     except (OSError, ValueError) as error:
         reason = {FileNotFoundError: "it does not exist", PermissionError: "permission denied"}.get(type(error))
         raise ImageError(
             "unreadable", f"the file cannot be opened: {reason or 'the operating system reports an error'}"
         ) from None
-    if not stat.S_ISREG(status.st_mode):
-        if descriptor >= 0:
-            os.close(descriptor)
-        raise ImageError("unreadable", f"the path is {kind_of(status)}, not a file")
     # Without a buffer, a single read of the known size fills the result without a copy.
     with open(descriptor, "rb", buffering=0) as file:
         return _read_stream(file, limits, check, status.st_size)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from vitkit.images.errors import ImageError
-from vitkit.images.files import SUFFIXES, kind_of
+from vitkit.images.files import SUFFIXES
+from vitkit.regular import kind_of
 
 _Identity = tuple[int, int]  # of a folder, whatever its path: device and inode
 

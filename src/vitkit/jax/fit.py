@@ -18,6 +18,7 @@ from vitkit.jax.load import FlaxCheckpoint, load, save
 from vitkit.jax.step import TrainingConfig, TrainState, logits, losses, make_mesh, make_state, make_step, shard_batch
 from vitkit.jax.vit import ViT
 from vitkit.models.vit import Config
+from vitkit.regular import read_bytes, read_text
 
 Batches = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
 
@@ -125,7 +126,7 @@ class _RunFolder:
             {"backend": "jax", "training": configs.to_dict(training), "model": models.to_dict(config)}, indent=2
         )
         path = folder / "config.json"
-        if path.exists() and path.read_text() != text:
+        if path.exists() and read_text(path) != text:
             raise ValueError(f"{folder} contains a run with another config.json; choose another folder")
         self.state.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, text)
@@ -134,7 +135,7 @@ class _RunFolder:
         """Returns the saved training state and log, or the given state and an empty log if nothing is saved."""
         if not self.state.exists():
             return state, []
-        saved = serialization.from_bytes({"state": state, "log": ""}, self.state.read_bytes())
+        saved = serialization.from_bytes({"state": state, "log": ""}, read_bytes(self.state))
         shardings = jax.tree.map(lambda value: value.sharding, state)
         return jax.device_put(saved["state"], shardings), json.loads(saved["log"])
 

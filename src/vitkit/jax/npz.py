@@ -24,6 +24,7 @@ from vitkit import atomic
 from vitkit.checkpoints.formats.google import big_vision
 from vitkit.checkpoints.formats.google.big_vision import STACKED
 from vitkit.jax.convert import POSITIONS, Flat
+from vitkit.regular import open_regular
 
 PREFIXES = ("opt/target/params/", "opt/target/", "params/img/", "params/")
 
@@ -46,7 +47,7 @@ def read(path: str | Path) -> tuple[Flat, NameFormat]:
 
     Optimizer state is ignored. Raises ValueError if the file does not contain a plain ViT.
     """
-    with np.load(path, allow_pickle=False) as file:
+    with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
         arrays = {name: _bfloat16(file[name]) for name in file.files}
     names = list(arrays)
     prefix = next((each for each in PREFIXES if f"{each}embedding/kernel" in arrays), "")

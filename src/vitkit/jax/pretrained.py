@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vitkit import atomic
 from vitkit.checkpoints.formats.huggingface import vit as huggingface
+from vitkit.checkpoints.json_files import read_json
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.config import Json, JsonDict, nearest
 from vitkit.jax.convert import Flat, PyTree, flatten, to_array, to_flax, to_tensor, to_torch
@@ -81,10 +82,10 @@ def _read_huggingface(folder: Path) -> tuple[JsonDict, Flat]:
     """Reads `config.json` and the weights, which may be sharded. Names may be those of transformers 4 or 5."""
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
-    parts = [single.name] if single.exists() else sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    parts = [single.name] if single.exists() else sorted(set(read_json(index)["weight_map"].values()))
     if missing := [part for part in parts if not (folder / part).is_file()]:
         raise ValueError(f"the folder {folder} has no {', '.join(missing)}")
-    data = json.loads((folder / "config.json").read_text())
+    data = read_json(folder / "config.json")
     state: dict[str, Tensor] = {}
     for name, array in (pair for part in parts for pair in load_file(folder / part).items()):
         for pattern, replacement in huggingface.FORMAT.aliases:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vitkit import atomic, memory
 from vitkit.config import JsonDict
+from vitkit.regular import read_text
 from vitkit.train import run as runs
 from vitkit.train.run import Run
 from vitkit.train.utilization import Peak
@@ -222,7 +223,7 @@ def read(log: Path) -> list[JsonDict]:
     """Reads the events of a log in order, and ignores an incomplete last line from a killed process."""
     if not log.exists():
         return []
-    lines = log.read_text(encoding="utf-8").split("\n")
+    lines = read_text(log).split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
 
 

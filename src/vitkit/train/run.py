@@ -13,6 +13,7 @@ from vitkit.config import AnyConfig, Json, JsonDict
 from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
 from vitkit.images import DEFAULT_LIMITS, Limits
+from vitkit.regular import read_text
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 from vitkit.train.tuning import Tuning
@@ -249,7 +250,7 @@ class RunFolder:
     def run(self) -> Run:
         """Reads the saved config of the run. Raises ValueError if the folder contains no run."""
         try:
-            text = self.config.read_text(encoding="utf-8")
+            text = read_text(self.config)
         except OSError:
             raise ValueError(f"'{self.path}' is not a run folder, because it has no readable config.json") from None
         try:

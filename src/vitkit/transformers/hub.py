@@ -34,11 +34,11 @@ class Location:
         Raises FileNotFoundError if none does.
         """
         source = Path(self.source)
-        if source.is_file():
+        if source.exists() and not source.is_dir():
             return source
         for name in names:
             path = source / self.subfolder / name if source.is_dir() else self._download(name)
-            if path is not None and path.is_file():
+            if path is not None and path.exists():
                 return path
         inside = f"{self.source}/{self.subfolder}" if self.subfolder else self.source
         raise FileNotFoundError(

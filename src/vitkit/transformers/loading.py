@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vitkit import atomic
 from vitkit.checkpoints.containers import open_weights
 from vitkit.checkpoints.tensors import Info, Tensors
+from vitkit.regular import read_bytes
 from vitkit.transformers import hub
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.hub import Argument
@@ -270,5 +271,5 @@ def _write_weights(state: Mapping[str, Tensor], folder: Path, max_shard_size: in
         path.chmod(mode)  # safetensors writes files for their owner only
     index = folder / f"{name}.safetensors.index.json"
     if variant and index.exists():
-        atomic.write_bytes(folder / f"model.safetensors.index.{variant}.json", index.read_bytes())
+        atomic.write_bytes(folder / f"model.safetensors.index.{variant}.json", read_bytes(index))
         index.unlink()

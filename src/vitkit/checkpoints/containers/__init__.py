@@ -4,11 +4,12 @@
 values. No code is executed.
 """
 
-import stat
 from pathlib import Path
 
+from vitkit import regular
 from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.checkpoints.tensors import Tensors
+from vitkit.regular import open_regular
 
 SUFFIXES = {
     ".safetensors": "safetensors",
@@ -71,13 +72,17 @@ def open_weights(path: Path, *, inside_modules: bool = False) -> Tensors:
 
 def check_regular(path: Path) -> None:
     """Raises CheckpointError for a named pipe, device or socket, because reading it could block or never end."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise CheckpointError("not a regular file; pass a weights file or the folder that contains it")
+    try:
+        regular.check_regular(path)
+    except regular.NotRegularError as error:
+        raise CheckpointError(
+            f"the path is {error.kind}, not a regular file; pass a weights file or the folder that contains it"
+        ) from None
 
 
 def _check_start(path: Path) -> None:
     """Raises CheckpointError if the first bytes of a file show that it is not a weights file."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(512)
     if not start:
         raise CheckpointError("the file is empty (0 bytes); download or copy the file again")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vitkit.checkpoints.checkpoint import CheckpointError
+from vitkit.regular import open_regular
 
 MAX_MEMBERS = 20_000
 MAX_DIRECTORY = 8 << 20
@@ -18,7 +19,7 @@ END_RECORD, ZIP64_LOCATOR, MAX_COMMENT = 22, 20, 65_535
 
 def check_directory(path: Path, kind: str) -> None:
     """Raises CheckpointError if the zip directory is missing or too large. `kind` is the file type in the message."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - END_RECORD - MAX_COMMENT - ZIP64_LOCATOR))
         tail = file.read()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.checkpoints.tensors import Info, Tensors
+from vitkit.regular import open_regular
 
 MAX_VALUES = 100_000
 MAX_DEPTH = 32
@@ -151,7 +152,7 @@ class _Array:
 
 def open_file(path: Path) -> Tensors:
     """Opens a MessagePack file with nested maps of arrays. The keys are joined with dots to tensor names."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         arrays = dict(_flatten(_Reader(data, 0, len(data)).value(), ""))
     if not arrays:
         raise CheckpointError("the MessagePack file contains no arrays; pass the file with the model's parameters")

@@ -19,6 +19,7 @@ from vitkit.checkpoints.containers._storages import Storage, StoredTensor, rebui
 from vitkit.checkpoints.containers._trees import Tree, flatten, is_module
 from vitkit.checkpoints.containers._zip import check_directory, check_total, damaged_archives
 from vitkit.checkpoints.tensors import Tensors
+from vitkit.regular import open_regular
 
 ZIP = b"PK\x03\x04"
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -33,7 +34,7 @@ def open_file(path: Path, *, inside_modules: bool = False) -> Tensors:
 
     With `inside_modules`, pickled modules are read as dicts of their parameters and buffers.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         zipped = file.read(4) == ZIP
     value, values = _read_zip(path) if zipped else _read_legacy(path)
     tree = flatten(value, inside_modules=inside_modules)
@@ -86,7 +87,7 @@ def _read_zip(path: Path) -> tuple[Any, Values]:
             raise CheckpointError(
                 f"the data of a tensor ({storage.key[:40]!r}) is missing, truncated or compressed; copy the file again"
             )
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(member.header_offset)
             header = file.read(30)
             if len(header) < 30 or not header.startswith(ZIP):
@@ -150,7 +151,7 @@ def _read_legacy(path: Path) -> tuple[Any, Values]:
         storage = storage_of(identity)
         return storages.setdefault(storage.key, storage) if storage.start == 0 else storage
 
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         data = file.read(MAX_LEGACY_PICKLE)
     position, parts = 0, []
     # Magic number, protocol version, system, object, keys of storages; a plain pickle is the object alone.
@@ -174,7 +175,7 @@ def _read_legacy(path: Path) -> tuple[Any, Values]:
 def _spans(path: Path, position: int, keys: Any, storages: dict[str, Storage]) -> dict[str, int]:
     """Returns the position of the first value of each storage. The size of a storage precedes its values."""
     spans: dict[str, int] = {}
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for key in keys if isinstance(keys, list) else []:
             if not isinstance(key, str) or key not in storages:
                 break  # its size in bytes is not known, so nothing after it can be found

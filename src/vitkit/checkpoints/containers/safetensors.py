@@ -11,6 +11,7 @@ from torch import Tensor
 from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.checkpoints.json_files import parse_json
 from vitkit.checkpoints.tensors import Info, Tensors
+from vitkit.regular import open_regular
 
 # The format allows 100 MB. The largest ViT needs a twentieth of this limit; parsed JSON takes 20 times its text.
 MAX_HEADER = 2 << 20
@@ -70,7 +71,7 @@ def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
 def read_header(path: Path) -> dict[str, Info]:
     """Returns the header entries after checking that every byte of data belongs to exactly one tensor."""
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > size - 8:

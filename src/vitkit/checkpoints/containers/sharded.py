@@ -6,6 +6,7 @@ from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.containers import open_weights
 from vitkit.checkpoints.json_files import read_json
 from vitkit.checkpoints.tensors import Tensors
+from vitkit.regular import problem
 
 MAX_SHARDS = 1000
 
@@ -34,8 +35,8 @@ def _inside(index: Path, shard: str) -> Path:
     if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard or not shard.endswith(suffix):
         raise CheckpointError(f"the index refers to {shard[:80]!r}, which is not a *{suffix} file in the same folder")
     path = index.parent / shard
-    if not path.is_file():
-        raise CheckpointError(f"the index refers to {shard}, which does not exist")
+    if wrong := problem(path):
+        raise CheckpointError(f"the index refers to {shard}, which {wrong}")
     # In the Hub's cache, models--owner--name/snapshots/<commit>/, files are links into models--owner--name/blobs/.
     folder = index.parent.resolve()
     home = folder.parent.parent if folder.parent.name == "snapshots" else folder

@@ -6,6 +6,8 @@ A file without underscore has a function `open_source(location) -> {split: Sourc
 import re
 from pathlib import Path
 
+from vitkit.regular import problem
+
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -21,3 +23,13 @@ def split_of(path: str) -> str | None:
         if word in SPLITS:
             return SPLITS[word]
     return None
+
+
+def listed_file(name: str, kind: str) -> Path:
+    """Returns the path of a file that lists images. Raises ValueError if it is missing or not a regular file."""
+    path = Path(name).expanduser()
+    if not name or (wrong := problem(path)) == "does not exist":
+        raise ValueError(f"there is no file '{name}'; expected {kind}:FILE")
+    if wrong:
+        raise ValueError(f"'{name}' {wrong}; expected {kind}:FILE")
+    return path

@@ -1,6 +1,5 @@
 """Base of the CSV and JSON-lines sources, which list the images and labels in a table."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from vitkit.data import Source
 from vitkit.data.sources import SPLITS
 from vitkit.data.sources._columns import Labels, Table, choose, encode, label_columns
+from vitkit.regular import problem, read_text
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def listing_splits(path: Path, rows: list[Row], columns: list[str], chosen: Mapp
     rows, skipped = _existing(path, rows, image)
     keys = [row.fields[image] for row in rows]
     names = path.parent / "classes.txt"
-    text = names.read_text(encoding="utf-8") if names.is_file() else ""
+    text = read_text(names) if names.exists() else ""
     given = tuple(line.strip() for line in text.splitlines() if line.strip()) or None
     several = [tuple(row.fields.get(name) for name in named) for row in rows]
     values = [None if not each else each[0] if len(named) == 1 else each for each in several]
@@ -73,10 +73,12 @@ def _existing(path: Path, rows: list[Row], image: str) -> tuple[list[Row], tuple
     found, skipped = [], []
     for row in rows:
         key = row.fields.get(image)
-        if isinstance(key, str) and key and os.path.isfile(path.parent / key):
+        wrong = problem(path.parent / key) if isinstance(key, str) and key else "does not exist"
+        shown = str(key or "")[:80]
+        if not wrong:
             found.append(row)
         else:
-            skipped.append(f"{path.name}, line {row.line}: the image file {str(key or '')[:80]!r} does not exist")
+            skipped.append(f"{path.name}, line {row.line}: the image file {shown!r} {wrong}")
     if not found:
         raise ValueError(skipped[0])
     return found, tuple(skipped)

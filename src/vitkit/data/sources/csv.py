@@ -9,12 +9,15 @@ no labels.
 
 import csv
 import re
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from vitkit.data import Source
+from vitkit.data.sources import listed_file
 from vitkit.data.sources._columns import label_columns, parse
 from vitkit.data.sources._listing import Row, listing_splits
+from vitkit.regular import open_regular
 
 # A number with a decimal point or an exponent; text such as "nan" is a class name.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -23,9 +26,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 def open_source(location: str) -> dict[str, Source]:
     """Opens a CSV file and returns its splits. Raises ValueError with the line number of an error."""
     name, chosen = parse(location)
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise ValueError(f"there is no file '{name}'; expected csv:FILE")
+    path = listed_file(name, "csv")
     columns, rows = _rows(path)
     for column in label_columns(columns, chosen, path.name)[0]:
         rows = _with_labels(rows, column, targets="target" in chosen)
@@ -35,7 +36,7 @@ def open_source(location: str) -> dict[str, Source]:
 def _rows(path: Path) -> tuple[list[str], list[Row]]:
     """Reads the header and the rows. The separator is a comma, or a semicolon or tab if the header has no comma."""
     rows = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
         try:
             header = file.readline()
             file.seek(0)

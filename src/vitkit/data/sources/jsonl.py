@@ -7,11 +7,12 @@ object has a label, the images have no labels.
 """
 
 import json
-from pathlib import Path
 
 from vitkit.data import Source
+from vitkit.data.sources import listed_file
 from vitkit.data.sources._columns import parse
 from vitkit.data.sources._listing import Row, listing_splits
+from vitkit.regular import open_regular
 
 
 def open_source(location: str) -> dict[str, Source]:
@@ -20,11 +21,9 @@ def open_source(location: str) -> dict[str, Source]:
     Raises ValueError for a missing file, and one that names the line for an invalid row.
     """
     name, chosen = parse(location)
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise ValueError(f"there is no file '{name}'; expected jsonl:FILE")
+    path = listed_file(name, "jsonl")
     rows = []
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for line, data in enumerate(file, start=1):
             if data.strip():
                 rows.append(Row(line, _fields(data, f"{path.name}, line {line}")))

@@ -7,26 +7,25 @@ Paths are relative to the file, or absolute. Empty lines and lines that start wi
 listed in a CSV file (`csv:`) or a JSON-lines file (`jsonl:`).
 """
 
-import os
 from pathlib import Path
 
 from vitkit.data import Source
+from vitkit.data.sources import listed_file
 from vitkit.data.sources._columns import Labels
 from vitkit.data.sources._listing import Listing
+from vitkit.regular import problem, read_bytes
 
 
 def open_source(location: str) -> dict[str, Source]:
     """Opens a list of image paths as the split `all`. Raises ValueError with the line number of a missing image."""
-    path = Path(location).expanduser()
-    if not location or not path.is_file():
-        raise ValueError(f"there is no file '{location}'; expected list:FILE")
+    path = listed_file(location, "list")
     keys: list[str] = []
     for number, line in enumerate(_lines(path), start=1):
         key = line.strip()
         if not key or key.startswith("#"):
             continue
-        if "\0" in key or not os.path.isfile(path.parent / key):
-            raise ValueError(f"{path.name}, line {number}: the image file {key[:80]!r} does not exist")
+        if wrong := "does not exist" if "\0" in key else problem(path.parent / key):
+            raise ValueError(f"{path.name}, line {number}: the image file {key[:80]!r} {wrong}")
         keys.append(key)
     if not keys:
         raise ValueError(f"{path.name} lists no images")
@@ -36,5 +35,5 @@ def open_source(location: str) -> dict[str, Source]:
 
 def _lines(path: Path) -> list[str]:
     """Returns the lines of the file. Undecodable bytes of file names are kept (surrogateescape)."""
-    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    text = read_bytes(path).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     return text.replace("\r\n", "\n").split("\n")

@@ -25,6 +25,7 @@ from vitkit.data.sources._columns import (
     label_columns,
     parse,
 )
+from vitkit.regular import check_regular
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -115,8 +116,12 @@ class Parquet(Table):
         return self._cache[group]
 
     def _open(self, path: str) -> "ParquetFile":
+        from fsspec.implementations.local import LocalFileSystem
         from pyarrow import ArrowInvalid
         from pyarrow.parquet import ParquetFile
+
+        if isinstance(self.system, LocalFileSystem):
+            check_regular(path)
 
         try:
             return ParquetFile(self.system.open(path, "rb"))
@@ -169,7 +174,8 @@ def _find(name: str) -> tuple["AbstractFileSystem", str, list[str]]:
         elif name and system.isdir(root):
             paths = [path for path in system.find(root) if path.endswith(".parquet")]
         else:
-            paths = [root] if name and system.isfile(root) else []
+            # What is not a regular file is rejected when it is opened.
+            paths = [root] if name and system.exists(root) else []
     except ImportError as error:  # the message of fsspec names the missing package
         raise ImportError(f"'{name}' cannot be opened: {error}") from None
     except (ValueError, OSError) as error:

@@ -163,7 +163,7 @@ def _shards(location: str) -> list[Path]:
     if path.is_dir():
         return sorted(path.glob("*.tar"))
     names = [text for pattern in _expand(str(path)) for text in (sorted(glob.glob(pattern)) or [pattern])]
-    missing = [name for name in names if not Path(name).is_file()]
+    missing = [name for name in names if not Path(name).exists()]
     if missing and not glob.has_magic(location):
         raise ValueError(f"the tar shard '{missing[0]}' does not exist")
     return [Path(name) for name in names if name not in missing]

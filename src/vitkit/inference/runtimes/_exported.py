@@ -22,6 +22,7 @@ from vitkit.config import AnyConfig, from_dict
 from vitkit.data.processor import Processor
 from vitkit.layers import Blocks, Features, TapOptions
 from vitkit.registry import Registry
+from vitkit.regular import check_regular
 
 #: Maps float32 images (b, c, h, w) and output names to these outputs, in order.
 Runner = Callable[[np.ndarray, Sequence[str]], list[np.ndarray]]
@@ -226,8 +227,11 @@ def _load_export(folder: Path) -> tuple[ExportedModel, Processor, tuple[str, ...
     processor_json = read_json(folder / "preprocessor_config.json")
     processor = stated(lambda: Processor.from_huggingface(processor_json), "preprocessor_config.json")
     module = runtime(export.target)
-    if not (folder / module.FILE).is_file():
+    if not (folder / module.FILE).exists():
         raise CheckpointError(f"the model file {module.FILE} is missing")
+    for path in folder.rglob("*"):  # the runtime may open others, such as one with the weights
+        if not path.is_dir():
+            check_regular(path)
     return (
         ExportedModel(config, export, module.open_file(folder / module.FILE, export.outputs)),
         processor,

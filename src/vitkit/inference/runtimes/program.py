@@ -12,6 +12,7 @@ from vitkit.checkpoints import CheckpointError
 from vitkit.inference.runtimes._exported import Runner
 from vitkit.inference.runtimes._program_check import check
 from vitkit.inference.runtimes._trace import Traced
+from vitkit.regular import open_regular
 
 FILE = "model.pt2"
 TOLERANCES = {"float32": 1e-4}
@@ -25,7 +26,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
     """Loads a program. Raises CheckpointError if the archive could execute code, or if PyTorch cannot load it."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         check(file, path.name)
         file.seek(0)
         try:

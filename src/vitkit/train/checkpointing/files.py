@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vitkit import atomic, distributed
 from vitkit.config import JsonDict
+from vitkit.regular import open_regular, read_bytes
 
 # Returns an empty tensor to load into, for the path, shape and dtype of a saved tensor.
 Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
@@ -115,7 +116,7 @@ def is_complete(path: Path, rank: int = 0, world_size: int = 1) -> bool:
 def read_manifest(path: Path) -> JsonDict:
     """Reads the manifest of a checkpoint. Raises ValueError if it is damaged, and OSError if it is missing."""
     try:
-        manifest = json.loads((path / _MANIFEST).read_bytes())
+        manifest = json.loads(read_bytes(path / _MANIFEST))
     except RecursionError:
         raise ValueError(f"the JSON in {path / _MANIFEST} is nested too deeply") from None
     if not isinstance(manifest, dict) or manifest.get("step") != _step(path):
@@ -144,6 +145,6 @@ def _seal(manifest: JsonDict) -> str:
 
 
 def _digest(path: Path) -> JsonDict:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size": path.stat().st_size, "sha256": digest}
