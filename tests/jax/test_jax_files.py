@@ -136,7 +136,7 @@ def test_a_new_head_is_saved_with_the_names_of_the_file(tmp_path):
 def test_errors_of_files(tmp_path):
     flat = to_flax(torch_model(replace(TINY, image_size=(32, 24))).state_dict(), 4)
     np.savez(tmp_path / "wide.npz", **flat)
-    with pytest.raises(ValueError, match="the 12 position embeddings are not a square grid; pass image_size"):
+    with pytest.raises(ValueError, match="a position embedding with 13 rows is not a square grid; set image_size"):
         vitjax.load(tmp_path / "wide.npz")
     assert vitjax.load(tmp_path / "wide.npz", image_size=(32, 24)).config.grid == (4, 3)
     np.savez(tmp_path / "none.npz", weight=np.zeros(3))
@@ -154,7 +154,7 @@ def test_errors_of_files(tmp_path):
     np.savez(tmp_path / "less.npz", **{name: value for name, value in flat.items() if "norm/bias" not in name})
     with pytest.raises(ValueError, match="missing Transformer/encoder_norm/bias"):
         vitjax.load(tmp_path / "less.npz", image_size=(32, 24))
-    with pytest.raises(ValueError, match="unknown key 'pol'; did you mean 'pool'"):
+    with pytest.raises(ValueError, match="unknown key 'pol' in config; did you mean 'pool'"):
         vitjax.load(tmp_path / "wide.npz", image_size=(32, 24), pol="none")
 
 

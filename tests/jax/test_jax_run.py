@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vitkit import checkpoints, models
 from vitkit.cli import main
 from vitkit.data.sources.digits import Digits
-from vitkit.jax import load
+from vitkit.jax import TrainingConfig, fit, load
 from vitkit.jax import run as jax_run
 from vitkit.objectives import supervised
 from vitkit.recipes import recipe
-from vitkit.train import setup, train
+from vitkit.task import Task
+from vitkit.train import Data, Run, setup, train
 from vitkit.train.optim import Optimizer
 
 SHORT = ["--set", "steps=3", "evaluate_every=3", "hardware.log_every=1", "schedule.warmup=1", "batch_size=16"]
@@ -89,3 +91,80 @@ def test_unsupported_settings_raise(tmp_path: Path) -> None:
     message = r"objective.binarize_targets=True, objective.class_weights, optimizer.final_decay=0.4, .*checkpoint"
     with pytest.raises(ValueError, match=message):
         jax_run.train(run, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gray images with a number and labels each. One training and one validation image are broken."""
+    root = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    numbers, labels = ["path,target,split"], []
+    for index in range(48):
+        level, split = random.random(), "train" if index < 32 else "val"
+        pixels = random.integers(0, 40, (8, 8)) + int(200 * level)
+        Image.fromarray(pixels.astype(np.uint8)).save(root / f"{index}.png")
+        if index in (3, 40):
+            (root / f"{index}.png").write_bytes(b"nothing")
+        numbers.append(f"{index}.png,{1000 + 100 * level:.3f},{split}")
+        names = [name for name, limit in (("dim", 0.3), ("bright", 0.6)) if level > limit]
+        labels.append(json.dumps({"path": f"{index}.png", "label": names, "split": split}))
+    (root / "numbers.csv").write_text("\n".join(numbers))
+    (root / "labels.jsonl").write_text("\n".join(labels))
+    return root
+
+
+def run_of(images: Path, kind: str, **changes: object) -> Run:
+    run = short_run()
+    source = f"csv:{images / 'numbers.csv'}" if kind == "numbers" else f"jsonl:{images / 'labels.jsonl'}"
+    objective = supervised.Config(loss="mse" if kind == "numbers" else "sigmoid")
+    evaluators = ("regression",) if kind == "numbers" else ("average_precision", "f1")
+    metric = "regression.r2" if kind == "numbers" else "average_precision.mean"
+    model = replace(run.model, num_classes=1 if kind == "numbers" else 2, image_size=(8, 8), patch_size=(4, 4))
+    processor = replace(run.processor, size=(8, 8))
+    changes = {"evaluators": evaluators, "metric": metric, "objective": objective, "batch_size": 8, **changes}
+    return replace(run, data=Data(source=source), model=model, processor=processor, **changes)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "labels"])
+def test_other_tasks_match_pytorch_and_name_unreadable_images(images: Path, tmp_path: Path, kind: str) -> None:
+    run = run_of(images, kind, steps=4, evaluate_every=2)
+    fitted = jax_run.train(run, tmp_path / "jax")
+    expected = train(run, tmp_path / "torch")
+    rows = [json.loads(line) for line in (tmp_path / "torch" / "log.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row and "lr" in row]
+    np.testing.assert_allclose([row["loss"] for row in fitted.log], losses, rtol=1e-4)
+    last = next(row for row in reversed(rows) if row["kind"] == "evaluation")
+    names = {"validation_map": "average_precision.mean", "validation_f1": "f1.micro"}
+    if kind == "numbers":
+        names = {f"validation_{name}": f"regression.{name}" for name in ("r2", "mae", "rmse")}
+    found = {name: fitted.log[-1][name] for name in names}
+    assert found == pytest.approx({name: last[theirs] for name, theirs in names.items()}, rel=1e-3, abs=1e-4)
+    best = load(tmp_path / "jax" / "best")
+    assert best.config.task == checkpoints.load(tmp_path / "torch" / "best").model.config.task
+    assert best.config.task.regression == (kind == "numbers")
+    assert sorted(fitted.unreadable) == sorted(expected.unreadable)
+    assert len(fitted.unreadable) == 2
+    assert "3.png" in " ".join(fitted.unreadable)
+    again = jax_run.train(run, tmp_path / "jax")  # a finished run is read again
+    assert (again.log, again.unreadable) == (fitted.log, fitted.unreadable)
+
+
+def test_what_cannot_fit_is_rejected_before_the_first_step(images: Path, tmp_path: Path) -> None:
+    run = run_of(images, "labels", tune_threshold=True)
+    with pytest.raises(ValueError, match="does not support tune_threshold; use --backend torch"):
+        jax_run.train(run, tmp_path / "run")
+    run = run_of(images, "numbers", metric="regression.mae", select="best")
+    with pytest.raises(ValueError, match=r"does not support metric=regression\.mae"):
+        jax_run.train(run, tmp_path / "run")
+    run = replace(
+        run_of(images, "numbers"), objective=supervised.Config(), evaluators=("top1",), metric="top1.accuracy"
+    )
+    with pytest.raises(ValueError, match=r"has numbers to predict; set objective\.loss=mse"):
+        jax_run.train(run, tmp_path / "run")
+    broken = replace(run_of(images, "numbers"), data=replace(run.data, max_pixels=1))
+    with pytest.raises(ValueError, match="no training image can be read"):
+        jax_run.train(broken, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    task = Task(problem_type="regression")
+    with pytest.raises(ValueError, match=r"loss='softmax' does not fit the model.*; use loss='mse'"):
+        fit(replace(run.model, task=task), lambda step: iter(()), TrainingConfig(steps=1))

@@ -115,11 +115,11 @@ def data_limits(max_pixels: int | None, max_bytes: int | None) -> dict[str, str]
     return {name: str(value) for name, value in given.items() if value is not None}
 
 
-def report_unreadable(names: Sequence[str], folder: Path) -> None:
-    """Prints to standard error how many images of a run could not be read."""
+def report_unreadable(names: Sequence[str], file: Path) -> None:
+    """Prints the number of unreadable images in a run on standard error, and the file that lists them."""
     if names:
         shown = shortened(list(names))
-        print(f"vitkit: {plural(len(names), 'image')} could not be read: {shown}; {folder / 'report.html'} lists them",
+        print(f"vitkit: {plural(len(names), 'image')} could not be read: {shown}; {file} lists them",
               file=sys.stderr)  # fmt: skip
 
 

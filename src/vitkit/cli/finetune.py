@@ -83,5 +83,5 @@ def finetune(
     if result.main:
         note = f" ({result.note})" if result.note else ""
         metric = f"{run.metric} {result.score:.4f} at step {result.step}{note}"
-        report_unreadable(result.unreadable, out)
+        report_unreadable(result.unreadable, out / "report.html")
         print(f"{out / 'best'}: {metric}; see {out / 'report.html'}")

@@ -65,15 +65,16 @@ def train(
         from vitkit.jax import run as jax_run
 
         fitted = jax_run.train(run, folder, report=lambda row: print(_row(row), flush=True))
+        report_unreadable(fitted.unreadable, folder / "log.jsonl")
         print(f"{folder / 'best'}: {_row(fitted.log[-1])}")
         return
     result: Result = go(run, folder, console=events.console(), keep_memory=True)
     if result.main:
         note = f" ({result.note})" if result.note else ""
         metric = f"{run.metric} {result.score:.4f} at step {result.step}{note}"
-        report_unreadable(result.unreadable, folder)
+        report_unreadable(result.unreadable, folder / "report.html")
         print(f"{folder / 'best'}: {metric}; see {folder / 'report.html'}")
 
 
-def _row(numbers: dict[str, float]) -> str:
-    return "   ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+def _row(row: dict[str, float | list[str]]) -> str:
+    return "   ".join(f"{name} {value:.4g}" for name, value in row.items() if not isinstance(value, list))

@@ -1,9 +1,10 @@
-"""Trains and fine-tunes the Flax model on labeled images."""
+"""Trains and fine-tunes the Flax model on images with classes, independent labels or numbers."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +16,28 @@ from vitkit import atomic, models
 from vitkit import config as configs
 from vitkit.jax.convert import Params
 from vitkit.jax.load import FlaxCheckpoint, load, save
+from vitkit.jax.metrics import BEST, Scores
 from vitkit.jax.step import TrainingConfig, TrainState, logits, losses, make_mesh, make_state, make_step, shard_batch
 from vitkit.jax.vit import ViT
 from vitkit.models.vit import Config
 from vitkit.regular import read_bytes, read_text
+from vitkit.task import Task
 
 Batches = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
+# A row of the log: the step, metrics by name, and perhaps the names of unreadable images.
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """The trained checkpoint, with the EMA weights if EMA is enabled, and the log of metrics."""
+    """The trained checkpoint, with the EMA weights if EMA is enabled, and the log of metrics.
+
+    `unreadable` names the images that could not be read; a row of the log has those that are new since the last row.
+    """
 
     checkpoint: FlaxCheckpoint
-    log: list[dict[str, float]] = field(default_factory=list)
+    log: list[Row] = field(default_factory=list)
+    unreadable: tuple[str, ...] = ()
 
 
 def fit(
@@ -39,25 +48,30 @@ def fit(
     validation: Batches | None = None,
     out: str | Path | None = None,
     devices: Sequence[object] | None = None,
-    report: Callable[[dict[str, float]], None] | None = None,
+    report: Callable[[Row], None] | None = None,
+    unreadable: Callable[[], Iterable[str]] = tuple,
 ) -> FitResult:
     """Trains a new model from a config, or fine-tunes a checkpoint. `source` may be anything that `load` accepts.
 
     `batches(step)` returns an iterator of numpy batches from a step on: `images` (b, c, height, width), normalized, and
-    `labels`, class indices (b,) or probabilities (b, classes). It is called once, with the number of completed steps.
-    `validation(0)` returns the batches of one evaluation. `out` is a run folder with `config.json`, `log.jsonl`,
-    `checkpoints/state.msgpack`, and `best/`, the checkpoint with the highest top-1 accuracy, or the last one without
-    validation. Training resumes from that folder, bitwise if `batches` is a function of the step. `report` is called
-    with each row of the log. Raises ValueError if `out` contains another run, and if the batches end early.
+    `labels`, class indices (b,), probabilities (b, classes), or for a regression targets in their own units. It is
+    called once, with the number of completed steps. `validation(0)` returns the batches of one evaluation. `out` is a
+    run folder with `config.json`, `log.jsonl`, `checkpoints/state.msgpack`, and `best/`, the checkpoint with the
+    highest top-1 accuracy (or see `metrics.BEST`), or the last one without validation. Training resumes from that
+    folder, bitwise if `batches` is a function of the step. `report` is called with each row of the log. `unreadable`
+    returns the names of all unreadable images so far, for the log. Raises ValueError if `out` contains another run, if
+    the loss does not fit the task of the model, and if the batches end early.
     """
     start = _start(source, training)
+    _check_loss(start.config.task, training)
     run = _RunFolder(Path(out), training, start.config) if out is not None else None
     model = start.model(dtype=jnp.dtype(training.precision), remat=training.remat)
     mesh = make_mesh(devices)
     state = make_state(start.params, training, mesh)
-    log: list[dict[str, float]] = []
+    log: list[Row] = []
     if run is not None:
         state, log = run.resume(state)
+    named = dict.fromkeys(name for row in log for name in row.get("unreadable", ()))
     step = make_step(model, training, mesh)
     done = int(state.step)
     stream = batches(done)
@@ -72,43 +86,45 @@ def fit(
         row = _row(done, metrics, training)
         if validation is not None and _due(done, training.evaluate_every, training):
             row |= evaluate(model, state.best_params, validation(0), training, mesh)
+        if new := [name for name in dict.fromkeys(unreadable()) if name not in named]:
+            named |= dict.fromkeys(new)
+            row["unreadable"] = new
         if len(row) > 1:
             log.append(row)
             if report is not None:
                 report(row)
         if run is not None:
             run.save(state, row, log, replace(start, params=state.best_params))
-    return FitResult(checkpoint=replace(start, params=jax.device_get(state.best_params)), log=log)
+    trained = replace(start, params=jax.device_get(state.best_params))
+    return FitResult(checkpoint=trained, log=log, unreadable=tuple(named))
 
 
 def evaluate(
     model: ViT, params: Params, batches: Iterator[Mapping[str, np.ndarray]], training: TrainingConfig, mesh: Mesh
 ) -> dict[str, float]:
-    """Returns the metrics `validation_top1` and `validation_loss` on the given batches.
+    """Returns `validation_loss` and the metrics of the task on the given batches.
 
-    Batches are padded to be divisible by the number of devices.
+    They are `validation_top1` for classes, `validation_map` and `validation_f1` for independent labels, and
+    `validation_r2`, `validation_mae` and `validation_rmse` for a regression. Batches are padded to be divisible by the
+    number of devices.
     """
-    total = np.zeros(3)
+    scores = Scores(model.config.task)
     for batch in batches:
         size = batch["labels"].shape[0]
         padding = -size % mesh.size
         padded = {
             name: np.concatenate([batch[name], batch[name][:1].repeat(padding, 0)]) for name in ("images", "labels")
         }
-        correct, loss = _evaluate_batch(params, shard_batch(padded, mesh), model=model, training=training)
-        total += [np.asarray(correct)[:size].sum(), np.asarray(loss)[:size].sum(), size]
-    if total[2] == 0:
-        raise ValueError("cannot evaluate: validation returned no batches")
-    correct, loss, count = total.tolist()
-    return {"validation_top1": correct / count, "validation_loss": loss / count}
+        found, loss = _evaluate_batch(params, shard_batch(padded, mesh), model=model, training=training)
+        scores.add(np.asarray(found)[:size], np.asarray(batch["labels"]), np.asarray(loss)[:size])
+    return scores.metrics()
 
 
 def _evaluate_batch_eager(
     params: Params, batch: Mapping[str, jax.Array], *, model: ViT, training: TrainingConfig
 ) -> tuple[jax.Array, jax.Array]:
-    scores = logits(model, params, batch["images"])
-    labels = batch["labels"] if batch["labels"].ndim == 1 else batch["labels"].argmax(axis=-1)
-    return scores.argmax(axis=-1) == labels, losses(scores, batch["labels"], training)
+    scores = logits(model, params, batch["images"]).astype(jnp.float32)
+    return scores, losses(scores, batch["labels"], training, model.config.task)
 
 
 _evaluate_batch = jax.jit(_evaluate_batch_eager, static_argnames=("model", "training"))
@@ -120,6 +136,7 @@ class _RunFolder:
     def __init__(self, folder: Path, training: TrainingConfig, config: Config):
         self.folder = folder
         self.training = training
+        self.metric = BEST[config.task.problem_type][0]
         self.state = folder / "checkpoints" / "state.msgpack"
         self.log = folder / "log.jsonl"
         text = json.dumps(
@@ -131,7 +148,7 @@ class _RunFolder:
         self.state.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, text)
 
-    def resume(self, state: TrainState) -> tuple[TrainState, list[dict[str, float]]]:
+    def resume(self, state: TrainState) -> tuple[TrainState, list[Row]]:
         """Returns the saved training state and log, or the given state and an empty log if nothing is saved."""
         if not self.state.exists():
             return state, []
@@ -139,13 +156,11 @@ class _RunFolder:
         shardings = jax.tree.map(lambda value: value.sharding, state)
         return jax.device_put(saved["state"], shardings), json.loads(saved["log"])
 
-    def save(
-        self, state: TrainState, row: dict[str, float], log: list[dict[str, float]], checkpoint: FlaxCheckpoint
-    ) -> None:
+    def save(self, state: TrainState, row: Row, log: list[Row], checkpoint: FlaxCheckpoint) -> None:
         """Saves the best checkpoint, the log and the training state if they are due at this step."""
         done = row["step"]
-        scores = [each["validation_top1"] for each in log if "validation_top1" in each]
-        best = "validation_top1" in row and (self.training.keep == "last" or row["validation_top1"] >= max(scores))
+        scores = [each[self.metric] for each in log if self.metric in each]
+        best = self.metric in row and (self.training.keep == "last" or row[self.metric] >= max(scores))
         if best or (not scores and done == self.training.steps):
             save(self.folder / "best", replace(checkpoint, params=jax.device_get(checkpoint.params)), overwrite=True)
         if len(row) > 1:
@@ -166,9 +181,20 @@ def _start(source: Config | FlaxCheckpoint | str | Path, training: TrainingConfi
     return FlaxCheckpoint(config=source, params=params)
 
 
-def _row(done: int, metrics: Mapping[str, jax.Array], training: TrainingConfig) -> dict[str, float]:
+def _check_loss(task: Task, training: TrainingConfig) -> None:
+    """Raises ValueError if the loss does not fit what the outputs of the model mean."""
+    independent = task.problem_type == "multi_label_classification"
+    if (training.loss == "mse") != task.regression or (independent and training.loss != "sigmoid"):
+        expected = {"regression": "mse", "multi_label_classification": "sigmoid"}.get(task.problem_type, "softmax")
+        raise ValueError(
+            f"loss='{training.loss}' does not fit the model, whose task.problem_type is '{task.problem_type}'; "
+            f"use loss='{expected}'"
+        )
+
+
+def _row(done: int, metrics: Mapping[str, jax.Array], training: TrainingConfig) -> Row:
     """Returns the log row of a step, with metrics only if they are due, because reading them waits for the device."""
-    row: dict[str, float] = {"step": done}
+    row: Row = {"step": done}
     return (
         row | {name: float(value) for name, value in metrics.items()}
         if _due(done, training.log_every, training)

@@ -3,7 +3,6 @@
 Google's `.npz` files are read directly, other formats by `vitkit.checkpoints`.
 """
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,18 @@ from jax.typing import DTypeLike
 from vitkit import config as configs
 from vitkit.data.processor import Processor
 from vitkit.jax import npz
-from vitkit.jax.convert import POSITIONS, Flat, Params, PyTree, flatten, nest, to_flax, to_torch
+from vitkit.jax.convert import (
+    POSITIONS,
+    TABLE,
+    Flat,
+    Params,
+    PyTree,
+    flatten,
+    nest,
+    to_flax,
+    to_tensor,
+    to_torch,
+)
 from vitkit.jax.layers import resize_positions
 from vitkit.jax.vit import ViT
 from vitkit.models.vit import Config
@@ -129,48 +139,30 @@ def save(target: str | Path, checkpoint: FlaxCheckpoint, *, overwrite: bool = Fa
 
 
 def config_of(flat: Flat, name_format: npz.NameFormat, **changes: object) -> Config:
-    """Infers the config from the parameter names and shapes in a Google file. `changes` override config fields.
+    """Infers the config from the parameter names and shapes in a Google file, as the PyTorch reader does.
 
-    Without a class token the pool is "gap"; a learned position table is assumed to have a square grid.
+    `changes` override config fields. Without a class token the pool is "gap"; a learned position table is assumed to
+    have a square grid. Raises ValueError if the config cannot be inferred.
     """
-    patch = flat[PATCHES].shape
-    depth = len({name.split("/")[1] for name in flat if name.startswith("Transformer/encoderblock_")})
-    class_token, map_pool = "cls" in flat, "MAPHead_0/probe" in flat
-    big_vision = name_format.library == "big_vision"
-    learned = POSITIONS in flat
-    inferred = {
-        "patch_size": (patch[0], patch[1]),
-        "channels": patch[2],
-        "width": patch[3],
-        "depth": depth,
-        "num_heads": flat[QUERY].shape[1],
-        "mlp_width": flat["Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel"].shape[1],
-        "num_classes": flat["head/kernel"].shape[1] if "head/kernel" in flat else 0,
-        "class_token": class_token,
-        "num_registers": flat["registers"].shape[1] if "registers" in flat else 0,
-        "pool": "map" if map_pool else "token" if class_token else "gap",
-        "norm": "pooled" if "fc_norm/scale" in flat else "tokens",
-        "pre_logits": flat["pre_logits/kernel"].shape[1] if "pre_logits/kernel" in flat else 0,
-        "position": "learned" if learned else "sincos2d" if big_vision else "none",
-        "position_tokens": "patches" if big_vision else "class+patches",
-        "activation": "gelu_tanh",
-        "qkv_bias": QUERY.replace("kernel", "bias") in flat,
-        "qk_norm": QUERY.replace("query/kernel", "query_ln/scale") in flat,
-        "layer_scale": 1.0 if "Transformer/encoderblock_0/LayerScale_0/gamma" in flat else None,
-    }
-    plain = {name: value for name, value in changes.items() if "." not in name}  # without task.problem_type
-    sizes = {key: (value, value) for key, value in changes.items() if key.endswith("_size") and isinstance(value, int)}
-    config = configs.from_dict(Config, {**inferred, **plain, **sizes})
-    config = configs.override(config, {name: value for name, value in changes.items() if name not in plain})
-    if learned and "image_size" not in changes:
-        rows = flat[POSITIONS].shape[1] - config.num_special_positions
-        side = math.isqrt(max(rows, 0))
-        if side * side != rows:
-            raise ValueError(
-                f"the {rows} position embeddings are not a square grid; pass image_size=(height, width) in pixels"
-            )
-        config = replace(config, image_size=(side * config.patch_size[0], side * config.patch_size[1]))
-    return config
+    from vitkit.checkpoints import meaning
+    from vitkit.checkpoints.formats.google import big_vision, vit
+    from vitkit.checkpoints.infer.vit import infer_vit
+    from vitkit.checkpoints.tensors import Info, Tensors
+
+    infos = {name: Info(tuple(array.shape), str(array.dtype)) for name, array in flat.items()}
+    shapes = TABLE.shapes(Tensors(infos, lambda name: to_tensor(flat[name])))
+    defaults = big_vision.defaults(shapes) if name_format.library == "big_vision" else vit.DEFAULTS
+    task, rest = meaning.split_overrides(changes)
+    query = infos.get(QUERY)
+    config = infer_vit(
+        shapes,
+        defaults=defaults,
+        file_config={"num_heads": query.shape[1]} if query is not None and len(query.shape) == 3 else {},
+        overrides=rest,
+        image_size=None,
+        notes=[],
+    )
+    return replace(config, task=meaning.read(config, None, task, []))
 
 
 def check(config: Config, params: Mapping[str, PyTree]) -> None:

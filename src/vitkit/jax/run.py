@@ -14,11 +14,12 @@ from vitkit import config as configs
 from vitkit import models
 from vitkit.data import train_and_val
 from vitkit.data.augment import Transform
-from vitkit.data.loader import Batch, Stream, evaluation_batches, training_batches
-from vitkit.data.unreadable import Unreadable, check_unreadable
+from vitkit.data.loader import Batch, Stream, check_readable, evaluation_batches, training_batches
+from vitkit.data.unreadable import Unreadable, check_skipped, check_unreadable
 from vitkit.jax.convert import nest, to_flax
-from vitkit.jax.fit import FitResult, fit
+from vitkit.jax.fit import FitResult, Row, fit
 from vitkit.jax.load import FlaxCheckpoint, load
+from vitkit.jax.metrics import BEST
 from vitkit.jax.step import TrainingConfig
 from vitkit.models import vit
 from vitkit.objectives import supervised
@@ -35,26 +36,32 @@ SUPPORTED = {
 }
 
 
-def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], None] | None = None) -> FitResult:
+def train(run: Run, folder: str | Path, *, report: Callable[[Row], None] | None = None) -> FitResult:
     """Starts or resumes a run in a folder. Both PyTorch and JAX can load the checkpoint in `best/`.
 
-    `report` is called with each row of the log. Raises ValueError before training for unsupported settings, such as
-    another family than the plain ViT or another objective than the supervised one.
+    `report` is called with each row of the log, which names unreadable images. Raises ValueError before training for
+    unsupported settings, such as another family than the plain ViT or another objective than the supervised one.
     """
     training, validation = train_and_val(
         run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
     )
     run = with_task(run, training)
-    check(run, training)
     config = training_config(run, run.total_steps(len(training)))
+    check(run, training, validation)
+    for what, each in (("training", training), ("validation", validation)):
+        check_skipped(each, run.data.max_unreadable)
+        check_readable(each, Transform(run.processor, limits=run.data.limits), what)
     stream = Stream(batch_size=run.batch_size, seed=run.seed, workers=run.hardware.workers)
     unreadable = Unreadable(len(validation), run.data.max_unreadable)
+    named = dict.fromkeys(f"training data: {name}" for name in training.skipped)
+    if validation.skipped != training.skipped:  # not those of one folder, which was split
+        named |= dict.fromkeys(f"validation data: {name}" for name in validation.skipped)
 
     def batches(step: int) -> Iterator[Mapping[str, np.ndarray]]:
         transform = Transform(run.processor, run.augment, run.data.limits)
         consumed = step * run.batch_size
         found = training_batches(training, transform, stream, consumed=consumed)
-        return map(to_numpy, count_unreadable(found, run.data.max_unreadable, consumed))
+        return map(to_numpy, count_unreadable(found, run.data.max_unreadable, consumed, named))
 
     def validation_batches(step: int) -> Iterator[Mapping[str, np.ndarray]]:
         transform = Transform(run.processor, limits=run.data.limits)
@@ -62,8 +69,11 @@ def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], 
             to_numpy, evaluation_batches(validation, transform, batch_size=run.batch_size, unreadable=unreadable)
         )
 
+    def names() -> Iterable[str]:
+        return (*named, *(f"validation {image}" for image in unreadable.images))
+
     initial = initial_checkpoint(run, training.classes)
-    return fit(initial, batches, config, validation=validation_batches, out=folder, report=report)
+    return fit(initial, batches, config, validation=validation_batches, out=folder, report=report, unreadable=names)
 
 
 def initial_checkpoint(run: Run, classes: tuple[str, ...]) -> FlaxCheckpoint:
@@ -129,16 +139,16 @@ def check_supported(run: Run) -> None:
     settings = {
         f"models of the family {models.family_of(run.model)}": type(run.model) is not vit.Config,
         "objectives other than supervised": not isinstance(run.objective, supervised.Config),
-        "objective.loss=mse": getattr(run.objective, "loss", None) == "mse",
         f"optimizer.name={optimizer.name}": optimizer.name not in ("adamw", "sgd"),
         "weight decay with sgd": optimizer.name == "sgd" and optimizer.weight_decay != 0.0,
         f"schedule.decay={schedule.decay}": schedule.decay == "rsqrt",
         **{setting: True for part in SUPPORTED for setting in unsupported_settings(run, part)},
         f"init_head={run.init_head}": run.init_head != "zeros",
         "patience": run.patience is not None,
+        "tune_threshold": run.tune_threshold,
         "tuning": run.tuning != Tuning(),
         "precision=float16": run.precision == "float16",
-        f"metric={run.metric}": run.metric != "top1.accuracy" and run.select == "best",
+        f"metric={run.metric}": run.metric != BEST[run.model.task.problem_type][1] and run.select == "best",
         f"hardware.parallel={run.hardware.parallel}": run.hardware.parallel != "none",
         "hardware.loggers": bool(run.hardware.loggers),
     }
@@ -158,16 +168,20 @@ def unsupported_settings(run: Run, part: str) -> Iterator[str]:
             yield f"{part}.{each.name}" + ("" if isinstance(value, tuple) else f"={value}")
 
 
-def count_unreadable(batches: Iterable[Batch], limit: float, consumed: int = 0) -> Iterator[Batch]:
-    """Yields the batches unchanged. Raises TooManyUnreadable if too many training images cannot be read."""
+def count_unreadable(batches: Iterable[Batch], limit: float, consumed: int, named: dict[str, None]) -> Iterator[Batch]:
+    """Yields the batches unchanged, and adds the names of unreadable images to `named`.
+
+    Raises TooManyUnreadable if too many training images cannot be read.
+    """
     number = 0
     for batch in batches:
         number, consumed = number + len(batch.unreadable), consumed + len(batch.keys)
+        named |= dict.fromkeys(f"training {image}" for image in batch.unreadable)
         if batch.unreadable:
             check_unreadable(number, consumed, limit, str(batch.unreadable[0]))
         yield batch
 
 
 def to_numpy(batch: Batch) -> dict[str, np.ndarray]:
-    """Converts a batch to numpy arrays. The labels are class probabilities, with Mixup or CutMix applied."""
+    """Converts a batch to numpy arrays. The labels are class probabilities, mixed by Mixup or CutMix, or targets."""
     return {"images": batch.images.numpy(), "labels": batch.targets.numpy()}

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from vitkit.jax.convert import Params, PyTree
 from vitkit.jax.vit import ViT
+from vitkit.task import SINGLE_LABEL, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +29,13 @@ class TrainingConfig:
     optimizer, betas, momentum, momentum_precision, clip
                           momentum is that of SGD; the precision that of first moments; clip the maximum gradient norm
     weight_decay          decoupled (multiplied by the learning rate), on kernels only, as in big_vision
-    loss                  softmax cross-entropy, or sigmoid cross-entropy summed over classes
+    loss                  softmax cross-entropy, sigmoid cross-entropy summed over classes, or the mean squared error
+                          of standardized targets, for a regression
     ema                   decay of an exponential moving average of the weights, which is evaluated and saved
     precision, remat      dtype of the computations; activation checkpointing
     shard_parameters      also shard parameters and optimizer state over the devices
-    keep                  with validation, save the checkpoint with the best top-1 accuracy or the last one
+    keep                  with validation, save the checkpoint with the best top-1 accuracy (mean average precision
+                          of independent labels, R2 of a regression) or the last one
     log_every, evaluate_every, checkpoint_every
                           in steps; 0 means at the end only
     """
@@ -48,7 +51,7 @@ class TrainingConfig:
     momentum_precision: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.0
     clip: float | None = 1.0
-    loss: Literal["softmax", "sigmoid"] = "softmax"
+    loss: Literal["softmax", "sigmoid", "mse"] = "softmax"
     label_smoothing: float = 0.0
     accumulate: int = 1
     ema: float | None = None
@@ -173,8 +176,8 @@ def make_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the compiled training step, which maps (state, sharded batch) to (new state, metrics).
 
-    The old state is donated. A batch has `images` (b, c, height, width) and `labels`: class indices (b,) or
-    probabilities (b, classes).
+    The old state is donated. A batch has `images` (b, c, height, width) and `labels`: class indices (b,),
+    probabilities (b, classes), or targets in their own units.
     """
     return partial(_step, model=model, training=training, mesh=mesh)
 
@@ -202,7 +205,7 @@ def _gradients(
     """Returns the mean loss and its gradient. Both are accumulated over the micro-batches of the batch."""
 
     def loss(params: Params, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
-        return losses(logits(model, params, images, key), labels, training).mean()
+        return losses(logits(model, params, images, key), labels, training, model.config.task).mean()
 
     if training.accumulate == 1:
         return jax.value_and_grad(loss)(params, batch["images"], batch["labels"], key)
@@ -226,10 +229,15 @@ def logits(model: ViT, params: Params, images: jax.Array, key: jax.Array | None 
     return jnp.asarray(result)
 
 
-def losses(scores: jax.Array, labels: jax.Array, training: TrainingConfig) -> jax.Array:
-    """Returns the loss of each sample, in float32."""
+def losses(scores: jax.Array, labels: jax.Array, training: TrainingConfig, task: Task = SINGLE_LABEL) -> jax.Array:
+    """Returns the loss of each sample, in float32. Targets of a regression are standardized as `task` says."""
     scores = scores.astype(jnp.float32)
     classes = scores.shape[-1]
+    if training.loss == "mse":
+        targets = labels.reshape(scores.shape).astype(jnp.float32)
+        if task.target_std:
+            targets = (targets - jnp.asarray(task.target_mean)) / jnp.asarray(task.target_std)
+        return jnp.square(scores - targets).mean(axis=-1)
     targets = labels if labels.ndim == scores.ndim else jax.nn.one_hot(labels, classes)
     targets = targets.astype(jnp.float32) * (1 - training.label_smoothing) + training.label_smoothing / classes
     if training.loss == "sigmoid":

@@ -1,6 +1,8 @@
 """big_vision's `.npz` files: ViTs without a position embedding for the class token."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from vitkit.checkpoints.formats.google import _names
 from vitkit.checkpoints.formats.google.vit import DEFAULTS, IMPLIED, num_heads
 from vitkit.checkpoints.infer.vit import infer_vit
 from vitkit.checkpoints.table import Rule, Table
-from vitkit.checkpoints.tensors import Info, Tensors
+from vitkit.checkpoints.tensors import Info, Shape, Tensors
 from vitkit.models.vit import Config
 
 TITLE = "big_vision's .npz"
@@ -63,11 +65,17 @@ def unstack(tensors: Tensors) -> Tensors:
     return Tensors(infos, read)
 
 
+def defaults(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """Returns the config fields that the format does not store, for tensors of these shapes."""
+    fixed = {} if "pos_embed" in shapes else {"position": "sincos2d"}
+    return {**DEFAULTS, **fixed, "position_order": ("patches", "class+patches")}
+
+
 def describe(raw: RawCheckpoint) -> Description:
     """Infers the config from the tensors. A file without position embedding gets a sine-cosine position embedding."""
     notes: list[str] = []
     shapes = TABLE.shapes(raw.tensors)
-    fixed = {} if "pos_embed" in shapes else {"position": "sincos2d"}
+    fixed = {}
     if "flexivit" in raw.file_name.lower():
         # FlexiViT resizes positions with jax.image.resize; only the file name identifies it.
         fixed = {"position_resize": "bilinear_antialias"}
@@ -77,7 +85,7 @@ def describe(raw: RawCheckpoint) -> Description:
         )
     config = infer_vit(
         shapes,
-        defaults=DEFAULTS | fixed | {"position_order": ("patches", "class+patches")},
+        defaults=defaults(shapes) | fixed,
         file_config={"num_heads": num_heads(raw, ATTENTION)},
         overrides=raw.overrides,
         image_size=raw.image_size,
