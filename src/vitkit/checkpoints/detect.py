@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.formats import Format, all_formats, formats_for, list_formats
 from vitkit.checkpoints.json_files import Json
-from vitkit.checkpoints.table import SAME
+from vitkit.checkpoints.table import SAME, Rule, Table
 from vitkit.checkpoints.tensors import Tensors
 from vitkit.checkpoints.unwrap import Names, Unwrapped, training_part
 
@@ -30,6 +30,11 @@ UNSUPPORTED_FAMILIES: tuple[tuple[str, str], ...] = (
     (r"\.attn\.(q|k|v)\.weight|\.mlp\.norm\.", "a ViT with split projections or scaled norms"),
 )
 
+# The pooler of transformers' ViTModel, a tanh layer, is the pre-logits layer of a head that reads it.
+POOLED = "huggingface"
+POOLER, HEAD = "pooler.dense.weight", "classifier.weight"
+PRE_LOGITS = Rule("pre_logits.fc.{leaf}", ("pooler.dense.{leaf}",))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
@@ -47,15 +52,18 @@ class Detection:
     notes: tuple[str, ...]
 
 
-def detect_format(tensors: Tensors, config: Json | None, format_name: str | None) -> Detection:
+def detect_format(
+    tensors: Tensors, config: Json | None, format_name: str | None, pre_logits: int | None = None
+) -> Detection:
     """Returns the checkpoint format that leaves the fewest tensor names of the file unknown.
 
-    `format_name` restricts the choice to formats with that target. Raises CheckpointError if no format matches; the
-    message names the model family or some of the tensors.
+    `format_name` restricts the choice to formats with that target. `pre_logits` says what a separate head reads if the
+    model has transformers' pooler: 0 is the class token, the width of the pooler its output. Raises CheckpointError if
+    no format matches; the message names the model family or some of the tensors.
     """
     formats = all_formats() if format_name is None else tuple(formats_for(format_name))
     names = Names(tensors)
-    found = [each for each in (_try(layout, names, config) for layout in formats) if each is not None]
+    found = [each for each in (_try(layout, names, config, pre_logits) for layout in formats) if each is not None]
     if not found:
         raise CheckpointError(_unknown_error(tensors, config, format_name))
     if all(0 in info.shape for info in tensors.infos.values()):
@@ -75,7 +83,7 @@ def detect_format(tensors: Tensors, config: Json | None, format_name: str | None
             f"({listing([*best.unknown, *best.outside], 3)})"
         )
     if best.outside:
-        raise CheckpointError(_outside_error(best))
+        raise CheckpointError(_outside_error(best, tensors))
     return best
 
 
@@ -94,27 +102,39 @@ def canonical(tensors: Tensors, config: Json | None) -> tuple[Tensors, Callable[
         return _alias(layout, name.removeprefix(detected.wrapper))
 
     inside = found.tensors.renamed(lambda name: _alias(layout, name))
-    return _with_head(layout, tensors, inside, found)[0], rename
+    return _with_head(layout, tensors, inside, found, None)[0], rename
 
 
-def _outside_error(detection: Detection) -> str:
+def _outside_error(detection: Detection, tensors: Tensors) -> str:
     tree = detection.wrapper.rstrip("./")
+    width = next((info.shape[0] for name, info in tensors.infos.items() if name.endswith(POOLER)), 0)
+    if width and detection.format.name == POOLED:
+        return (
+            f"the file has a pooler, but does not say whether the head ({listing(list(detection.outside), 4)}) reads "
+            f"it: set pre_logits={width} if it reads pooler_output, or pre_logits=0 if it reads the class token "
+            "(--set pre_logits=0)"
+        )
     return (
         f"the file has tensors outside '{detection.wrapper}' that could change the output: "
         f"{listing(list(detection.outside), 4)}; to load only the weights in '{tree}', pass FILE:{tree}"
     )
 
 
-def _try(layout: Format, names: Names, config: Json | None) -> Detection | None:
+def _try(layout: Format, names: Names, config: Json | None, pre_logits: int | None) -> Detection | None:
     if not layout.accepts(config):
         return None
     found = names.unwrap(layout.anchors[0], layout.ignored) if layout.anchors else _as_stored(names.tensors)
     if found is None:
         return None
-    inside = found.tensors.renamed(lambda name: _alias(layout, name))
+    inside = _with_classifier(layout, found.tensors).renamed(lambda name: _alias(layout, name))
     if not all(any(re.fullmatch(anchor, name) for name in inside.infos) for anchor in layout.anchors[1:]):
         return None
-    inside, outside = _with_head(layout, names.tensors, inside, found)
+    inside, outside = _with_head(layout, names.tensors, inside, found, pre_logits)
+    if layout.name == POOLED and {POOLER, HEAD} <= inside.infos.keys():
+        if pre_logits is None and not _declares_head(config):
+            outside = (HEAD, *outside)
+        elif pre_logits:
+            layout = replace(layout, table=Table((*layout.table.rules, PRE_LOGITS)))
     arranged = layout.arrange(inside)
     unknown = [name for name in arranged.infos if not layout.table.matches(name)]
     applicable = names.applicable(layout.ignored)
@@ -130,11 +150,33 @@ def _try(layout: Format, names: Names, config: Json | None) -> Detection | None:
     )
 
 
+def _with_classifier(layout: Format, tensors: Tensors) -> Tensors:
+    """Renames the only linear layer next to transformers' `vit.` to `classifier` (modules `vit` and `fc`)."""
+    if layout.name != POOLED or HEAD in tensors.infos or not any(name.startswith("vit.") for name in tensors.infos):
+        return tensors
+    others = [name for name in tensors.infos if not name.startswith("vit.") and not _ignored(layout.ignored, name)]
+    stem = others[0].rpartition(".")[0] if others else ""
+    if not stem or sorted(others) != [f"{stem}.bias", f"{stem}.weight"]:
+        return tensors
+    weight, bias = (tensors.infos[f"{stem}.{leaf}"].shape for leaf in ("weight", "bias"))
+    if len(weight) != 2 or bias != weight[:1]:
+        return tensors
+    return tensors.renamed(lambda name: f"classifier.{name.rpartition('.')[2]}" if name in others else name)
+
+
+def _declares_head(config: Json | None) -> bool:
+    """Returns whether config.json names transformers' class for classification, whose head reads the class token."""
+    names = (config or {}).get("architectures")
+    return isinstance(names, list) and any("ForImageClassification" in str(name) for name in names)
+
+
 def _as_stored(tensors: Tensors) -> Unwrapped:
     return Unwrapped(wrapper="", tensors=tensors)
 
 
-def _with_head(layout: Format, tensors: Tensors, inside: Tensors, found: Unwrapped) -> tuple[Tensors, tuple[str, ...]]:
+def _with_head(
+    layout: Format, tensors: Tensors, inside: Tensors, found: Unwrapped, pre_logits: int | None
+) -> tuple[Tensors, tuple[str, ...]]:
     """Adds a linear layer that is stored outside the model to the model's tensors, as the head.
     Returns the tensors, and the names of the tensors outside the model that could not be added.
     """
@@ -145,7 +187,8 @@ def _with_head(layout: Format, tensors: Tensors, inside: Tensors, found: Unwrapp
         step = layout.table.step(f"head.{leaf}")
         own = step is not None and any(name in inside.infos for name in step.theirs)
         # A pooler may or may not be between the backbone and its head: the file does not say.
-        pooled = any(name.startswith("pooler.") for name in inside.infos)
+        said = layout.name == POOLED and pre_logits is not None
+        pooled = not said and any(name.startswith("pooler.") for name in inside.infos)
         if step is None or step.transform is not SAME or own or pooled:
             return inside, () if found.optional and own else tuple(found.head.values())
         names[step.theirs[0]] = original

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from vitkit import config as configs
 from vitkit import models
 from vitkit.checkpoints import bounds, heads, meaning, preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin
@@ -142,6 +143,13 @@ def _with_source(source: str, error: str) -> str:
     return error if named else f"{source}: {error}"
 
 
+def _pre_logits(overrides: Mapping[str, Any]) -> int | None:
+    """Returns the override of the width of the pre-logits layer, or None if there is none that is a number."""
+    value = overrides.get("pre_logits")
+    value = configs.parse(value) if isinstance(value, str) else value
+    return value if _is_integer(value) else None
+
+
 def assemble(
     files: Files,
     *,
@@ -152,8 +160,8 @@ def assemble(
     dtype: torch.dtype | None,
 ) -> Checkpoint:
     """Builds a checkpoint from files after validating their tensor names, shapes and config."""
-    detected = detect_format(files.tensors, files.config, format)
     task_overrides, overrides = meaning.split_overrides(overrides)
+    detected = detect_format(files.tensors, files.config, format, _pre_logits(overrides))
     raw = RawCheckpoint(
         tensors=detected.tensors,
         config=files.config,
