@@ -16,6 +16,7 @@ import vitkit
 from vitkit import checkpoints, models
 from vitkit.cli import main
 from vitkit.data.processor import Processor
+from vitkit.images import DEFAULT_LIMITS
 from vitkit.inference import runtimes
 from vitkit.inference.runtimes import _quantized
 from vitkit.inference.runtimes._trace import fixed_size_reason
@@ -155,6 +156,39 @@ def test_int8_needs_calibration_images_and_other_precisions_do_not(tmp_path: Pat
         runtimes.export(checkpoint(), tmp_path / "out", to="onnx", precision="int8")
     with pytest.raises(ValueError, match="only for the precision int8, but the precision is float32"):
         runtimes.export(checkpoint(), tmp_path / "out", to="onnx", calibration=[Image.new("RGB", (8, 8))])
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    broken = [tmp_path / "broken.png", np.zeros((8, 8, 3), np.uint8)]
+    with pytest.raises(ValueError, match=r"none of 1 calibration images could be read; .*broken\.png: "):
+        runtimes.export(checkpoint(), tmp_path / "out", to="onnx", precision="int8", calibration=broken[:1])
+    found = []
+    arguments = (checkpoint(), "int8", broken, DEFAULT_LIMITS, found.append)
+    assert runtimes._calibration_images(*arguments).shape == (1, 3, 32, 32)  # type: ignore[union-attr]
+    assert [str(each).partition(":")[0] for each in found] == [str(tmp_path / "broken.png")]
+    with pytest.warns(RuntimeWarning, match=r"skipped a calibration image: .*broken\.png"):
+        runtimes._calibration_images(*arguments[:4], runtimes._warn)
+
+
+@pytest.mark.slow
+def test_the_command_skips_and_names_calibration_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs("onnx")
+    checkpoints.save(checkpoint(depth=1), tmp_path / "model")
+    photos(tmp_path / "photos")
+    Image.new("RGB", (60, 50)).save(tmp_path / "photos" / "large.png")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"nothing")
+    command = ["export", str(tmp_path / "model"), "--to", "onnx", "--precision", "int8", "--out", str(tmp_path / "out")]
+    calibration = ["--calibration", str(tmp_path / "photos")]
+    assert main([*command, *calibration, "--max-pixels", "2000"]) == 2
+    out, err = capsys.readouterr()
+    assert "predictions agree" in out
+    assert [line.partition(": ")[2].partition(":")[0] for line in err.splitlines()[:2]] == [
+        str(tmp_path / "photos" / name) for name in ("broken.png", "large.png")
+    ]
+    assert err.splitlines()[2] == "vitkit: 2 calibration images could not be read and left out"
+    assert main([*command, *calibration, "--max-bytes", "10", "--overwrite"]) == 1
+    assert "none of 8 calibration images could be read" in capsys.readouterr().err
+
+
+def test_a_runtime_without_int8(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the precision is 'int8', but program supports only float32"):
         runtimes.export(checkpoint(), tmp_path / "out", to="program", precision="int8")
 

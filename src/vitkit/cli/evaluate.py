@@ -1,7 +1,7 @@
 """The `vitkit evaluate` command."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -12,6 +12,7 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     from vitkit.data.processor import Processor
     from vitkit.evaluate.protocol import Evaluation
+    from vitkit.images import Limits
     from vitkit.task import Task
 
 
@@ -80,12 +81,13 @@ def evaluate(
     from vitkit.text import plural
 
     classifier = load_model(model, revision, None, set)
+    images = limits(max_pixels, max_bytes)
     placed = Predictor(
         classifier.model,
         classifier.processor,
         precision=precision,
         merge_tokens=merge_tokens,
-        calibration=_some(train or data, classifier.processor) if precision == "int8" else (),
+        calibration=_some(train or data, classifier.processor, images) if precision == "int8" else (),
         device=device,
         batch_size=batch_size,
     )
@@ -97,7 +99,7 @@ def evaluate(
         seed=seed,
         batch_size=placed.batch_size,
         workers=workers,
-        limits=limits(max_pixels, max_bytes),
+        limits=images,
         max_unreadable=max_unreadable,
         tune_threshold=tune_threshold,
     )
@@ -145,14 +147,23 @@ def _evaluators(text: str, task: "Task") -> tuple[str, ...]:
     return tuple(each for word in words for each in (default_evaluators(task) if word == "auto" else (word,)))
 
 
-def _some(data: str, processor: "Processor") -> Iterable[object]:
-    """Returns about 32 evenly spaced images of a dataset, from the split `train` if there is one."""
+def _some(data: str, processor: "Processor", limits: "Limits") -> Iterator[object]:
+    """Yields about 32 evenly spaced images of a dataset, from the split `train` if there is one.
+
+    Names images that cannot be read on standard error, and leaves them out.
+    """
+    from vitkit.cli._outcomes import report_errors
     from vitkit.data import splits
     from vitkit.data.augment import read_options
+    from vitkit.images import ImageError
 
     found = splits(data)
     source, options = found.get("train") or next(iter(found.values())), read_options(processor)
-    return (source.read(index, **options).image for index in range(0, len(source), max(len(source) // 32, 1)))
+    for index in range(0, len(source), max(len(source) // 32, 1)):
+        try:
+            yield source.read(index, **{**options, "limits": limits}).image
+        except ImageError as error:
+            report_errors([f"calibration image {index}: {error}"])
 
 
 def _progress(batches: Iterable[T], total: int) -> Iterable[T]:

@@ -1,5 +1,6 @@
 """The `vitkit export` command."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,15 +15,18 @@ def export(
     precision: Literal["float32", "float16", "int8"] = "float32",
     dynamic_size: bool = False,
     calibration: tuple[str, ...] = (),
+    max_pixels: int | None = None,
+    max_bytes: int | None = None,
     image_size: int | None = None,
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     overwrite: bool = False,
-) -> None:
+) -> int:
     """Export a model to another runtime.
 
     The exported model is run on random images with batch sizes 1 and 3 and saved only if its outputs match the model;
-    an int8 model is run on the calibration images.
+    an int8 model is run on the calibration images. Unreadable calibration images are left out and named, and the exit
+    code is 2.
     The result is a folder with labels and preprocessing, which `vitkit classify`, `embed` and `evaluate` accept as
     MODEL. The batch size is dynamic; the image size is fixed without --dynamic-size.
 
@@ -35,19 +39,22 @@ def export(
         dynamic_size: Export a model that accepts every image size and resizes its position embeddings. Needs --to onnx.
         calibration: Image files, folders or globs for the calibration of int8. Use about 100 images that are similar
             to the images at inference.
+        max_pixels: Largest accepted calibration image, in pixels (width x height). If not set: 120,000,000.
+        max_bytes: Largest accepted file of a calibration image, in bytes. If not set: 200,000,000.
         image_size: Input size in pixels. If not set: the image size of the model.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
         overwrite: Replace an existing output folder.
     """
     from vitkit import checkpoints
-    from vitkit.cli._outcomes import arguments_to_images, settings
+    from vitkit.cli._outcomes import arguments_to_images, limits, report_errors, settings
     from vitkit.inference import runtimes
-    from vitkit.text import printable
+    from vitkit.text import plural, printable
 
     folder = out or Path(f"{Path(model.partition('@')[0]).stem}-{to}")
     runtimes.runtime(to)
     checkpoint = checkpoints.load(model, revision=revision, image_size=image_size, config=settings(set))
+    skipped: list[Exception] = []
     found = runtimes.export(
         checkpoint,
         folder,
@@ -55,6 +62,8 @@ def export(
         precision=precision,
         dynamic_size=dynamic_size,
         calibration=arguments_to_images(calibration) if calibration else (),
+        limits=limits(max_pixels, max_bytes),
+        skipped=skipped.append,
         overwrite=overwrite,
     )
     size = sum(path.stat().st_size for path in folder.iterdir())
@@ -64,3 +73,6 @@ def export(
     if found.agreement is not None:
         match = f"outputs differ by {found.difference:.1%}, predictions agree on {found.agreement:.0%} of the images"
     print(f"{printable(folder)}: {to}, {size / 1e6:.1f} MB, {images}; {match}")
+    if report_errors(skipped):
+        print(f"vitkit: {plural(len(skipped), 'calibration image')} could not be read and left out", file=sys.stderr)
+    return 2 if skipped else 0

@@ -1,6 +1,7 @@
 """`Predictor`: runs a model on a stream of images and yields one outcome per image."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitkit.data.processor import ImageInput, Processor, draft
+from vitkit.data.processor import ImageInput, Processor, draft, named
 from vitkit.data.processor import resampling as torch_resampling
 from vitkit.images import ImageError, Limits
 from vitkit.inference import engine, stream
@@ -190,8 +191,17 @@ class Predictor:
 
     def _calibration_images(self, first: Tensor | None) -> Tensor:
         """Returns normalized images for calibration: from `calibration`, else `first`, else synthetic images."""
-        read = (stream.attempt(self._read, image) for image in self._calibration)
-        images = list(islice((each for each in read if not isinstance(each, ImageError)), CALIBRATION))
+        images: list[np.ndarray] = []
+        for index, image in enumerate(self._calibration):
+            found = stream.attempt(self._read, image)
+            if isinstance(found, ImageError):
+                warnings.warn(
+                    f"skipped a calibration image: {named(found, image, index)}", RuntimeWarning, stacklevel=2
+                )
+                continue
+            images.append(found)
+            if len(images) == CALIBRATION:
+                break
         if images:
             return self._stack(images).to(self.device)
         return probe(self._model, count=8).to(self.device) if first is None else first.to(self.device)

@@ -12,12 +12,14 @@ An export is a folder with the model file, `config.json` (the model config, its 
 
 import copy
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +28,8 @@ from vitkit.checkpoints import Checkpoint
 from vitkit.checkpoints.json_files import write_json
 from vitkit.checkpoints.save import check_folder, write_folder
 from vitkit.config import to_dict
-from vitkit.data.processor import ImageInput
+from vitkit.data.processor import ImageInput, named
+from vitkit.images import DEFAULT_LIMITS, Limits
 from vitkit.inference.runtimes import _quantized
 from vitkit.inference.runtimes._exported import VERSION, Export, ExportedModel, is_export, load_export, runtime, targets
 from vitkit.inference.runtimes._trace import Traced, differences, sizes_to_test, trace
@@ -60,24 +63,29 @@ def export(
     precision: str = "float32",
     dynamic_size: bool = False,
     calibration: Iterable[ImageInput] = (),
+    limits: Limits = DEFAULT_LIMITS,
+    skipped: Callable[[Exception], object] | None = None,
     overwrite: bool = False,
 ) -> Export:
     """Exports a model to the runtime `to` and compares the outputs with those of the original model.
 
     `precision` is the dtype of the exported weights. int8 measures the ranges of activations on the images in
-    `calibration`, about a hundred like those that the model will see. The batch size is dynamic; the image size is that
-    of the model, or dynamic with `dynamic_size`: the position table is then resized in the graph. The folder is written
-    atomically. Returns the export settings with the measured difference.
+    `calibration`, about a hundred like those that the model will see, up to the `limits` of image files. Those that
+    cannot be read are left out: `skipped` is called with each error, which names the image; without it there is a
+    warning. The batch size is dynamic; the image size is that of the model, or dynamic with `dynamic_size`: the
+    position table is then resized in the graph. The folder is written atomically. Returns the export settings with the
+    measured difference.
 
-    Raises ExportError if the target does not support the model or its outputs differ. Raises CheckpointError if the
-    folder exists. Raises ImportError if a library of the target is missing.
+    Raises ValueError if no calibration image can be read. Raises ExportError if the target does not support the model
+    or its outputs differ. Raises CheckpointError if the folder exists. Raises ImportError if a library of the target is
+    missing.
     """
     module = runtime(to)
     if precision not in module.TOLERANCES:
         raise ValueError(f"the precision is '{precision}', but {to} supports only {' and '.join(module.TOLERANCES)}")
     if dynamic_size and not getattr(module, "DYNAMIC_SIZE", False):
         raise ValueError(f"an export to {to} has a fixed image size; use --to onnx for a dynamic size")
-    images = _calibration_images(checkpoint, precision, calibration)
+    images = _calibration_images(checkpoint, precision, calibration, limits, skipped or _warn)
     target = Path(folder).expanduser()
     check_folder(target, overwrite=overwrite)
     dtype = getattr(module, "DTYPES", {}).get(precision, torch.float32)
@@ -104,7 +112,17 @@ def export(
     return exports[-1]
 
 
-def _calibration_images(checkpoint: Checkpoint, precision: str, images: Iterable[ImageInput]) -> Tensor | None:
+def _warn(error: Exception) -> None:
+    warnings.warn(f"skipped a calibration image: {error}", RuntimeWarning, stacklevel=4)
+
+
+def _calibration_images(
+    checkpoint: Checkpoint,
+    precision: str,
+    images: Iterable[ImageInput],
+    limits: Limits,
+    skipped: Callable[[Exception], object],
+) -> Tensor | None:
     """Returns the preprocessed calibration images for int8, or None for other precisions."""
     found = list(islice(images, MAX_CALIBRATION))
     if precision != "int8":
@@ -115,7 +133,20 @@ def _calibration_images(checkpoint: Checkpoint, precision: str, images: Iterable
         return None
     if not found:
         raise ValueError("int8 needs calibration images; pass about 100 images similar to those at inference")
-    return checkpoint.processor(found)
+    arrays: list[np.ndarray] = []
+    failed: list[Exception] = []
+    for index, image in enumerate(found):
+        try:
+            arrays.append(checkpoint.processor.array(image, limits=limits))
+        except (ValueError, TypeError) as error:
+            failed.append(named(error, image, index))
+    if not arrays:
+        raise ValueError(f"none of {len(found)} calibration images could be read; the first error is: {failed[0]}")
+    if len({array.shape for array in arrays}) > 1:
+        raise ValueError("calibration images have different sizes after preprocessing; pass images of one size")
+    for error in failed:
+        skipped(error)
+    return torch.from_numpy(np.stack(arrays))
 
 
 def _trace_or_raise(model: models.Backbone, dynamic_size: bool, dtype: torch.dtype) -> Traced:
