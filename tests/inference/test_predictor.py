@@ -210,7 +210,8 @@ def test_a_batch_goes_on_after_an_image_that_cannot_be_read(classifier: Classifi
 
 def test_calibration_images_that_cannot_be_read_are_skipped(classifier: Classifier, images: list[Path]) -> None:
     predictor = Predictor(classifier.model, classifier.processor, calibration=["nothing.png", images[0], images[1]])
-    assert predictor._calibration_images(None).shape[0] == 2
+    with pytest.warns(RuntimeWarning, match=r"skipped a calibration image: nothing\.png"):
+        assert predictor._calibration_images(None).shape[0] == 2
 
 
 def test_globs_follow_links_and_do_not_loop(
