@@ -97,6 +97,8 @@ def test_several_labels_are_independent_in_every_reader(
         text = page.read_text()
         assert "mean average precision" in text
         assert "Labels by F1" in text
+        assert "with 3 labels" in text or page.parent.name == "report"
+        assert "percentage points" in text
         assert "Confusion matrix" not in text
     assert main(["evaluate", str(labels_run), "--data", data_name, "--with", "confusion"]) == 1
     assert "the evaluator 'confusion' is for single_label_classification" in capsys.readouterr().err
@@ -134,9 +136,10 @@ def test_evaluate_tunes_the_thresholds_and_saves_them_in_the_folder(
     data_file = workspace / "not_blue.jsonl"
     data_file.write_text("\n".join(rows))
     command = ["evaluate", str(model), "--data", f"jsonl:{data_file}", "--json"]
-    assert main([*command, "--tune-threshold"]) == 0
+    assert main([*command, "--tune-threshold", "--out", str(tmp_path / "report")]) == 0
     out, err = capsys.readouterr()
     first = json.loads(out)
+    assert "<td>red</td><td>" in (tmp_path / "report" / "report.html").read_text().partition("Tuned thresholds")[2]
     assert f"saved the thresholds in {model / 'config.json'}" in err
     assert first["metrics"]["f1.micro"] == 0.0
     assert first["metrics"]["f1_tuned.micro"] > 0.9
@@ -203,7 +206,14 @@ def test_numbers_are_predicted_in_their_units_by_every_reader(
     assert metrics["regression.r2"] > 0.9
     assert metrics["regression.target mae"] < 15
     for page in (tmp_path / "report" / "report.html", numbers_run.parent / "report.html"):
-        assert "Errors, in the units of the target" in page.read_text()
+        text = page.read_text()
+        assert "Errors, in the units of the target" in text
+        assert "R2, mean of 2 targets" in text  # no mean of errors in several units
+        assert "mean absolute error" not in text
+        assert "<b>target 19" in text or "<b>depth" in text  # targets are named in the captions
+        assert "wrong targets" in text
+    assert "random split of 20%" in text
+    assert "with 2 targets" in text
     assert main(["evaluate", str(numbers_run), "--data", source, "--with", "top1"]) == 1
     assert "the model's task is regression; use regression" in capsys.readouterr().err
     assert main(["evaluate", str(numbers_run), "--data", f"jsonl:{workspace / 'labels.jsonl'}"]) == 1

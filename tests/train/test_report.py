@@ -200,3 +200,11 @@ def test_large_images_are_resized_and_small_ones_are_pixelated() -> None:
 
 def test_durations() -> None:
     assert [training.duration(seconds) for seconds in (9.4, 97, 3700)] == ["9 s", "1 min 37 s", "1 h 1 min"]
+
+
+def test_ticks_outside_cover_all_values() -> None:
+    assert charts.ticks(1901.0, 1999.0, most=4, outside=True) == [1900.0, 1950.0, 2000.0]
+    assert charts.ticks(-9.9, -0.05, most=4, outside=True) == [-10.0, -5.0, 0.0]
+    chart = charts.scatter_chart([(1901.0, 1915.0), (1999.0, 1990.0)])
+    assert all(f">{mark}</text>" in chart for mark in ("1,900", "1,950", "2,000"))
+    assert charts.scatter_chart([(3.0, 3.0)]).count("<circle") == 1

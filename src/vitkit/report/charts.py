@@ -79,14 +79,15 @@ def scatter_chart(points: Sequence[Point], most: int = 2000) -> str:
     inner = side - 2 * pad
     values = [value for point in points for value in point]
     low, high = min(values), max(values)
-    high = high if high > low else low + 1.0
+    marks = ticks(low, high if high > low else low + 1.0, most=4, outside=True)
+    low, high = marks[0], marks[-1]
 
     def place(value: float) -> float:
         return inner * (value - low) / (high - low)
 
     parts = [f'<svg viewBox="0 0 {side} {side}" role="img" aria-label="predicted and true values">']
     parts.append(f'<line class="ideal" x1="{pad}" y1="{side - pad}" x2="{side - pad}" y2="{pad}"/>')
-    for value in ticks(low, high, most=4):
+    for value in marks:
         x, y = pad + place(value), side - pad - place(value)
         parts.append(f'<line class="grid" x1="{pad}" y1="{y:.1f}" x2="{side - pad}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{x:.1f}" y="{side - pad + 18}" text-anchor="middle">{show(value)}</text>')
@@ -107,12 +108,17 @@ def smoothed(points: Sequence[Point], fraction: float = 0.1) -> list[Point]:
     return [(x, sum(y for _, y in window) / len(window)) for (x, _), window in zip(points, windows, strict=True)]
 
 
-def ticks(low: float, high: float, *, most: int = 5) -> list[float]:
-    """Returns up to `most` + 1 axis ticks from `low` to `high`, at multiples of 1, 2 or 5 times a power of ten."""
+def ticks(low: float, high: float, *, most: int = 5, outside: bool = False) -> list[float]:
+    """Returns up to `most` + 1 axis ticks from `low` to `high`, at multiples of 1, 2 or 5 times a power of ten.
+
+    With `outside`, the first and the last tick may lie outside this range, so that all values lie between them.
+    """
     span = max(high - low, 1e-12)
     rough = span / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough * 0.999)
+    if outside:
+        return [number * step for number in range(math.floor(low / step), math.ceil(high / step) + 1)]
     first = math.ceil(low / step - 1e-9)
     return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
 

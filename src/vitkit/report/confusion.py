@@ -73,7 +73,8 @@ def confidence_section(predictions: Predictions) -> str:
     coverage = "" if independent else coverage_table(predictions)
     return (
         "<h2>Confidence</h2>"
-        f"<p>On average the model is {verdict}: its mean confidence is {gap * 100:+.1f} points from its accuracy. "
+        f"<p>On average the model is {verdict}: its mean confidence is {abs(gap) * 100:.1f} percentage points "
+        f"{'above' if gap > 0 else 'below'} its accuracy. "
         f"The best temperature for its logits is {temperature:.2f}.</p>"
         '<div class="pair"><div class="card small"><h3>Reliability diagram</h3>'
         f"{chart}<p class='soft'>{dot} with similar confidence, larger for more of them. On the "

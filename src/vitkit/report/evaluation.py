@@ -27,6 +27,8 @@ def html(evaluation: Evaluation) -> str:
     predictions = evaluation.predictions
     if predictions is not None and (predictions.task.regression or bool((predictions.targets.sum(dim=1) > 0).any())):
         parts += results.sections(evaluation.source, predictions, evaluation.checkpoint)
+    if evaluation.threshold is not None:
+        parts.append(threshold_section(evaluation.source.classes, evaluation.threshold))
     parts.append(unreadable_section(list(evaluation.unreadable)))
     text = escape(json.dumps(evaluation.to_dict(), indent=2))
     parts.append(f"<details><summary>All metrics and options (evaluation.json)</summary><pre>{text}</pre></details>")
@@ -50,6 +52,18 @@ def head(evaluation: Evaluation) -> str:
         f'<p class="lead">Evaluated on {len(evaluation.source):,} images of '
         f"<code>{escape(evaluation.config.data)}</code>.{training}</p>"
         f'<div class="tiles">{"".join(tiles)}</div>'
+    )
+
+
+def threshold_section(names: tuple[str, ...], threshold: tuple[float, ...]) -> str:
+    """Returns a table of tuned thresholds, one per label."""
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{value:.4g}</td></tr>" for name, value in zip(names, threshold, strict=True)
+    )
+    return (
+        "<h2>Tuned thresholds</h2><p>They give each label the best F1 on these images. The metrics "
+        "<code>f1_tuned</code> are those with these thresholds.</p>"
+        f'<div class="card scroll"><table class="classes"><tr><th>label</th><th>threshold</th></tr>{rows}</table></div>'
     )
 
 

@@ -69,7 +69,8 @@ def section(source: Source, predictions: Predictions, best: Checkpoint | None = 
     shown = wrong[:MAX_SHOWN]
     title = f"Mistakes: the {len(shown)} most confident of {len(wrong)}" if len(wrong) > len(shown) else "Mistakes"
     title = f"The {len(shown)} largest errors" if predictions.task.regression else title
-    order = "Sorted by error." if predictions.task.regression else "Sorted by confidence."
+    regression = predictions.task.regression
+    order = "Sorted by error, largest first." if regression else "Sorted by confidence."
     overlays: list[Image.Image] = []
     caption = ""
     if best is not None:
@@ -84,7 +85,7 @@ def section(source: Source, predictions: Predictions, best: Checkpoint | None = 
         for image, (index, overlay) in zip(images, pairs, strict=True)
     )
     return (
-        f"<h2>{title}</h2><p class='soft'>{order} Some of these may be wrong labels."
+        f"<h2>{title}</h2><p class='soft'>{order} Some of these may be wrong {'targets' if regression else 'labels'}."
         f'{caption}</p><div class="images{" wide" if overlays else ""}">{cards}</div>'
     )
 
@@ -108,14 +109,20 @@ def _captions(names: tuple[str, ...], predictions: Predictions, index: int) -> t
     """Returns four captions of an image: true labels and their scores, then predicted labels and their scores."""
     scores, targets = predictions.scores[index].tolist(), predictions.targets[index].tolist()
     if predictions.task.regression:
-        found, true = (", ".join(f"{value:.4g}" for value in values) for values in (scores, targets))
+        shown = names if len(names) > 1 else ("",)
+        found, true = (
+            ", ".join(f"{name} {value:.4g}".strip() for name, value in zip(shown, values, strict=True))
+            for values in (scores, targets)
+        )
         return true, "", found, ""
     labels = [label for label, target in enumerate(targets) if target > 0]
     true_names = ", ".join(names[label] for label in labels) or "none"
     if predictions.task.problem_type == "multi_label_classification":
         chosen = predictions.task.decisions(predictions.logits[index]).nonzero()[:, 0].tolist()
-        shown = [", ".join(f"{scores[label]:.0%}" for label in each) for each in (labels, chosen)]
-        return true_names, shown[0], ", ".join(names[label] for label in chosen) or "none", shown[1]
+        true, found = (
+            ", ".join(f"{names[label]} {scores[label]:.0%}" for label in each) or "none" for each in (labels, chosen)
+        )
+        return true, "", found, ""
     best = int(predictions.logits[index].argmax())
     return true_names, f"{sum(scores[label] for label in labels):.0%}", names[best], f"{scores[best]:.0%}"
 

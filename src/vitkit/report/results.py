@@ -27,8 +27,15 @@ def tiles(predictions: Predictions, names: tuple[str, ...], what: str = "") -> l
     """Returns HTML boxes with the main metrics of predictions. `what` is a prefix of the metric names."""
     if predictions.task.regression:
         results = regression.per_target(predictions, names)
-        r2, mae = (sum(getattr(each, name) for each in results) / len(results) for name in ("r2", "mae"))
-        return [tile(f"{r2:.4f}", f"{what}R2", first=True), tile(f"{mae:.4g}", "mean absolute error")]
+        r2 = sum(each.r2 for each in results) / len(results)
+        if len(results) == 1:
+            return [tile(f"{r2:.4f}", f"{what}R2", first=True), tile(f"{results[0].mae:.4g}", "mean absolute error")]
+        worst = min(results, key=lambda each: each.r2)
+        # A mean of absolute errors in several units means nothing.
+        return [
+            tile(f"{r2:.4f}", f"{what}R2, mean of {len(results)} targets", first=True),
+            tile(f"{worst.r2:.4f}", f"R2 of {worst.name}, the lowest"),
+        ]
     if predictions.task.problem_type == "multi_label_classification":
         counted = _counted(predictions)
         mean = sum(counted.values()) / len(counted) if counted else 0.0

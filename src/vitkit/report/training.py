@@ -1,5 +1,6 @@
 """Report of a training run with its metrics, curves, mistakes and config."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -75,7 +76,10 @@ def head(report: TrainingReport) -> str:
         else ""
     )
     number = len(report.training.classes)
-    outputs = f"of {number} {'targets' if report.training.regression else 'classes'}" if number else "without labels"
+    independent = report.predictions is not None and report.predictions.task.problem_type.startswith("multi")
+    kind = "with {} targets" if report.training.regression else "with {} labels" if independent else "of {} classes"
+    kind = kind.format(number) if number != 1 else kind.format(number).removesuffix("s")
+    outputs = kind if number else "without labels"
     tiles = [
         *main_tiles(report),
         tile(f"{report.step:,}", f"step of this model ({report.selection})"),
@@ -140,12 +144,8 @@ def curves(report: TrainingReport) -> str:
             {"percent": True, "limits": (max(0.0, min(low, 0.9) - 0.02), 1.0)} if is_fraction(report.metric) else {},
         ),
     ]
-    key = (
-        '<p class="key"><span><i style="background:var(--rust)"></i>training, on augmented images</span>'
-        '<span><i style="background:var(--blue)"></i>validation</span></p>'
-    )
     cards = "".join(
-        f'<div class="card"><h3>{title}</h3>{charts.line_chart(lines, title=title, **options)}{key}</div>'
+        f'<div class="card"><h3>{title}</h3>{charts.line_chart(lines, title=title, **options)}{_key(lines)}</div>'
         for title, lines, options in panels
     )
     return f'<h2>Training curves</h2><div class="pair">{cards}</div>'
@@ -166,3 +166,14 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def _key(lines: Sequence[Line]) -> str:
+    """Returns the legend of a chart, with the lines that it has."""
+    names = {"train": ("rust", "training, on augmented images"), "val": ("blue", "validation")}
+    shown = "".join(
+        f'<span><i style="background:var(--{color})"></i>{name}</span>'
+        for kind, (color, name) in names.items()
+        if any(line.style == kind and line.points for line in lines)
+    )
+    return f'<p class="key">{shown}</p>'

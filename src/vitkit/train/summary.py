@@ -36,7 +36,8 @@ def load_report(folder: RunFolder) -> TrainingReport:
     )
     predictions = outputs.predictions if validation.classes else None
     held_out = validation.source if isinstance(validation, Unlabelled) else validation
-    own_split = f"stratified split of {data.held_out:.0%}, seed {data.split_seed}"
+    kind = "random" if training.regression else "stratified"
+    own_split = f"{kind} split of {data.held_out:.0%}, seed {data.split_seed}"
     return TrainingReport(
         name=run.name,
         data=data.source,
