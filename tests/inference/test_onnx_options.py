@@ -22,19 +22,21 @@ from vitkit.inference.runtimes import _quantized
 from vitkit.inference.runtimes._trace import fixed_size_reason
 from vitkit.models import vit
 
-# Families with a dynamic image size, and options that change what is resized.
+# Families with a dynamic image size, and options that change what is resized. Tracing with symbolic shapes takes seconds
+# per block, and sizes are resized before the blocks or in each of them alike, so that one block is enough.
+ONE = {"depth": 1}
 DYNAMIC: dict[str, tuple[str, dict[str, Any]]] = {
-    "vit": ("vit", {}),
-    "antialias": ("vit", {"position_resize": "bicubic_antialias", "num_registers": 2, "position_tokens": "all"}),
-    "offset": ("vit", {"position_resize": "bicubic_offset", "pool": "gap"}),
-    "bicubic": ("vit", {"position_resize": "bicubic", "class_token": False, "pool": "map"}),
-    "factorized": ("vit", {"position": "factorized"}),
-    "sincos2d": ("vit", {"position": "sincos2d"}),
-    "layers": ("vit", {"position_at": "layers"}),
-    "deit": ("deit", {}),
-    "dinov3": ("dinov3", {}),
-    "beit": ("beit", {"relative_resize": "bilinear", "position": "learned"}),
-    "axial": ("axial", {}),
+    "vit": ("vit", ONE),
+    "antialias": ("vit", ONE | {"position_resize": "bicubic_antialias", "num_registers": 2, "position_tokens": "all"}),
+    "offset": ("vit", ONE | {"position_resize": "bicubic_offset", "pool": "gap"}),
+    "bicubic": ("vit", ONE | {"position_resize": "bicubic", "class_token": False, "pool": "map"}),
+    "factorized": ("vit", ONE | {"position": "factorized"}),
+    "sincos2d": ("vit", ONE | {"position": "sincos2d"}),
+    "layers": ("vit", {"depth": 2, "position_at": "layers"}),
+    "deit": ("deit", ONE),
+    "dinov3": ("dinov3", ONE),
+    "beit": ("beit", ONE | {"relative_resize": "bilinear", "position": "learned"}),
+    "axial": ("axial", ONE),
     "resnet": ("resnet", {}),
 }
 FIXED = {
