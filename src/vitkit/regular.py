@@ -5,8 +5,9 @@ Level 0. Every file that a user or another file names is opened here, or checked
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 _KINDS: Final = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -65,7 +66,7 @@ def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
         raise
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Opens a regular file for reading bytes. Raises NotRegularError for anything else, without waiting."""
     return open(open_descriptor(path)[0], "rb")
 

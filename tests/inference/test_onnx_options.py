@@ -22,8 +22,8 @@ from vitkit.inference.runtimes import _quantized
 from vitkit.inference.runtimes._trace import fixed_size_reason
 from vitkit.models import vit
 
-# Families with a dynamic image size, and options that change what is resized. Tracing with symbolic shapes takes seconds
-# per block, and sizes are resized before the blocks or in each of them alike, so that one block is enough.
+# Families with a dynamic image size, and options that change what is resized. One block is enough: tracing takes
+# seconds per block, and positions are resized before the blocks, or in each of them alike.
 ONE = {"depth": 1}
 DYNAMIC: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("vit", ONE),
