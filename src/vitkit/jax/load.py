@@ -144,12 +144,14 @@ def config_of(flat: Flat, name_format: npz.NameFormat, **changes: object) -> Con
     `changes` override config fields. Without a class token the pool is "gap"; a learned position table is assumed to
     have a square grid. Raises ValueError if the config cannot be inferred.
     """
+    import torch
+
     from vitkit.checkpoints import meaning
     from vitkit.checkpoints.formats.google import big_vision, vit
     from vitkit.checkpoints.infer.vit import infer_vit
     from vitkit.checkpoints.tensors import Info, Tensors
 
-    infos = {name: Info(tuple(array.shape), str(array.dtype)) for name, array in flat.items()}
+    infos = {name: Info(tuple(array.shape), torch.float32) for name, array in flat.items()}  # the dtype is not read
     shapes = TABLE.shapes(Tensors(infos, lambda name: to_tensor(flat[name])))
     defaults = big_vision.defaults(shapes) if name_format.library == "big_vision" else vit.DEFAULTS
     task, rest = meaning.split_overrides(changes)
