@@ -131,7 +131,7 @@ def test_sources_reject_named_pipes_and_folders(
     assert main(["evaluate", str(model), "--data", locations[0], "--device", "cpu"]) == 1
     err = capsys.readouterr().err
     assert "is a named pipe, not a regular file" in err
-    assert err.count("\n") == 1
+    assert len(err.splitlines()) == 2  # the first is a note about the head
     if name != "x.parquet" and name != "x.tar":
         (tmp_path / name).unlink()
         (tmp_path / name).mkdir()
