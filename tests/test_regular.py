@@ -144,9 +144,9 @@ def test_files_that_a_table_names(tmp_path: Path) -> None:
     shutil.copy(Path(__file__), tmp_path / "b.png")
     (tmp_path / "x.csv").write_text("path,label\na.png,1\nb.png,0\n")
     source = data.splits(f"csv:{tmp_path / 'x.csv'}")["all"]
-    assert source.skipped == ("x.csv, line 2: 'a.png' is a named pipe, not a regular file",)
+    assert source.skipped == ("x.csv, line 2: the image file 'a.png' is a named pipe, not a regular file",)
     (tmp_path / "list.txt").write_text("b.png\na.png\n")
-    with pytest.raises(ValueError, match=r"list\.txt, line 2: 'a\.png' is a named pipe"):
+    with pytest.raises(ValueError, match=r"list\.txt, line 2: the image file 'a\.png' is a named pipe"):
         data.splits(f"list:{tmp_path / 'list.txt'}", needs_labels=False)
     os.mkfifo(tmp_path / "classes.txt")
     with pytest.raises(ValueError, match=r"classes\.txt is a named pipe"):

@@ -24,7 +24,8 @@ def open_source(location: str) -> dict[str, Source]:
         key = line.strip()
         if not key or key.startswith("#"):
             continue
-        if wrong := "does not exist" if "\0" in key else problem(path.parent / key):
+        wrong = "does not exist" if "\0" in key else problem(path.parent / key)
+        if wrong:
             raise ValueError(f"{path.name}, line {number}: the image file {key[:80]!r} {wrong}")
         keys.append(key)
     if not keys:
