@@ -50,7 +50,7 @@ class Row:
 
     @property
     def counts(self) -> bool:
-        """Whether the candidate is ranked: its speed was measured, and its outputs are not wrong."""
+        """Whether the candidate is ranked, which requires a measured speed and no wrong outputs."""
         return self.rate is not None and self.status in ("correct", "measured")
 
     @property
@@ -70,7 +70,7 @@ def spread(numbers: Sequence[float]) -> Spread:
 
 
 def paired_ratio(rates: Sequence[float], others: Sequence[float]) -> Spread:
-    """Returns median and quartiles of a speed ratio, computed from the rates of two candidates in each round.
+    """Returns the median and quartiles, over rounds, of the ratio of two candidates' rates.
 
     Both rates of a round are measured one after the other, so that load on the machine cancels out.
     """
@@ -78,7 +78,7 @@ def paired_ratio(rates: Sequence[float], others: Sequence[float]) -> Spread:
 
 
 def compare(rows: Sequence[Row]) -> None:
-    """Sets the `ratio` of each row: its speed relative to the fastest peer, of the same precision if possible.
+    """Sets the `ratio` of each row: its speed divided by that of the fastest peer, preferably in the same precision.
 
     Peers are all libraries except vitkit. Without peers the ratios are to the first row.
     """

@@ -170,7 +170,7 @@ def _row(
 def _reference(
     module: ModuleType, job: Job, results: dict[Candidate, Result], plan: Plan, log: Callable[[str], None] | None
 ) -> tuple[str, np.ndarray | None]:
-    """Returns the name and outputs of the reference candidate. It is run once if it has not been measured.
+    """Returns the name and outputs of the reference candidate. The candidate is run once if it was not measured.
 
     After an interrupt (`log` is None) nothing is run.
     """
@@ -222,7 +222,7 @@ def _images(options: Options, module: ModuleType, folder: Path) -> tuple[str, ..
 
 
 def _fill(job: Job, module: ModuleType, folder: Path, images: tuple[str, ...]) -> tuple[Job, Mapping[str, str]]:
-    """Saves the weights of a job. Returns the job, and the reason for each unsupported checkpoint layout."""
+    """Saves the weights of a job. Returns the completed job, and an error message per unsupported checkpoint layout."""
     if not module.NEEDS_WEIGHTS:
         return replace(job, images=images), {}
     home = folder / "models" / "".join(letter if letter.isalnum() else "-" for letter in job.model)

@@ -22,7 +22,7 @@ COPIED_BYTES = 256 * 2**20
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares the matrix products of one ViT block. The precision `copy` prepares a memory copy of 256 MiB."""
+    """Returns a prepared candidate that computes the matrix products of a ViT block, or copies 256 MiB (`copy`)."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     with torch.inference_mode():
@@ -58,7 +58,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def _products(job: Job, precision: str, device: torch.device) -> tuple[list[Callable[[], Tensor]], str]:
-    """Returns the fastest implementation of the matrix products in a short trial, and its name."""
+    """Times all implementations of the matrix products briefly. Returns the fastest one and its name."""
     candidates: dict[str, list[Callable[[], Tensor]]] = {}
     for name, make in _implementations(precision, device).items():
         candidates[name] = [make(*shape, device) for shape in shapes(job)]
@@ -155,7 +155,7 @@ def _copy(device: torch.device) -> Prepared:
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares decoding of JPEG files to RGB pixels at full size with Pillow, without resizing."""
+    """Returns a prepared candidate that decodes JPEG files to RGB pixels with Pillow, without resizing them."""
     from PIL import Image
 
     def run() -> None:

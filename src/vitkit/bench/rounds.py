@@ -41,7 +41,7 @@ class BaseWorker(Protocol):
 
 @dataclass(kw_only=True)
 class Result:
-    """The result of a candidate: a rate (items per second) for each measured round, or the reason for the failure."""
+    """The result of a candidate: a rate (items per second) for each measured round, or the reason why it failed."""
 
     candidate: Candidate
     rates: list[float] = field(default_factory=list)
@@ -149,7 +149,7 @@ class Failed(Exception):  # noqa: N818 - a status in the table
 
 
 def environment(threads: int, device: str) -> dict[str, str]:
-    """Returns environment variables for a worker, which set the number of threads and disable downloads."""
+    """Returns the environment of a worker process. Its variables set the number of threads and disable downloads."""
     own = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
@@ -192,7 +192,7 @@ class Worker:
             raise Failed(self._exit_reason()) from None
 
     def response(self, timeout: float) -> JsonDict:
-        """Returns the response to the last message. The timeout starts at the call of `send`."""
+        """Returns the response to the last message. The timeout is measured from the last `send`."""
         response = json.loads(self._line(timeout))
         if "error" in response:
             raise Failed(response["error"])

@@ -131,7 +131,7 @@ def cells(report: "Report", row: Row) -> list[str]:
 
 
 def remarks(report: "Report", section: "Section") -> list[str]:
-    """Returns the sentences below a table: the conclusion, the limits, and reasons of failures."""
+    """Returns the sentences below a table: the conclusion, the limits, and the reasons for failures."""
     lines = [figures.conclusion(section.rows)]
     lines += [f"{row.candidate.name}, {row.status}: {row.reason}." for row in section.rows if row.reason]
     for row in section.limits:

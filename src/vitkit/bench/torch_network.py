@@ -20,7 +20,7 @@ Logits = Callable[[Tensor], Tensor]
 
 
 def images(job: Job) -> Float[np.ndarray, "b c h w"]:
-    """Returns the images that are the input of all candidates: a batch of standard normal noise."""
+    """Returns a batch of standard normal noise, which is the input of all candidates."""
     size = (job.batch, 3, *job.image_size)
     return np.random.default_rng(0).standard_normal(size, dtype=np.float32)
 
@@ -48,7 +48,7 @@ def compiled(module: nn.Module, candidate: Candidate) -> Callable[..., Any]:
 
 
 def prepare_inference(job: Job, candidate: Candidate, module: nn.Module, logits: Callable[[Any], Tensor]) -> Prepared:
-    """Prepares forward passes in the precision of the candidate. With `autocast=true`, weights stay float32."""
+    """Returns a prepared candidate that runs forward passes. With `autocast=true`, the weights stay in float32."""
     device, dtype = set_up(job), getattr(torch, candidate.precision)
     autocast = candidate.setting("autocast") == "true"
     network = module.eval().to(device) if autocast else module.eval().to(device, dtype)
@@ -75,7 +75,7 @@ def prepare(job: Job, once: Callable[[], Tensor], device: torch.device, notes: d
 
 
 def prepare_training(job: Job, candidate: Candidate, module: nn.Module, logits: Callable[[Any], Tensor]) -> Prepared:
-    """Prepares training steps with AdamW, gradient clipping and, except in float32, autocast."""
+    """Returns a prepared candidate that runs AdamW training steps, with autocast unless the precision is float32."""
     device, autocast = set_up(job), candidate.precision != "float32"
     module = module.to(device).train()
     call = compiled(module, candidate)

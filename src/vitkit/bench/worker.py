@@ -20,7 +20,7 @@ from vitkit.config import JsonDict
 
 
 def main() -> None:
-    """Handles requests on standard input until it is closed."""
+    """Executes the requests that arrive on standard input and writes responses, until standard input is closed."""
     # The parent handles the interrupt, which the terminal sends to all processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     responses = os.fdopen(os.dup(1), "w", buffering=1)
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def prepare(request: JsonDict) -> tuple[Prepared | None, JsonDict]:
-    """Handles `make` and `prepare` requests. Writes the candidate's outputs to the requested file."""
+    """Executes a `make` or `prepare` request. Writes the candidate's outputs to the file named in the request."""
     job, candidate = Job.from_dict(request["job"]), Candidate.from_dict(request["candidate"])
     module = import_module(candidate.module)
     if request["do"] == "make":
@@ -80,7 +80,7 @@ def run_round(prepared: Prepared | None, seconds: float) -> JsonDict:
 
 
 def reset_peak_memory() -> None:
-    """Resets the peak memory of the process, so that preparation is not measured."""
+    """Resets the peak memory of the process, so that memory used for preparation does not count."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -23,11 +23,11 @@ def jobs(options: Options) -> list[Job]:
 
 
 def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns no limits. The benchmarks `data` and `inference` measure the limits of decoding and the model."""
+    """Returns an empty list. The benchmarks `data` and `inference` measure the limits of decoding and of the model."""
     return []
 
 
 def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candidate) -> tuple[float, bool]:
-    """Compares predicted classes with the reference. A few may differ, because image processors round differently."""
+    """Compares predicted classes with the reference. A few classes may differ due to rounding in the processors."""
     difference = float((outputs != reference).mean()) if outputs.shape == reference.shape else 1.0
     return difference, difference <= MAX_DIFFERENCE

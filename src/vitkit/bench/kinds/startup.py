@@ -34,7 +34,7 @@ def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def startup(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares a process that only imports torch."""
+    """Returns a prepared candidate that runs a process which only imports torch."""
     return prepare_process([sys.executable, "-c", "import torch"], classifies=False)
 
 

@@ -47,7 +47,7 @@ def _export(job: Job, precision: str, graph: Path) -> None:
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares forward passes with `InferenceSession.run` and all graph optimizations."""
+    """Returns a prepared candidate that calls `InferenceSession.run` with all graph optimizations enabled."""
     import onnxruntime
 
     from vitkit.bench import torch_network

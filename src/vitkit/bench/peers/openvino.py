@@ -38,7 +38,7 @@ def make(job: Job, candidate: Candidate) -> None:
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares synchronous inference requests. The setting `hint` is the performance hint `latency` or `throughput`."""
+    """Returns a prepared candidate that runs synchronous requests. The setting `hint` is `latency` or `throughput`."""
     import openvino
 
     from vitkit.bench import torch_network

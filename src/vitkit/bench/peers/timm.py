@@ -22,21 +22,21 @@ with torch.no_grad():
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns float32 and the fast 16-bit dtypes. For benchmarks that read files, returns one empty precision."""
+    """Returns float32, bfloat16 and, for GPU inference, float16. For benchmarks that read files, returns ("",)."""
     if kind in ("inference", "training"):
         return ("float32", "bfloat16", *(["float16"] if device == "cuda" and kind == "inference" else []))
     return ("",)
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares forward passes of a model that `timm.create_model` creates."""
+    """Returns a prepared candidate that runs forward passes of a model created by `timm.create_model`."""
     from vitkit.bench import torch_network
 
     return torch_network.prepare_inference(job, candidate, _model(job), lambda output: output)
 
 
 def classification(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares classification as in timm's documentation, which transforms and classifies one image at a time."""
+    """Returns a prepared candidate that classifies one image at a time, as in timm's documentation."""
     import torch
     from PIL import Image
     from timm.data.config import resolve_model_data_config
@@ -62,14 +62,14 @@ def classification(job: Job, candidate: Candidate) -> Prepared:
 
 
 def training(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares training steps of timm's model."""
+    """Returns a prepared candidate that runs training steps of timm's model."""
     from vitkit.bench import torch_network
 
     return torch_network.prepare_training(job, candidate, _model(job), lambda output: output)
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares timm's evaluation transform with bilinear resizing and without cropping."""
+    """Returns a prepared candidate that runs timm's evaluation transform, with bilinear resizing and no cropping."""
     from PIL import Image
     from timm.data.transforms_factory import create_transform
 
@@ -83,7 +83,7 @@ def data(job: Job, candidate: Candidate) -> Prepared:
 
 
 def startup(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares a process that imports timm, or that classifies one image as in timm's documentation."""
+    """Returns a prepared candidate that imports timm or classifies one image, each in a new process."""
     from vitkit.bench.kinds.startup import prepare_process
 
     if job.task == "import":

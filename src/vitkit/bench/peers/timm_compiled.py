@@ -15,12 +15,12 @@ def precisions(kind: str, device: str) -> tuple[str, ...]:
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares forward passes of timm's compiled model, which uses CUDA graphs on a GPU."""
+    """Returns a prepared candidate that runs forward passes of timm's compiled model, with CUDA graphs on a GPU."""
     return timm.inference(job, _compiled(candidate, "reduce-overhead" if job.device == "cuda" else "default"))
 
 
 def training(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares training steps of timm's compiled model."""
+    """Returns a prepared candidate that runs training steps of timm's compiled model."""
     return timm.training(job, _compiled(candidate, "default"))
 
 

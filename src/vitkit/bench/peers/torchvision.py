@@ -16,21 +16,21 @@ def precisions(kind: str, device: str) -> tuple[str, ...]:
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares forward passes of torchvision's VisionTransformer."""
+    """Returns a prepared candidate that runs forward passes of torchvision's VisionTransformer."""
     from vitkit.bench import torch_network
 
     return torch_network.prepare_inference(job, candidate, _model(job), lambda output: output)
 
 
 def training(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares training steps of torchvision's model."""
+    """Returns a prepared candidate that runs training steps of torchvision's VisionTransformer."""
     from vitkit.bench import torch_network
 
     return torch_network.prepare_training(job, candidate, _model(job), lambda output: output)
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares torchvision's v2 transforms on tensors, with antialiasing, as torchvision's documentation recommends."""
+    """Returns a prepared candidate that runs torchvision's v2 transforms on tensors, as torchvision recommends."""
     import torch
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms import v2

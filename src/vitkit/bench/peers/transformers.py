@@ -22,19 +22,19 @@ print(classify.model.config.label2id[best])
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the precisions of the peer `timm` or, for the `data` benchmark, the names of two image processors."""
+    """Returns the precisions of the peer `timm` or, for the `data` benchmark, the image processors `fast` and `pil`."""
     return ("fast", "pil") if kind == "data" else timm.precisions(kind, device)
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares forward passes of `AutoModelForImageClassification`."""
+    """Returns a prepared candidate that runs forward passes of `AutoModelForImageClassification`."""
     from vitkit.bench import torch_network
 
     return torch_network.prepare_inference(job, candidate, _model(job, candidate), lambda output: output.logits)
 
 
 def classification(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares classification of image files with `pipeline("image-classification")`."""
+    """Returns a prepared candidate that classifies image files with `pipeline("image-classification")`."""
     import transformers
 
     from vitkit.bench import torch_network
@@ -51,14 +51,14 @@ def classification(job: Job, candidate: Candidate) -> Prepared:
 
 
 def training(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares training steps of transformers' model."""
+    """Returns a prepared candidate that runs training steps of transformers' model."""
     from vitkit.bench import torch_network
 
     return torch_network.prepare_training(job, candidate, _model(job, candidate), lambda output: output.logits)
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares ViTImageProcessor, with the backend torchvision (`fast`) or Pillow (`pil`), for single images."""
+    """Returns a prepared candidate that preprocesses single images with the `fast` (torchvision) or `pil` processor."""
     import transformers
     from PIL import Image
 
@@ -75,7 +75,7 @@ def data(job: Job, candidate: Candidate) -> Prepared:
 
 
 def startup(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares a process that imports the ViT classes of transformers, or that classifies one image with a pipeline."""
+    """Returns a prepared candidate that imports ViT classes or classifies one image, each in a new process."""
     from vitkit.bench.kinds.startup import prepare_process
 
     if job.task == "import":

@@ -28,7 +28,7 @@ def precisions(kind: str, device: str) -> tuple[str, ...]:
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares forward passes with the optimized model of `Predictor`, on a batch on the same device."""
+    """Returns a prepared candidate that runs the optimized model of `Predictor` on a batch on its device."""
     import torch
 
     from vitkit.bench import torch_network
@@ -45,7 +45,7 @@ def inference(job: Job, candidate: Candidate) -> Prepared:
 
 
 def classification(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares classification of image files with `vitkit.load(...).classify(files)`."""
+    """Returns a prepared candidate that classifies image files with `vitkit.load(...).classify(files)`."""
     from vitkit import load
 
     classifier = load(f"{job.folder}/vitkit")
@@ -61,7 +61,7 @@ def classification(job: Job, candidate: Candidate) -> Prepared:
 
 
 def training(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares training steps of vitkit's training loop. The candidate's settings are those of the run config."""
+    """Returns a prepared candidate that runs steps of vitkit's training loop. Its settings override the run config."""
     import torch
     import torch.nn.functional as F
 
@@ -115,7 +115,7 @@ def _run(job: Job, candidate: Candidate, loaded: Any) -> Any:
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares preprocessing of single images with `Processor.array`. Candidate settings are `Processor` fields."""
+    """Returns a prepared candidate that runs `Processor.array` on single images. Settings are `Processor` fields."""
     from vitkit import Processor, config
 
     # Ignores color profiles, as the other libraries do.
@@ -130,7 +130,7 @@ def data(job: Job, candidate: Candidate) -> Prepared:
 
 
 def startup(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares a process that imports the model classes, or that classifies one image with `vitkit classify`."""
+    """Returns a prepared candidate that imports the model classes or runs `vitkit classify`, each in a new process."""
     from vitkit.bench.kinds.startup import prepare_process
 
     if job.task == "import":
