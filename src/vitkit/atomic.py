@@ -31,7 +31,7 @@ _OS_ERROR = re.compile(r"(?:\(os error |Os \{ code: )(\d+)")  # how Rust shows a
 
 
 def write_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file with `write(path)`. The complete file then atomically replaces an existing file.
+    """Calls `write` with a temporary path, and atomically renames the complete file to `target`.
 
     Devices and pipes are written directly. The parent folder is created. If `write` raises, the exception is propagated
     and the target does not change.
@@ -95,7 +95,7 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_folder(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes a folder with `write(folder)`. The complete folder then replaces an existing folder.
+    """Calls `write` with a temporary folder, and renames the complete folder to `target`. Replaces an existing folder.
 
     An existing folder is first renamed to a hidden `.old` name next to it and removed at the end, because there is no
     portable system call to exchange two folders. If the process is killed between the two renames, the complete old
@@ -141,7 +141,7 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def new_file_mode(path: Path) -> Iterator[None]:
-    """Context manager that keeps the default permissions of a new file, which safetensors would make private."""
+    """Context manager that restores the default permissions of a new file, because safetensors makes it private."""
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
     yield

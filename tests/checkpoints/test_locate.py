@@ -32,14 +32,14 @@ def test_source_does_not_exist(tmp_path: Path) -> None:
     _load_error(str(tmp_path / "x.safetensors"), "no such file or folder")
     _load_error("./nowhere", "no such file or folder: ./nowhere")
     _load_error("weights/missing.npz", "no such file or folder")
-    _load_error("vit-b/16", r"vit-b/16 is an architecture without weights: models\.build")
+    _load_error("vit-b/16", r"vit-b/16 is an architecture, not a checkpoint; models\.build")
 
 
 @pytest.mark.parametrize(
     ("name", "preset"), [("vit-b/17", "vit-b/16"), ("vit-b16", "vit-b/16"), ("vit_base_patch16_224", "vit-b/16")]
 )
 def test_architecture_names_suggest_similar_presets(cache: Path, name: str, preset: str) -> None:
-    _load_error(name, f"; presets are architectures without weights; did you mean .*'{preset}'")
+    _load_error(name, f"; presets are architectures, not checkpoints; did you mean .*'{preset}'")
 
 
 def test_error_names_the_source_once(tmp_path: Path) -> None:
@@ -57,7 +57,10 @@ def test_error_names_the_source_once(tmp_path: Path) -> None:
 
 def test_folders(tmp_path: Path) -> None:
     checkpoints.save(checkpoint(TINY), tmp_path / "run" / "best")
-    _load_error(tmp_path / "run", r"run has no weights: none of model\.safetensors.*; pass .*best, which has weights")
+    _load_error(
+        tmp_path / "run",
+        r"run has no weights file; expected one of model\.safetensors.*; pass .*best, which has weights",
+    )
     (tmp_path / "empty").mkdir()
     _load_error(tmp_path / "empty", "has no weights")
     checkpoints.save(checkpoint(GOOGLE), tmp_path / "jax" / "a.npz", to="npz")

@@ -72,7 +72,10 @@ def test_adapters_are_merged_into_their_base_model(base: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"peft_type": "IA3"}, "of type 'IA3', but vitkit merges only LORA adapters; merge the adapter with peft"),
+        (
+            {"peft_type": "IA3"},
+            "peft_type is 'IA3', but vitkit merges only LoRA adapters (peft_type 'LORA'); merge the adapter with peft",
+        ),
         ({"use_dora": True}, "sets use_dora, which vitkit does not support"),
         ({"init_lora_weights": "pissa"}, "sets init_lora_weights, which vitkit does not support"),
         ({"alpha_pattern": {"query": 3}}, "sets alpha_pattern, which vitkit does not support"),

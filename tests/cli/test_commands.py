@@ -224,7 +224,10 @@ def test_huge_image_sizes_are_refused_before_memory_is_allocated(
         ["export", model, "--to", "program", "--image-size", "1000000"],
     ):
         assert main(words) == 1
-        assert "image_size is 1000000; it must be at least 1 and at most 4096" in capsys.readouterr().err
+        assert (
+            "image_size is 1000000; each side must be at least 1 pixel, and the area at most 4096 x 4096"
+            in capsys.readouterr().err
+        )
 
 
 @pytest.fixture

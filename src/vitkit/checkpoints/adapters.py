@@ -61,7 +61,7 @@ def _base(settings: Json, folder: Path) -> str:
     kind, base = settings.get("peft_type"), settings.get("base_model_name_or_path")
     if kind != "LORA":
         raise CheckpointError(
-            f"the adapter is of type {str(kind)[:40]!r}, but vitkit merges only LORA adapters; "
+            f"{CONFIG}: peft_type is {str(kind)[:40]!r}, but vitkit merges only LoRA adapters (peft_type 'LORA'); "
             "merge the adapter with peft (model.merge_and_unload().save_pretrained(folder)) and load the saved folder"
         )
     if not isinstance(base, str) or not base:

@@ -43,7 +43,9 @@ def check_requested(image_size: tuple[int, int] | None) -> None:
     if min(image_size) < 1 or math.prod(image_size) > MAX_PIXELS:
         shown = image_size[0] if image_size[0] == image_size[1] else f"{image_size[0]} x {image_size[1]}"
         side = math.isqrt(MAX_PIXELS)
-        raise ValueError(f"image_size is {shown}; it must be at least 1 and at most {side} ({side} x {side} pixels)")
+        raise ValueError(
+            f"image_size is {shown}; each side must be at least 1 pixel, and the area at most {side} x {side} pixels"
+        )
 
 
 def check_sizes(image_size: tuple[int, int], processor: Processor) -> None:
@@ -57,14 +59,14 @@ def check_sizes(image_size: tuple[int, int], processor: Processor) -> None:
     for name, size in sizes.items():
         if math.prod(size) > MAX_PIXELS:
             raise CheckpointError(
-                f"the config files set {name} to {size[0]}x{size[1]} pixels, more than {MAX_PIXELS:,}; "
-                "correct the image size in these files"
+                f"the config files set {name} to {size[0]}x{size[1]} pixels; the limit is {MAX_PIXELS:,} pixels "
+                "in total; correct the image size in these files"
             )
     values = (*processor.mean, *processor.std, processor.rescale)
     if not all(abs(value) <= MAX_VALUE for value in values) or min(map(abs, processor.std)) < MIN_STD:
         raise CheckpointError(
             f"preprocessor_config.json: mean {processor.mean}, std {processor.std} or rescale {processor.rescale} "
-            "is out of range; correct these values"
+            f"is out of range; absolute values must be at most {MAX_VALUE:,.0f}, and those of std at least {MIN_STD}"
         )
 
 

@@ -97,7 +97,7 @@ def _is_layer(infos: Mapping[str, Info], stem: str) -> bool:
 
 
 def _config(file: str, config: Any, width: int, overrides: Mapping[str, Any]) -> Any:
-    """Returns the config with the `pool` and `pool_blocks` that give the head an input of this width."""
+    """Returns the config with the `pool` and `pool_blocks` that give the head an input of width `width`."""
     given = {name: value for name, value in overrides.items() if name in FIELDS}
     if given:
         config = _replaced(file, config, parse_overrides(type(config), given))
@@ -111,11 +111,14 @@ def _config(file: str, config: Any, width: int, overrides: Mapping[str, Any]) ->
             )
         changes: dict[str, Any] = dict(zip(FIELDS, POOL_BY_WIDTH[times], strict=True))
         if not hasattr(config, "pool_blocks") and changes.pop("pool_blocks") != 1:
-            raise CheckpointError(f"the head in {file} reads several blocks, which this model family does not support")
+            raise CheckpointError(
+                f"the head in {file} has input width {width}, but in this model family a head reads only the last block"
+            )
         config = _replaced(file, config, changes)
     if _pooling.width(config) != width:
         raise CheckpointError(
-            f"the head in {file} has input width {width}, but {_describe(config)} have width {_pooling.width(config)}"
+            f"the head in {file} has input width {width}, but the model's head input ({_describe(config)}) has width "
+            f"{_pooling.width(config)}"
         )
     return config
 

@@ -225,7 +225,7 @@ def _labels(described: Description, task: Task) -> tuple[str, ...]:
 
 
 def _named_by_size(described: Description) -> bool:
-    """Returns whether the number of classes is ImageNet-21k's and class names are missing or only placeholders."""
+    """Returns whether the number of classes is that of ImageNet-21k or a subset, and real class names are missing."""
     labels = described.labels
     unnamed = labels is None or (len(labels) > 0 and all(PLACEHOLDER.fullmatch(label) for label in labels))
     return unnamed and described.config.num_classes in SUBSETS

@@ -145,8 +145,8 @@ def _from_hub(source: str, path: Path, revision: str | None) -> tuple[Path, str 
         raise CheckpointError(f"no such file or folder: {source}{_suggest_paths(path)}{presets}")
     if name in models.presets():
         raise CheckpointError(
-            f"{name} is an architecture without weights: "
-            f"models.build(models.preset({name!r})) makes a randomly initialized model"
+            f"{name} is an architecture, not a checkpoint; "
+            f"models.build(models.preset({name!r})) creates a randomly initialized model"
         )
     if at and revision is not None and pinned != revision:
         raise CheckpointError(f"{source} names the revision {pinned}, but revision={revision}; pass only one")
@@ -169,7 +169,7 @@ def suggest_presets(name: str) -> str:
     similar = difflib.get_close_matches(short_name, presets, n=3, cutoff=0.6)
     if not similar or family not in {re.split(r"[-/]", preset)[0] for preset in presets}:
         return ""
-    return f"; presets are architectures without weights{nearest(short_name, presets)}"
+    return f"; presets are architectures, not checkpoints{nearest(short_name, presets)}"
 
 
 def _suggest_paths(path: Path) -> str:
@@ -202,11 +202,11 @@ def _weights_in(folder: Path) -> Path:
             f"{folder} is an exported model, which supports only prediction and evaluation; pass the "
             "checkpoint from which it was exported"
         )
-    raise CheckpointError(f"{folder} has no weights: none of {', '.join(WEIGHTS)}{_hint(folder)}")
+    raise CheckpointError(f"{folder} has no weights file; expected one of {', '.join(WEIGHTS)}{_hint(folder)}")
 
 
 def _hint(folder: Path) -> str:
-    """Returns the end of the error message for a folder without weights: what to load instead."""
+    """Returns the end of the error message for a folder without weights, which suggests what to load instead."""
     if (folder / "best" / WEIGHTS[0]).is_file():
         return f"; pass {folder / 'best'}, which has weights"
     steps = {
@@ -222,7 +222,7 @@ def _hint(folder: Path) -> str:
 
 
 def _subtree(tensors: Tensors, tree: str, separator: str) -> Tensors:
-    """Selects the tensors whose names contain the part `tree`. Raises CheckpointError unless exactly one matches."""
+    """Returns the tensors of the subtree `tree` of a file. Raises CheckpointError unless exactly one has this name."""
     inner = f"{separator}{tree}{separator}"
     names: dict[str, str] = {}
     prefixes: dict[str, None] = {}

@@ -106,7 +106,7 @@ def unsupported(config: AnyConfig, format_name: str) -> str | None:
 
 
 def in_target_units(checkpoint: Checkpoint) -> Checkpoint:
-    """Returns a checkpoint whose regression head predicts targets in their original units. Other weights are shared."""
+    """Returns a checkpoint whose regression head predicts targets in original units. Other weights are not copied."""
     task = checkpoint.model.config.task
     if not task.target_std:
         return checkpoint

@@ -47,7 +47,7 @@ def torchvision(config: Config) -> Processor:
 
 
 def fitted(processor: Processor, config: Config) -> Processor:
-    """Adapts the processor to the model's number of channels. It ignores ICC profiles, as in published evaluations."""
+    """Returns a processor for the model's channels. ICC profiles are ignored, as in published evaluations."""
     return replace(processor, profile="ignore").with_channels(config.channels)
 
 

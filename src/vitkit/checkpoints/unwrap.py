@@ -103,7 +103,7 @@ class Names:
         return self._of(chosen, found[chosen], others, ignored)
 
     def _found(self, anchor: str) -> dict[tuple[str, str], str]:
-        """Returns the full name prefix of each copy of the model, by the dict that contains it and its wrapper."""
+        """Returns the name prefix of each copy of the model, with (containing dict, wrapper prefix) as the key."""
         if anchor not in self.anchors:
             prefixed = re.compile(rf"(?P<wrapper>(?:.*?[./])??)(?:{anchor})")
             last = re.compile(rf"(?:{anchor})$")

@@ -1,4 +1,4 @@
-"""Handles standard streams and signals of a command: closed, full or disconnected streams, and interruptions."""
+"""Sets up standard streams and signals of a command, and converts stream errors and interrupts to exit codes."""
 
 import errno
 import io

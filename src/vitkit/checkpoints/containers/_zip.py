@@ -67,4 +67,6 @@ def check_total(members: Iterable[zipfile.ZipInfo], size: int, limit: int) -> No
     """Raises CheckpointError if the members of an archive unpack to more than `limit` bytes."""
     unpacked = sum(member.file_size for member in members)
     if unpacked > limit:
-        raise CheckpointError(f"the archive looks like a zip bomb: {size:,} bytes unpack to {unpacked:,} bytes")
+        raise CheckpointError(
+            f"the zip archive of {size:,} bytes unpacks to {unpacked:,} bytes, like a zip bomb; the limit is {limit:,}"
+        )

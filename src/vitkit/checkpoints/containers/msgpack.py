@@ -65,7 +65,7 @@ class _Reader:
         self.data, self.position, self.end, self.count = data, position, end, 0
 
     def span(self, length: int) -> slice:
-        """Returns the range of the next `length` bytes as a slice, and moves to its end."""
+        """Returns the range of the next `length` bytes as a slice, and advances the position by `length`."""
         start = self.position
         if length > self.end - start:
             raise CheckpointError("the MessagePack file is truncated or damaged; download or copy the file again")
@@ -81,7 +81,8 @@ class _Reader:
         self.count += 1
         if self.count > MAX_VALUES or depth > MAX_DEPTH:
             raise CheckpointError(
-                "the MessagePack file has too many values or nested levels; expected the parameters of a model"
+                f"the MessagePack file has more than {MAX_VALUES:,} values or {MAX_DEPTH} nested levels; "
+                "expected the parameters of a model"
             )
         code = self.number(1)
         if code < 0x80 or code >= 0xE0:
@@ -189,7 +190,8 @@ def _flatten(value: Any, prefix: str) -> list[tuple[str, _Array]]:
         return []
     if any(key == "__msgpack_chunked_array__" for key, _ in value):
         raise CheckpointError(
-            "the MessagePack file has an array of over 1 GB in chunks, which vitkit does not support; save it as .npz"
+            "the MessagePack file has an array in chunks (larger than 1 GB), which vitkit does not support; "
+            "save the parameters as .npz"
         )
     found: list[tuple[str, _Array]] = []
     for key, item in value:

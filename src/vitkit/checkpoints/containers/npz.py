@@ -98,7 +98,7 @@ def _header(file: IO[bytes], name: str, size: int) -> Header:
             version = npy.read_magic(file)
             readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
             if version not in readers:
-                raise ValueError(f"version {version} of the .npy format is not supported")
+                raise ValueError(f"version {version} of the .npy format is not supported; expected (1, 0) or (2, 0)")
             shape, fortran, dtype = readers[version](file)
     except (*HEADER_ERRORS, tokenize.TokenError):
         raise CheckpointError(
@@ -106,12 +106,13 @@ def _header(file: IO[bytes], name: str, size: int) -> Header:
         ) from None
     if dtype.hasobject:
         raise CheckpointError(
-            f"{name[:80]!r} is an array of pickled Python objects, which is not supported: unpickling can run code"
+            f"{name[:80]!r} is an array of pickled Python objects, which vitkit does not read, because unpickling "
+            "can run code"
         )
     if dtype.str[1:] not in DTYPES:
         raise CheckpointError(f"the array {name[:80]!r} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
     if any(type(side) is not int or side < 0 for side in shape) or len(shape) > 8:
-        raise CheckpointError(f"the array {name[:80]!r} has the invalid shape {str(shape)[:80]}")
+        raise CheckpointError(f"the array {name[:80]!r} has shape {str(shape)[:80]}, expected at most 8 integers >= 0")
     declared = math.prod(shape) * dtype.itemsize
     if declared != size - file.tell():
         raise CheckpointError(
@@ -128,7 +129,8 @@ def _read(path: Path, member: zipfile.ZipInfo, name: str) -> Tensor:
         filled = _fill(file, buffer)
         if filled != len(buffer):
             raise CheckpointError(
-                f"{path.name}: the array {name!r} is truncated after {filled:,} of {len(buffer):,} bytes"
+                f"{path.name}: the array {name!r} is truncated after {filled:,} of {len(buffer):,} bytes; "
+                "copy the file again"
             )
         file.read(1)  # reading to the end verifies the checksum
     array = np.frombuffer(buffer, dtype=np.dtype(("<" if dtype.str[1] == "V" else dtype.str[0]) + dtype.str[1:]))

@@ -85,7 +85,7 @@ def _read_zip(path: Path) -> tuple[Any, Values]:
         size = storage.numel * storage.dtype.itemsize
         if member is None or member.file_size < size or member.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(
-                f"the data of a tensor ({storage.key[:40]!r}) is missing, truncated or compressed; copy the file again"
+                f"the storage {storage.key[:40]!r} of a tensor is missing, truncated or compressed; copy the file again"
             )
         with open_regular(path) as file:
             file.seek(member.header_offset)
@@ -165,7 +165,7 @@ def _read_legacy(path: Path) -> tuple[Any, Values]:
     def values(storage: Storage) -> Tensor:
         if storage.key not in spans:
             raise CheckpointError(
-                "the data of a tensor is missing, so the file is truncated or damaged; copy the file again"
+                f"the storage {storage.key[:40]!r} of a tensor is missing, so the file is damaged; copy the file again"
             )
         return _mapped(path, spans[storage.key], storage.numel * storage.dtype.itemsize, storage, swap=False)
 
@@ -188,4 +188,4 @@ def _spans(path: Path, position: int, keys: Any, storages: dict[str, Storage]) -
 
 
 def _no_values(storage: Storage) -> Tensor:
-    raise CheckpointError(f"the values of a tensor ({storage.key[:40]!r}) are not in the file; copy the file again")
+    raise CheckpointError(f"the storage {storage.key[:40]!r} of a tensor is not in the file; copy the file again")

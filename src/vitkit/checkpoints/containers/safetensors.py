@@ -103,7 +103,10 @@ def _entry(name: str, value: Any) -> tuple[Info, tuple[int, int]]:
             f"the tensor {name[:80]!r} has dtype {str(dtype)[:20]!r}, expected one of {', '.join(DTYPES)}"
         )
     if not _naturals(shape) or not _naturals(span) or len(span) != 2 or len(shape) > 8:
-        raise CheckpointError(f"the tensor {name[:80]!r} has an invalid shape or data_offsets")
+        raise CheckpointError(
+            f"the tensor {name[:80]!r} has shape {str(shape)[:40]} and data_offsets {str(span)[:40]}; "
+            "expected at most 8 sizes and two offsets, all integers of at least 0"
+        )
     size = math.prod(shape) * DTYPES[dtype].itemsize
     if span[1] - span[0] != size:
         raise CheckpointError(

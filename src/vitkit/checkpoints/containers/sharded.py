@@ -12,10 +12,10 @@ MAX_SHARDS = 1000
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens the shards that an index lists. Raises CheckpointError if the index is invalid or a shard is elsewhere."""
+    """Opens the shards listed in an index. Raises CheckpointError for an invalid index or a shard in another folder."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError("the index file has no weight_map from tensor names to file names")
+        raise CheckpointError("the index file needs a weight_map, a JSON object that maps tensor names to file names")
     shards = sorted(set(weight_map.values()))
     if len(shards) > MAX_SHARDS:
         raise CheckpointError(f"the index lists {len(shards):,} files; the limit is {MAX_SHARDS:,}")
@@ -36,7 +36,7 @@ def _inside(index: Path, shard: str) -> Path:
         raise CheckpointError(f"the index refers to {shard[:80]!r}, which is not a *{suffix} file in the same folder")
     path = index.parent / shard
     if wrong := problem(path):
-        raise CheckpointError(f"the index refers to {shard}, which {wrong}")
+        raise CheckpointError(f"the index refers to {shard}, which {wrong}; copy this file, too")
     # In the Hub's cache, models--owner--name/snapshots/<commit>/, files are links into models--owner--name/blobs/.
     folder = index.parent.resolve()
     home = folder.parent.parent if folder.parent.name == "snapshots" else folder

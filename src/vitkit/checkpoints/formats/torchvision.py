@@ -53,7 +53,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message, or None if the model is a ViT of the ViT paper for square RGB images."""
+    """Returns an error message if torchvision's `VisionTransformer` cannot represent the config, otherwise None."""
     if config.position_tokens == "patches":
         return f"{TITLE} has a position for the class token, but this model has none; use to='vitkit'"
     if config.patch_size[0] != config.patch_size[1] or config.image_size[0] != config.image_size[1]:

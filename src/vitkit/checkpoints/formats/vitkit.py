@@ -19,7 +19,7 @@ TABLE = Table((Rule("{name}", ("{name}",)),))
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads the config, processor and labels. Raises CheckpointError if config sizes exceed all tensor sizes."""
+    """Reads the config, processor and labels. Raises CheckpointError if sizes do not fit the tensors."""
     file_config = raw.config or {}
     if file_config["vitkit"] != VERSION:
         raise CheckpointError(

@@ -88,7 +88,8 @@ def check_fixed_positions(config: Any) -> None:
     """Raises CheckpointError if a sine-cosine position embedding for the image size has too many positions."""
     if getattr(config, "position", None) == "sincos2d" and math.prod(config.grid) > MAX_FIXED_POSITIONS:
         raise CheckpointError(
-            f"image_size {config.image_size} has {math.prod(config.grid):,} patches, too many for a position embedding"
+            f"image_size {config.image_size} has {math.prod(config.grid):,} patches; a sine-cosine position embedding "
+            f"supports at most {MAX_FIXED_POSITIONS:,}"
         )
 
 

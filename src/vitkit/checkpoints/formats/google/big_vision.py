@@ -95,7 +95,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message if positions, pooling, GELU or epsilon differ from big_vision's, otherwise None."""
+    """Returns an error message if big_vision cannot represent the config, otherwise None."""
     if config.position not in ("learned", "sincos2d"):
         return f"{TITLE} cannot store position='{config.position}'; use to='vitkit'"
     if config.position == "learned" and config.num_special_positions:

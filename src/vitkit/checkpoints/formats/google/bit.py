@@ -62,7 +62,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: resnet.Config) -> str | None:
-    """Returns an error message if layer order, padding or norm epsilons differ from Big Transfer, otherwise None."""
+    """Returns an error message if Big Transfer cannot represent the config, otherwise None."""
     return implied_mismatch(config, "Big Transfer's .npz", IMPLIED)
 
 

@@ -47,7 +47,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: hybrid.Config) -> str | None:
-    """Returns an error message if the config differs from the original implementation, otherwise None."""
+    """Returns an error message if the original implementation cannot represent the config, otherwise None."""
     plain = Config(**{name: getattr(config, name) for name in VIT_FIELDS})
     return vit.unsupported_reason(plain) or implied_mismatch(config, TITLE, IMPLIED)
 

@@ -54,7 +54,7 @@ def num_heads(raw: RawCheckpoint, attention: str) -> int:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message if positions, pooling, GELU or epsilon differ from the original, otherwise None."""
+    """Returns an error message if the original implementation cannot represent the config, otherwise None."""
     if config.class_token and config.position_tokens == "patches":
         return f"{TITLE} has a position for the class token, but this model has none; use to='big_vision'"
     fixed = {"pool": "token" if config.class_token else "gap"}

@@ -39,9 +39,12 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message, or None if the model has a head, a class token and one positioned register token."""
+    """Returns an error message if `DeiTForImageClassification` cannot represent the config, otherwise None."""
     if (config.num_registers, config.position_tokens, config.class_token) != (1, "all", True) or not config.num_classes:
-        return "transformers' DeiTForImageClassification needs a head and one register with a position; use to='vitkit'"
+        return (
+            "transformers' DeiTForImageClassification needs a head, a class token and one register token with a "
+            "position embedding; use to='vitkit'"
+        )
     free = ("num_registers", "position_tokens", "activation", "norm_eps", "qkv_bias")
     return unsupported_field(config, "transformers' DeiT", fixed={}, free=free)
 

@@ -84,7 +84,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def heads(shapes: dict[str, Shape]) -> dict[str, int]:
-    """Returns the field num_heads for width 4096, whose heads do not have width 64, and {} for other widths."""
+    """Returns {"num_heads": 32} for width 4096, or {} for other widths, in which every head has width 64."""
     width = shapes.get("patch_embed.proj.weight", (0,))[0]
     return {"num_heads": HEADS_OF_WIDTH[width]} if width in HEADS_OF_WIDTH else {}
 

@@ -1,4 +1,4 @@
-"""Hugging Face transformers' ViT. Tensor names may be those of transformers 4 (in files) or 5 (in memory)."""
+"""Hugging Face transformers' ViT. Reads the tensor names of transformers 4 (used in files) and 5 (in memory)."""
 
 from pathlib import Path
 

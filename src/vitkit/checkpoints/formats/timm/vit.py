@@ -93,7 +93,7 @@ def _project(raw: RawCheckpoint) -> tuple[str, str, str, float]:
     for project in PROJECTS:
         if re.search(project[0], raw.file_name.lower()) or (project[0] and re.search(project[0], raw.wrapper)):
             return project
-    raise AssertionError("the last pattern matches any name")
+    raise AssertionError("no project was found, although the last pattern in PROJECTS matches any file name")
 
 
 def _processor(raw: RawCheckpoint, config: Config, project: tuple[str, str, str, float], notes: list[str]) -> Processor:
