@@ -98,7 +98,7 @@ def _override(config: Config, changes: Sequence[tuple[list[str], object, str]]) 
 
 
 def parse(text: str) -> Converted:
-    """Parses a command-line value: JSON (a number, true, [1, 2]) or none. Other text is returned as a string."""
+    """Parses a command-line value. JSON (such as true or [1, 2]) and `none` are converted, other text is a string."""
     import json
 
     if text.lower() in ("none", "true", "false"):

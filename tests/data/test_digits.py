@@ -54,7 +54,7 @@ def test_invalid_names_and_fractions_raise() -> None:
         data.splits("digit")
     with pytest.raises(ValueError, match="unknown data source 'loader'"):
         data.splits("loader")
-    with pytest.raises(ValueError, match="takes no location, got 'here'"):
+    with pytest.raises(ValueError, match="takes no location, got 'digits:here'"):
         data.splits("digits:here")
     with pytest.raises(ValueError, match=r"validation fraction is 1\.0"):
         data.train_and_val("digits", held_out=1.0)

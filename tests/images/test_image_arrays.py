@@ -124,7 +124,7 @@ def test_invalid_arrays_raise(array: object, message: str) -> None:
 def test_invalid_arguments_raise() -> None:
     with pytest.raises(ValueError, match="channels"):
         to_rgb(scene(), channels="middle")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"24 channels \(first axis\)"):
+    with pytest.raises(ValueError, match=r"24 channels on the first axis"):
         to_rgb(scene(), channels="first")
     with pytest.raises(TypeError, match="NoneType"):
         to_rgb(None)

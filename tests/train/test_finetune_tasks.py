@@ -220,7 +220,7 @@ def test_numbers_are_predicted_in_their_units_by_every_reader(
     assert main(["evaluate", str(numbers_run), "--data", source, "--with", "top1"]) == 1
     assert "the model's task is regression; use regression" in capsys.readouterr().err
     assert main(["evaluate", str(numbers_run), "--data", f"jsonl:{workspace / 'labels.jsonl'}"]) == 1
-    assert "has classes (blue, green, red), but numbers to predict are expected" in capsys.readouterr().err
+    assert "has classes (blue, green, red), but regression targets are expected" in capsys.readouterr().err
     theirs = oracle("transformers").AutoModelForImageClassification.from_pretrained(numbers_run).eval()
     with torch.no_grad():
         value = theirs(pixel_values=classifier.processor(str(image))).logits[0, 0].item()

@@ -57,7 +57,7 @@ OTHERS: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The files of a local checkpoint. Config files have been read. Of the weights, only the headers have been read.
+    """The files of a local checkpoint, with parsed config files. Of the weights file, only the header has been read.
 
     `subtree` is the part of the file that was asked for, "" for all of it.
     """

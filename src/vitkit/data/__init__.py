@@ -23,7 +23,7 @@ SOURCES = Registry(f"{__name__}.sources", "data source", needs=["open_source"])
 
 
 class ReadOptions(TypedDict, total=False):
-    """Options for reading images with `images.open_channels`: file options of the preprocessing, and size limits."""
+    """Options of `images.open_channels`: size limits, ICC profiles, background color, channels and data range."""
 
     limits: Limits
     profile: Profile
@@ -78,11 +78,11 @@ class Source(ABC):
         """Returns the label without reading the image. For regression, returns an empty tuple."""
 
     def targets(self, index: int) -> tuple[float, ...]:
-        """Returns the numbers to predict, one for each name in `classes`, without reading the image.
+        """Returns the regression targets, one for each name in `classes`, without reading the image.
 
         Raises ValueError unless `regression` is true.
         """
-        raise ValueError(f"the images of {type(self).__name__} have classes, not numbers to predict")
+        raise ValueError(f"the images of {type(self).__name__} have class labels, not regression targets")
 
 
 class EncodedSource(Source):
@@ -150,7 +150,7 @@ class Relabelled(Source):
         self.regression = source.regression
         if self.regression and len(classes) != len(source.classes):
             raise ValueError(
-                f"the images have {len(source.classes)} targets for regression; expected {len(classes)}: "
+                f"the images have {len(source.classes)} regression targets; expected {len(classes)}: "
                 f"{', '.join(classes)}"
             )
 
@@ -201,7 +201,7 @@ class Unlabelled(Source):
 
 
 def fitted(source: Source, classes: tuple[str, ...], *, name: str, regression: bool = False) -> Source:
-    """Returns the source with its labels mapped to `classes`. Raises ValueError if classes are unknown."""
+    """Returns the source with its labels mapped to `classes`. Raises ValueError for classes not in `classes`."""
     check_kind(source, regression=regression, name=name)
     if source.classes == classes:
         return source
@@ -215,7 +215,7 @@ def fitted(source: Source, classes: tuple[str, ...], *, name: str, regression: b
 def check_kind(source: Source, *, regression: bool, name: str) -> None:
     """Raises ValueError if a source has regression targets where classes are expected, or the reverse."""
     if source.regression != regression:
-        kinds = {True: "numbers to predict", False: "classes"}
+        kinds = {True: "regression targets", False: "classes"}
         raise ValueError(
             f"'{name}' has {kinds[source.regression]} ({', '.join(source.classes[:3])}), but {kinds[regression]} are "
             "expected; append #target=COLUMN or #label=COLUMN to the location"
@@ -249,7 +249,7 @@ def source(name: str) -> Source:
     """Returns the only split of a source. Raises ValueError if the source has several splits."""
     found = splits(name)
     if list(found) != ["all"]:
-        raise ValueError(f"'{name}' has several splits: {', '.join(found)}; choose one")
+        raise ValueError(f"'{name}' has several splits: {', '.join(found)}; choose one with part:split=SPLIT@SOURCE")
     return found["all"]
 
 

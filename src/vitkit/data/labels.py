@@ -44,7 +44,7 @@ def imagenet21k_synsets(num_classes: int = 21843) -> tuple[str, ...]:
 
 
 def default_labels(num_classes: int, *, regression: bool = False) -> tuple[str, ...]:
-    """Returns ImageNet's class names if the number matches, otherwise names such as "class 0" or "target 0"."""
+    """Returns ImageNet's class names if their number matches, otherwise names such as "class 0" or "target 0"."""
     if regression:
         return tuple(f"target {index}" for index in range(num_classes))
     if num_classes == 1000:

@@ -172,9 +172,7 @@ class _Outputs:
     def pooled(self) -> Tensor:
         """Representations of all images. Raises ValueError if the model has no pooling."""
         if self.vectors.ndim != 2:
-            raise ValueError(
-                "this model has no pooling and returns one vector per token; set pool to get one vector per image"
-            )
+            raise ValueError("this model has no pooling and returns one vector per token; set pool to token or gap")
         return self.vectors
 
 

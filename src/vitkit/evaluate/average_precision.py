@@ -31,7 +31,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 
 
 def average_precision(scores: Float[Tensor, "n classes"], truth: Tensor) -> Float[Tensor, " classes"]:
-    """Returns the average precision of each class, which is sum_i (r_i - r_(i-1)) p_i with recall r, precision p.
+    """Returns the average precision of each class, which is sum_i (r_i - r_(i-1)) p_i for recall r, precision p.
 
     r_i and p_i are recall and precision at score i. Images with equal scores count as one threshold, as in
     scikit-learn. Each class needs at least one positive image.

@@ -109,7 +109,7 @@ def bins(predictions: Predictions, num: int = BINS) -> list[Bin]:
 
 
 def target_distribution(predictions: Predictions) -> Float[Tensor, "n classes"]:
-    """Returns the targets as probabilities that sum to 1 for each image. In a multi-label task, they are 0 or 1."""
+    """Returns targets of 0 or 1 for a multi-label task, otherwise probabilities that sum to 1 for each image."""
     targets = predictions.targets.double()
     if independent(predictions):
         return (targets > 0).double()

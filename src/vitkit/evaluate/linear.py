@@ -49,14 +49,14 @@ class FrozenFeatures:
 
 
 def check(data: EvaluationData, blocks: str = str(BLOCKS)) -> tuple[str, ...]:
-    """Returns the names of the metrics. Raises ValueError if the number of blocks or the data cannot be used."""
+    """Returns the names of the metrics. Raises ValueError for unsuitable models, `blocks` or data."""
     check_blocks(data.original_model, blocks)
     data.check_split()
     return ("accuracy", *top5(data), "rate", "blocks", "mean_patch", "held_out")
 
 
 def check_blocks(model: Backbone, blocks: str) -> TokenBackbone:
-    """Returns the model as a `TokenBackbone`. Raises ValueError for other models, or if `blocks` is not a number."""
+    """Returns the model as a `TokenBackbone`. Raises ValueError for other models and unless `blocks` is positive."""
     if not blocks.isdecimal() or int(blocks) < 1:
         raise ValueError(
             f"the argument of the evaluator linear is '{blocks}'; expected a number of blocks, as in linear:4"

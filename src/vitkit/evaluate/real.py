@@ -20,7 +20,7 @@ NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\b")
 
 
 def check(data: EvaluationData, labels: str) -> tuple[str, ...]:
-    """Returns the names of the metrics. Raises ValueError or OSError if the file of labels cannot be used."""
+    """Returns the names of the metrics. Raises ValueError or OSError for an invalid or unreadable label file."""
     highest = max((label for each in read(Path(labels)).values() for label in each), default=-1)
     if highest >= data.num_classes:
         raise ValueError(

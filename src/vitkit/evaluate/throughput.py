@@ -46,7 +46,7 @@ def precision_name(model: Backbone) -> str:
 
 
 def evaluate(subject: ModelOutputs, precision: str = "") -> dict[str, float]:
-    """Returns the throughput on the first batch, such as `float32_images_per_second`, and `batch_size`.
+    """Returns the throughput on the first batch, as `float32_images_per_second` or similar, and `batch_size`.
 
     `precision` is one of `PRECISIONS` (`throughput:bfloat16`); the default is that of the model.
     """

@@ -1,4 +1,4 @@
-"""Prepares images for explanations: preprocessed for the model, and with the same crop for display."""
+"""Reads images for explanations. Each is preprocessed for the model, and cropped in the same way for display."""
 
 import dataclasses
 import os

@@ -50,7 +50,7 @@ def distances_by_layer(model: Backbone, images: Float[Tensor, "b c height width"
 
 
 def explain(subject: ExplainInputs) -> Explanation:
-    """Plots the attention distance of each head, averaged over all images (128 in the paper), against the layer.
+    """Plots the attention distance of each head, averaged over all images (128 in the paper), against the layer index.
 
     Arrays: `distance` (layers, heads) in pixels; `per_image` (b, layers, heads); `uniform`, the distance of uniform
     attention.

@@ -81,7 +81,7 @@ def component_colors(
 
 
 def explain(subject: ExplainInputs, *, layer: int = -1, all_patches: bool = False) -> Explanation:
-    """Shows the patches of all images in colors, which are the principal components of their features.
+    """Shows the patches of all images in colors: the first three principal components of their features.
 
     `all_patches` colors the background, too. Arrays: `colors` (b, rows, columns, 3) from 0 to 1; `foreground` (b, rows,
     columns); `variance`, the fractions of the variance of the three components.

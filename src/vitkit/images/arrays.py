@@ -38,7 +38,7 @@ def find_channels(shape: tuple[int, ...], channels: Channels | None, is_torch: b
         if channels not in ends:
             raise ValueError(f'channels must be "first", "last" or None, got {channels!r}')
         if ends[channels] not in _MODES:
-            raise ValueError(f"shape {shape} has {ends[channels]} channels ({channels} axis); expected 1, 2, 3 or 4")
+            raise ValueError(f"shape {shape} has {ends[channels]} channels on the {channels} axis; expected 1 to 4")
         return channels
     order: tuple[Channels, Channels] = ("first", "last") if is_torch else ("last", "first")
     for counts in ((1, 3, 4), (2,)):

@@ -18,7 +18,8 @@ class Bands:
 
     def __init__(self, bands: Sequence[Image.Image]):
         if not bands or any(band.mode != "L" or band.size != bands[0].size for band in bands):
-            raise ValueError("Bands needs one image or more, all of mode L and of the same size")
+            given = ", ".join(f"{band.mode} {band.size[0]}x{band.size[1]}" for band in bands[:4]) or "no image"
+            raise ValueError(f"Bands needs at least one image, all of mode L and of the same size, got {given}")
         self.bands = tuple(bands)
 
     @classmethod
@@ -80,7 +81,7 @@ class Bands:
         Raises ValueError for another mode than RGB.
         """
         if mode != "RGB":
-            raise ValueError(f"an image of {len(self.bands)} bands cannot be converted to mode {mode}")
+            raise ValueError(f"an image of {len(self.bands)} bands cannot be converted to mode {mode}; expected RGB")
         return Image.merge("RGB", self.bands[:3] if len(self.bands) >= 3 else self.bands[:1] * 3)
 
 

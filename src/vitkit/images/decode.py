@@ -94,7 +94,9 @@ def _open(header: Header) -> ImageFile.ImageFile:
         raise ImageError(code, f"the {header.format} decoder cannot read the file, which may be damaged") from None
     if image.size != (header.width, header.height):
         raise ImageError(
-            "corrupt", f"the header and the decoder of the {header.format} file report different image sizes"
+            "corrupt",
+            f"the {header.format} header gives {header.width} x {header.height} pixels, but the decoder reads "
+            f"{image.size[0]} x {image.size[1]}",
         )
     return image
 
@@ -131,7 +133,7 @@ def _load(image: ImageFile.ImageFile, allow_truncated: bool) -> None:
     try:
         image.load()
     except MemoryError:
-        raise ImageError("too_large", "not enough memory to decode the image") from None
+        raise ImageError("too_large", f"not enough memory to decode {image.size[0]} x {image.size[1]} pixels") from None
     except Exception as error:
         if not _is_truncation(error):
             raise ImageError("corrupt", "the pixel data of the image is damaged") from None

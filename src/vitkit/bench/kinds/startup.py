@@ -50,7 +50,7 @@ def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candida
 
 
 def prepare_process(command: Sequence[str], *, classifies: bool) -> Prepared:
-    """Returns a prepared candidate that runs a process, whose last line of output can be the predicted class.
+    """Returns a prepared candidate that runs a process, which prints the predicted class if `classifies` is True.
 
     Raises ValueError with the last line of standard error if the process fails.
     """

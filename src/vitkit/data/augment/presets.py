@@ -68,7 +68,7 @@ def deit(repeats: int = 3) -> Augment:
 
 
 def deit3() -> Augment:
-    """Returns DeiT III's augmentation on ImageNet-1k: crop, flip, 3-Augment, jitter, Mixup or CutMix, three copies."""
+    """Returns DeiT III's augmentation on ImageNet-1k: crop, flip, 3-Augment, jitter, mixing, 3 copies per image."""
     return Augment(
         crop=inception("torchvision"),
         flip=True,

@@ -50,8 +50,8 @@ class RandAugment:
             )
         if self.noise < 0.0 or (self.noise and self.operations == "tensorflow"):
             raise ValueError(
-                f"randaugment.noise is {self.noise} with the {self.operations} operations; it must be at "
-                "least 0, and 0 for the tensorflow operations"
+                f"randaugment.noise is {self.noise} with the {self.operations} operations; it must be 0 "
+                "for the tensorflow operations, and at least 0 otherwise"
             )
 
 
@@ -112,7 +112,7 @@ def posterize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> 
 
 
 def solarize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Inverts pixel values of at least int(25.6 * magnitude) mod 256: all values for magnitudes of 0, 10 and 20."""
+    """Inverts pixel values of at least int(25.6 * magnitude) mod 256. The magnitudes 0, 10 and 20 invert all."""
     return np.where(pixels < int(magnitude / 10 * 256) % 256, pixels, 255 - pixels)
 
 

@@ -68,7 +68,7 @@ class Options(FileOptions, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Processor:
-    """Resizes, crops and normalizes images, bit for bit equal to timm and to transformers' processors for PIL.
+    """Resizes, crops and normalizes images. Results equal those of timm and transformers (with PIL) bit for bit.
 
     size           rows and columns of the model input
     resize         "squash": to `resize_to`, without keeping the aspect ratio; "shortest": short side to `resize_to`,
@@ -212,7 +212,7 @@ class Processor:
         return {**options, **settings}
 
     def array(self, image: ImageInput, **options: Unpack[Options]) -> Float32[np.ndarray, "c h w"]:
-        """Preprocesses one image without torch. Takes the options of `image`."""
+        """Preprocesses one image without torch. Takes the same options as `image`."""
         return self.normalize(self.pixels(image, **options))
 
     def resized_size(self, size: Size) -> Size:

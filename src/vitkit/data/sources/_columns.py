@@ -8,6 +8,9 @@ from typing import Any
 from vitkit.config import nearest
 from vitkit.data import EncodedSource, Label
 
+#: Larger labels are ids, not class indices.
+MAX_LABEL = 10_000_000
+
 #: Names of the image, label and split columns, in order of preference.
 NAMES: dict[str, tuple[str, ...]] = {
     "image": ("image", "img", "path", "file", "file_name", "filename", "image_path", "filepath", "picture", "photo"),
@@ -54,7 +57,7 @@ class Table(EncodedSource):
         return self.labels[index]
 
     def targets(self, index: int) -> tuple[float, ...]:
-        """Returns the numbers to predict for an image."""
+        """Returns the regression targets of an image."""
         return super().targets(index) if self.numbers is None else self.numbers[index]
 
 
@@ -231,7 +234,7 @@ def _names(lists: Sequence[Sequence[int | str]], row: Callable[[int], str]) -> t
     if kinds.keys() == {str}:
         return tuple(sorted(map(str, every)))
     highest = max((label for label in every if isinstance(label, int)), default=-1)
-    if highest > 10_000_000:
+    if highest > MAX_LABEL:
         first = next(index for index, labels in enumerate(lists) if highest in labels)
         raise ValueError(
             f"{row(first)}: the label is {highest}, which is too large; labels are class indices, counted from 0"

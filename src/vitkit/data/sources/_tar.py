@@ -176,7 +176,10 @@ def _check(info: tarfile.TarInfo, shard: Path) -> None:
         raise ValueError(f"{shard.name}: the member {shown} is {kind}; shards may contain only regular files")
     path = PurePosixPath(info.name)
     if path.is_absolute() or ".." in path.parts or "\0" in info.name or "\\" in info.name or len(info.name) > MAX_NAME:
-        raise ValueError(f"{shard.name}: the member {shown} has an unsafe path")
+        raise ValueError(
+            f"{shard.name}: the member {shown} has an unsafe path; expected a relative path of at most {MAX_NAME} "
+            "characters without '..' and backslashes"
+        )
     if _split(info.name)[1].rpartition(".")[2] in PICKLES or _split(info.name)[1] in PICKLES:
         raise ValueError(f"{shard.name}: the member {shown} is a pickle; pickles are not supported")
 

@@ -1,4 +1,4 @@
-"""Source `csv:images.csv`: a table of images and labels. The first line names the columns, such as `path,label`.
+"""Data source `csv:images.csv`: a table of images and labels. The first line names the columns, such as `path,label`.
 
 Paths are relative to the file. Columns are found by name, or given: `csv:images.csv#image=file,label=species`. A label
 is a class name or index; several labels are separated by `|`, as in `cat|dog`. Numbers with a decimal point are targets
@@ -52,7 +52,7 @@ def _rows(path: Path) -> tuple[list[str], list[Row]]:
                 if cells:
                     rows.append(Row(reader.line_num, dict(zip(columns, map(str.strip, cells), strict=True))))
         except UnicodeDecodeError:
-            raise ValueError(f"{path.name} is not UTF-8 text") from None
+            raise ValueError(f"{path.name} is not UTF-8 text; save it as UTF-8") from None
         except csv.Error as error:
             raise ValueError(f"{path.name}, line {len(rows) + 2} or later, is not valid CSV: {error}") from None
     return columns, rows

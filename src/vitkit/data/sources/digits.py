@@ -1,4 +1,4 @@
-"""Source `digits`: 1,797 handwritten digits from the test set of UCI optdigits, included in vitkit."""
+"""Data source `digits`: 1,797 handwritten digits from the test set of UCI optdigits, included in vitkit."""
 
 from importlib.resources import files
 from typing import Unpack
@@ -37,5 +37,5 @@ class Digits(Source):
 def open_source(location: str) -> dict[str, Source]:
     """Returns the digits as the split `all`. Raises ValueError if a location is given."""
     if location:
-        raise ValueError(f"the source 'digits' takes no location, got '{location}'")
+        raise ValueError(f"data source 'digits' takes no location, got 'digits:{location}'; write digits")
     return {"all": Digits()}

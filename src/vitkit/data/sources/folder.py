@@ -1,4 +1,4 @@
-"""Source `folder:images/`: one folder per class, optionally in split folders (images/train/daisy/1.jpg).
+"""Data source `folder:images/`: one folder per class, optionally in split folders (images/train/daisy/1.jpg).
 
 A folder of images without class folders is a source without labels.
 """

@@ -1,4 +1,4 @@
-"""Source `hub:uoft-cs/cifar10`: a dataset of the Hugging Face Hub, downloaded and cached by `datasets`.
+"""Data source `hub:uoft-cs/cifar10`: a dataset of the Hugging Face Hub, downloaded and cached by `datasets`.
 
 A configuration follows a colon, a revision an at sign: `hub:owner/name:config@main`. Columns are found by their
 features, or given: `hub:uoft-cs/cifar100#label=coarse_label`, or `#target=age` for numbers to predict. Code of a
@@ -36,7 +36,7 @@ class Table(_columns.Table):
         self.image = choose_by_type("image", image_columns, table.column_names, chosen, f"the split '{name}'")
         labels, unlabelled = label_columns(table.column_names, chosen, f"the split '{name}'", classes)
         if self.image not in image_columns:
-            raise ValueError(f"the split '{name}': the column '{self.image}' contains no images")
+            raise ValueError(f"the column '{self.image}' of the split '{name}' contains no images")
         columns = [table.select_columns([label])[:][label] for label in labels] or [[None] * len(table)]
         values = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         targets = "target" in chosen
@@ -71,7 +71,7 @@ def open_source(location: str) -> dict[str, Source]:
     try:
         import datasets
     except ImportError:
-        raise ImportError("the source 'hub' needs datasets: pip install 'vitkit[data]'") from None
+        raise ImportError("data source 'hub' needs the package datasets: pip install 'vitkit[data]'") from None
     path, chosen = parse(location)
     path, _, revision = path.partition("@")
     name, _, config = path.partition(":")

@@ -1,4 +1,4 @@
-"""Source `jsonl:images.jsonl`: one JSON object per line, such as `{"path": "1.jpg", "label": "cat"}`.
+"""Data source `jsonl:images.jsonl`: one JSON object per line, such as `{"path": "1.jpg", "label": "cat"}`.
 
 Paths are relative to the file. Fields are found by name, or given: `jsonl:images.jsonl#image=file,label=species`. A
 label is a class name or index, or a list of them; floats are targets of a regression. `#target=age` takes any numbers

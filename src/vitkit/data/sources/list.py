@@ -1,4 +1,4 @@
-"""Source `list:images.txt`: a text file with one image path per line, for training without labels.
+"""Data source `list:images.txt`: a text file with one image path per line, for training without labels.
 
     flat/1.jpg
     flat/2.jpg
@@ -29,7 +29,7 @@ def open_source(location: str) -> dict[str, Source]:
             raise ValueError(f"{path.name}, line {number}: the image file {key[:80]!r} {wrong}")
         keys.append(key)
     if not keys:
-        raise ValueError(f"{path.name} lists no images")
+        raise ValueError(f"{path.name} lists no images; expected one path per line")
     reason = f"{path.name} is a list of images without labels; list labels in a CSV file (csv:FILE)"
     return {"all": Listing(path.parent, keys, Labels((), [-1] * len(keys), unlabelled=reason))}
 

@@ -1,4 +1,4 @@
-"""Source `parquet:/data/cifar10`: Parquet files with an image column, as Hugging Face writes them.
+"""Data source `parquet:/data/cifar10`: Parquet files with an image column, as Hugging Face writes them.
 
 The location is a folder, a file or a glob, local or supported by fsspec (`parquet:s3://bucket/imagenet`). Image and
 label columns are found by the features that `datasets` stores in the file, else by name, or given:
@@ -143,14 +143,14 @@ def _values(file: "ParquetFile", columns: tuple[str, ...]) -> list[Any]:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens Parquet files and returns the splits in their names, or the split `all` if a name has no split.
+    """Opens Parquet files. Returns the splits found in the file names, or the split `all` if a file name has none.
 
     Raises ValueError if there are no files, ImportError without pyarrow.
     """
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
-        raise ImportError("the source 'parquet' needs pyarrow: pip install 'vitkit[data]'") from None
+        raise ImportError("data source 'parquet' needs the package pyarrow: pip install 'vitkit[data]'") from None
     name, chosen = parse(location)
     system, root, paths = _find(name)
     named: dict[str, list[str]] = {}
@@ -200,7 +200,7 @@ def _columns(
     image = choose_by_type("image", images, schema.names, chosen, where)
     labels, unlabelled = label_columns(schema.names, chosen, where, classes)
     if not _holds_bytes(schema.field(image).type):
-        raise ValueError(f"{where}: the column '{image}' contains no images but {schema.field(image).type}")
+        raise ValueError(f"{where}: the column '{image}' has type {schema.field(image).type}; expected encoded images")
     has_names = labels and "target" not in chosen
     return image, labels, class_names(features.get(labels[0])) if has_names else None, unlabelled
 

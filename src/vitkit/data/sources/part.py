@@ -1,4 +1,4 @@
-"""Source `part:classes=0-4@digits`: a subset of another source, selected by class or number of images.
+"""Data source `part:classes=0-4@digits`: a subset of another source, selected by class or number of images.
 
 Settings precede the first at sign, separated by commas. `classes` selects classes by index or name, with ranges and
 sums (`0-4+7`, `cat+dog`), and renumbers them from 0. `number` images per class, or a `fraction` of them, are then
@@ -8,6 +8,7 @@ sampled with `seed` (default 0) from the training split only; other splits stay 
 split as if there were no other. Subsets of one seed are nested: the smaller is a subset of the larger.
 """
 
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -30,13 +31,15 @@ class Part:
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is invalid."""
         if self.fraction is not None and not 0.0 < self.fraction <= 1.0:
-            raise ValueError(f"the fraction of a part is {self.fraction}; expected a number above 0 and at most 1")
+            raise ValueError(
+                f"fraction of data source 'part' is {self.fraction}; expected a number above 0 and at most 1"
+            )
         if self.number is not None and self.number < 1:
-            raise ValueError(f"the number of images per class is {self.number}; expected at least 1")
+            raise ValueError(f"number of data source 'part' (images per class) is {self.number}; expected at least 1")
         if self.fraction is not None and self.number is not None:
-            raise ValueError("the source 'part' accepts either fraction or number, not both")
+            raise ValueError("data source 'part' accepts either fraction or number, not both")
         if self.rest and self.fraction is None and self.number is None:
-            raise ValueError("rest=1 selects the images outside a part, so the part needs fraction or number")
+            raise ValueError("rest=1 selects the images outside a sample; set the sample size with fraction or number")
 
 
 def open_source(location: str) -> dict[str, Source]:
@@ -64,12 +67,12 @@ def read(text: str) -> Part:
     for setting in text.split(","):
         name, equals, value = setting.partition("=")
         if not equals or name not in known:
-            raise ValueError(f"unknown setting '{setting}' of the source 'part'{nearest(name, known)}")
+            raise ValueError(f"unknown setting '{setting}' of data source 'part'{nearest(name, known)}")
         try:
             kind = {"classes": str, "fraction": float, "split": str}.get(name, int)
             part = replace(part, **{name: kind(value)})
         except ValueError as error:
-            raise ValueError(f"invalid setting '{setting}' of the source 'part': {error}") from None
+            raise ValueError(f"invalid setting '{setting}' of data source 'part': {error}") from None
     return part
 
 
@@ -83,12 +86,13 @@ def class_indices(text: str, classes: tuple[str, ...]) -> list[int]:
         elif word in classes:
             found.append(classes.index(word))
         else:
-            raise ValueError(f"the source 'part' selects the unknown class '{word}'{nearest(word, classes[:20])}")
+            raise ValueError(f"data source 'part' selects the unknown class '{word}'{nearest(word, classes[:20])}")
     beyond = [each for each in found if each >= len(classes)]
     if beyond:
-        raise ValueError(f"the source 'part' selects class {beyond[0]}, but there are only {len(classes)} classes")
+        raise ValueError(f"data source 'part' selects class {beyond[0]}, but the classes are 0 to {len(classes) - 1}")
     if len(set(found)) < len(found):
-        raise ValueError(f"the classes '{text}' of the source 'part' contain a class twice")
+        repeated = Counter(found).most_common(1)[0][0]
+        raise ValueError(f"classes={text} selects class {repeated} more than once; list each class once")
     return found
 
 
@@ -117,5 +121,5 @@ def sampled(source: Source, part: Part) -> Source:
         count = part.number if part.number is not None else max(1, round((part.fraction or 1.0) * members.shape[0]))
         selected.append(members[count:] if part.rest else members[:count])
     if not sum(map(len, selected)):
-        raise ValueError("rest=1 selects no images, because the part already contains all images of the source")
+        raise ValueError("rest=1 selects no images, because the sample contains all images; lower fraction or number")
     return Subset(source, np.sort(np.concatenate(selected)))

@@ -1,4 +1,4 @@
-"""Source `vtab:eurosat@hub:owner/name`: one of the 19 tasks of VTAB-1k, with 1,000 training images.
+"""Data source `vtab:eurosat@hub:owner/name`: one of the 19 tasks of VTAB-1k, with 1,000 training images.
 
 Zhai et al. 2020, "A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark". After the
 at sign follows the source of the images (a folder, Parquet files, the Hub, ...); the default is the public mirror in
@@ -125,14 +125,14 @@ def divide(source: Source, ends: list[float], seed: int | None) -> list[Source]:
 
 
 def shuffled(source: Source, seed: int | None) -> Source:
-    """Returns the source in random order, or in its own order if `seed` is None."""
+    """Returns the source in random order, or in unchanged order if `seed` is None."""
     return divide(source, [1.0], seed)[0]
 
 
 def first(source: Source, number: int, task: str) -> Source:
     """Returns the first `number` images of a source. Raises ValueError if the source has fewer images."""
     if len(source) < number:
-        raise ValueError(f"VTAB-1k needs {number} images of each split of '{task}', but one split has {len(source)}")
+        raise ValueError(f"VTAB-1k needs {number} images from a split of '{task}', but the split has {len(source)}")
     return Subset(source, np.arange(number))
 
 

@@ -1,4 +1,4 @@
-"""Source `webdataset:shards/train-{000..099}.tar`: tar shards with files such as 0001.jpg and 0001.cls.
+"""Data source `webdataset:shards/train-{000..099}.tar`: tar shards with files such as 0001.jpg and 0001.cls.
 
 The label is the content of `.cls` (or `.cls.txt`), or the field `label` (or `cls`) of `.json`: a class index, in JSON
 also a class name, or a list of them. Floats are targets of a regression. `#target=age` takes any numbers as targets,
@@ -140,7 +140,7 @@ def _encoded(samples: Sequence[Sample], folder: Path, chosen: Mapping[str, str])
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens tar shards and returns the splits in their names, or the split `all` if a name has no split.
+    """Opens tar shards. Returns the splits found in the file names, or the split `all` if a file name has none.
 
     Raises ValueError if there are no shards.
     """
