@@ -103,7 +103,7 @@ UNSUPPORTED = [
     ("npz", {"activation": "gelu_tanh", "pool": "gap"}, "pool='gap'"),
     ("npz", {"activation": "gelu_tanh", "qkv_bias": False}, "qkv_bias"),
     ("npz", {"activation": "gelu_tanh", "pool": "none"}, "pool='none'"),
-    ("big_vision", {"activation": "gelu_tanh"}, "no position for the class token"),
+    ("big_vision", {"activation": "gelu_tanh"}, "no position embedding for the class token"),
     ("big_vision", {"activation": "gelu_tanh", "position": "none"}, "position='none'"),
     ("torchvision", {"image_size": (32, 48)}, "square"),
     ("torchvision", {"channels": 1}, "3 channels"),

@@ -68,7 +68,7 @@ def run_rounds(
     start: Callable[[Candidate], BaseWorker],
     log: Callable[[str], None] = lambda text: None,
 ) -> Results:
-    """Prepares the candidates, up to `plan.preparing` at the same time, and runs their rounds in turn.
+    """Measures the candidates in interleaved rounds. Up to `plan.preparing` candidates are prepared at the same time.
 
     A candidate that fails is skipped in later rounds. After an interrupt the measured rounds are returned.
     """

@@ -31,7 +31,7 @@ def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def work(job: Job) -> float:
-    """Returns the work per item in the unit of the speed limit, which is one decoded image."""
+    """Returns the work per item, in decoded images, which is the unit of the speed limit."""
     return 1.0
 
 

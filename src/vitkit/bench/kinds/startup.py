@@ -39,7 +39,7 @@ def startup(job: Job, candidate: Candidate) -> Prepared:
 
 
 def work(job: Job) -> float:
-    """Returns the work per item in the unit of the speed limit, which is one process."""
+    """Returns the work per item, in processes, which is the unit of the speed limit."""
     return 1.0
 
 

@@ -98,7 +98,7 @@ def list_formats() -> list[str]:
 
 
 def formats_for(target: str) -> list[Format]:
-    """Returns the formats that `to=` and `format=` select with the name `target`. The format of this name comes first.
+    """Returns the formats that the name `target` selects for `to=` and `format=`, starting with the one of this name.
 
     Raises ValueError for an unknown target.
     """

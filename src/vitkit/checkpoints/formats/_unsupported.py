@@ -39,7 +39,7 @@ def implied_mismatch(config: Any, title: str, implied: Mapping[str, Any]) -> str
     wants = {name: implied[name] for name in other}
     options = " ".join(f"--set {name}={value}" for name, value in wants.items())
     return (
-        f"{title} always implies {wants}, but this model has {has}: "
+        f"{title} always implies {wants}, but this model has {has}; "
         f"load it with config={wants} ({options}) to accept the difference"
     )
 

@@ -55,7 +55,7 @@ def describe(raw: RawCheckpoint) -> Description:
 def unsupported_reason(config: Config) -> str | None:
     """Returns an error message if torchvision's `VisionTransformer` cannot represent the config, otherwise None."""
     if config.position_tokens == "patches":
-        return f"{TITLE} has a position for the class token, but this model has none; use to='vitkit'"
+        return f"{TITLE} has a position embedding for the class token, but this model has none; use to='vitkit'"
     if config.patch_size[0] != config.patch_size[1] or config.image_size[0] != config.image_size[1]:
         return f"{TITLE} needs square images, but image_size is {config.image_size}; use to='huggingface'"
     if config.channels != 3:

@@ -99,7 +99,7 @@ def unsupported_reason(config: Config) -> str | None:
     if config.position not in ("learned", "sincos2d"):
         return f"{TITLE} cannot store position='{config.position}'; use to='vitkit'"
     if config.position == "learned" and config.num_special_positions:
-        return f"{TITLE} has no position for the class token, but this model has one; use to='npz'"
+        return f"{TITLE} has no position embedding for the class token, but this model has one; use to='npz'"
     fixed = {"class_token": config.pool == "token", "pool": config.pool if config.pool in POOLS else "gap"}
     free = ("position", "position_tokens", "pre_logits", *IMPLIED)
     return unsupported_field(config, TITLE, fixed=fixed, free=free) or implied_mismatch(config, TITLE, IMPLIED)

@@ -56,7 +56,7 @@ def num_heads(raw: RawCheckpoint, attention: str) -> int:
 def unsupported_reason(config: Config) -> str | None:
     """Returns an error message if the original implementation cannot represent the config, otherwise None."""
     if config.class_token and config.position_tokens == "patches":
-        return f"{TITLE} has a position for the class token, but this model has none; use to='big_vision'"
+        return f"{TITLE} has a position embedding for the class token, but this model has none; use to='big_vision'"
     fixed = {"pool": "token" if config.class_token else "gap"}
     free = ("class_token", "position_tokens", "pre_logits", *IMPLIED)
     return unsupported_field(config, TITLE, fixed=fixed, free=free) or implied_mismatch(config, TITLE, IMPLIED)

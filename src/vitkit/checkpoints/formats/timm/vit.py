@@ -119,7 +119,7 @@ def unsupported_reason(config: Config) -> str | None:
     """Returns an error message if timm's `VisionTransformer` cannot represent the config, otherwise None."""
     title = "timm's VisionTransformer"
     if config.position_tokens == "class+patches" and config.num_registers and config.position == "learned":
-        return f"{title} cannot have positions for the class token but not for registers; use to='vitkit'"
+        return f"{title} needs position embeddings for the registers if the class token has one; use to='vitkit'"
     fixed = {
         "pool": config.pool if config.pool in POOLS.values() else "token",
         "norm": config.norm if config.pool != "map" else "tokens",
