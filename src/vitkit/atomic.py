@@ -141,7 +141,7 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def new_file_mode(path: Path) -> Iterator[None]:
-    """Context manager that restores the default permissions of a new file, because safetensors makes it private."""
+    """Context manager that restores the default permissions of a file, because safetensors writes private files."""
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
     yield

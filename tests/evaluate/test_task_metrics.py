@@ -90,7 +90,7 @@ def test_the_best_thresholds_are_those_of_a_loop(ties: bool) -> None:
         assert score(label, found[label]) == pytest.approx(best)
     tuned = dataclasses.replace(known, task=known.task.with_threshold(found))
     assert f1.evaluate(FixedSubject(tuned))["macro"] >= f1.evaluate(FixedSubject(known))["macro"]
-    with pytest.raises(ValueError, match="only for models with independent labels"):
+    with pytest.raises(ValueError, match="only for multi-label models"):
         f1.best_thresholds(dataclasses.replace(known, task=SINGLE_LABEL))
 
 

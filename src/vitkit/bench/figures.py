@@ -27,7 +27,7 @@ class Spread:
 
 @dataclass(kw_only=True)
 class Row:
-    """Row of a benchmark table: the measured speed of one candidate, or the reason why there is none.
+    """Row of a benchmark table: the measured speed of one candidate, or the reason why it was not measured.
 
     `status` is correct, wrong, measured (no outputs to compare), unchecked (no reference to compare with), failed or
     missing.

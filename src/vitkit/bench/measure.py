@@ -67,7 +67,7 @@ def _positive(text: str) -> int:
 def measure(
     options: Options, plan: Plan, command: Sequence[str] = (), log: Callable[[str], None] = lambda text: None
 ) -> Report:
-    """Runs a benchmark and returns the report. After an interrupt it contains the results so far.
+    """Runs a benchmark and returns the report. After an interrupt, the report has the results so far.
 
     Raises ValueError for an unknown kind, model, peer or precision before anything is run.
     """

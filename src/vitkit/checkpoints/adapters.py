@@ -66,7 +66,7 @@ def _base(settings: Json, folder: Path) -> str:
         )
     if not isinstance(base, str) or not base:
         raise CheckpointError(
-            f"{CONFIG} does not name the base model; set base_model_name_or_path in it to the folder of the base model"
+            f"{CONFIG} does not name the base model; set base_model_name_or_path to the folder of the base model"
         )
     sibling = folder.resolve().parent / base
     return str(sibling) if not Path(base).exists() and sibling.exists() else base

@@ -1,4 +1,4 @@
-"""Detects the format of a weights file: the format for which the fewest tensor names are unknown."""
+"""Detects the format of a weights file, which is the format with the fewest unknown tensor names."""
 
 import re
 from collections.abc import Callable, Iterable

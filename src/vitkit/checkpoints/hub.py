@@ -50,7 +50,9 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except errors.RevisionNotFoundError:
-        raise CheckpointError(f"{name} on the Hub has no revision {revision}") from None
+        raise CheckpointError(
+            f"{name} on the Hub has no revision {revision}; check the branch, tag or commit"
+        ) from None
     except errors.GatedRepoError:
         raise CheckpointError(
             f"{name} is a gated repository; accept its terms on the Hub and set a token (HF_TOKEN)"

@@ -1,4 +1,4 @@
-"""Reads untrusted JSON files and writes JSON. Reading rejects large or deep files, duplicate keys and NaN."""
+"""Reads untrusted JSON files and writes JSON. Rejects large or deeply nested files, duplicate keys and NaN."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:
-            raise CheckpointError(f"the key {key[:80]!r} occurs twice in a JSON object")
+            raise CheckpointError(f"the key {key[:80]!r} occurs twice in a JSON object; remove one of them")
         result[key] = value
     return result
 

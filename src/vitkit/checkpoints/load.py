@@ -90,7 +90,7 @@ def load(
 
 
 def parse_channels(value: object) -> int:
-    """Converts a number of channels, an integer or a string, to an integer. Raises CheckpointError if it is invalid."""
+    """Converts a number of channels (integer or string) to an integer. Raises CheckpointError for other values."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
     if not _is_integer(number) or number < 1:
         raise CheckpointError(f"channels is {value!r}; it must be an integer of at least 1")
@@ -113,7 +113,7 @@ def _size(value: object, name: str) -> tuple[int, int] | None:
 
 
 def with_channels(checkpoint: Checkpoint, channels: int) -> Checkpoint:
-    """Adapts an RGB checkpoint to another number of channels. Raises CheckpointError if it is not RGB."""
+    """Adapts an RGB checkpoint to another number of channels. Raises CheckpointError for other checkpoints."""
     given, channels = checkpoint.model.config.channels, parse_channels(channels)
     if given == channels:
         return checkpoint

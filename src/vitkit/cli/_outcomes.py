@@ -131,7 +131,7 @@ def report_errors(errors: Sequence[Exception | str]) -> int:
 
 
 def shows_progress() -> bool:
-    """Returns whether to show progress: only if standard error is a terminal and standard output is not."""
+    """Returns whether to show progress, which requires that only standard error is a terminal, not standard output."""
     return sys.stderr.isatty() and not sys.stdout.isatty()
 
 

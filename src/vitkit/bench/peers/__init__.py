@@ -55,7 +55,7 @@ def candidates(kind: str, device: str, specs: Sequence[str], precisions: Sequenc
     for spec in specs:
         found += [each for each in _parse(spec, kind, device, precisions) if each not in found]
     if not found:
-        raise ValueError(f"none of the libraries {', '.join(specs)} supports any precision of {', '.join(precisions)}")
+        raise ValueError(f"none of the libraries {', '.join(specs)} supports the precision {' or '.join(precisions)}")
     return found
 
 

@@ -138,7 +138,8 @@ class _Array:
         sides = shape if isinstance(shape, tuple) else ()
         if not isinstance(span, slice) or not isinstance(dtype, str) or dtype not in DTYPES or len(sides) > MAX_AXES:
             raise CheckpointError(
-                f"an array in the MessagePack file is damaged or has an unsupported dtype: {str(dtype)[:40]!r}"
+                f"an array in the MessagePack file is damaged or has the unsupported dtype {str(dtype)[:40]!r}; "
+                f"expected one of {', '.join(DTYPES)}"
             )
         if not all(type(side) is int and side >= 0 for side in sides):
             raise CheckpointError(

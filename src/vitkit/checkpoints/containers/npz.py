@@ -75,7 +75,9 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
     for member in found:
         name = member.filename.removesuffix(".npy")
         if not member.filename.endswith(".npy") or name.startswith("/") or ".." in name.split("/") or "\\" in name:
-            raise CheckpointError(f"the .npz archive contains {member.filename[:80]!r}, which is not a .npy array")
+            raise CheckpointError(
+                f"the .npz archive contains {member.filename[:80]!r}, which is not a .npy array; use numpy.savez"
+            )
         if name in members:
             raise CheckpointError(
                 f"the .npz archive has several arrays named {name[:80]!r}; save each array under its own name"

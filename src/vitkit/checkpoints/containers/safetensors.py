@@ -82,11 +82,13 @@ def read_header(path: Path) -> dict[str, Info]:
             raise CheckpointError(f"the safetensors header has {length:,} bytes; the limit is {MAX_HEADER:,} bytes")
         text = file.read(length)
     if not text.startswith(b"{"):
-        raise CheckpointError("not a safetensors file: the header does not start with '{'")
+        raise CheckpointError(
+            "not a safetensors file: the header does not start with '{'; download or copy the file again"
+        )
     header = parse_json(text, "the header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError("__metadata__ in the safetensors header is not a JSON object of strings")
+        raise CheckpointError("__metadata__ in the safetensors header must be a JSON object with only string values")
     entries = {name: _entry(name, value) for name, value in header.items()}
     _check_layout({name: span for name, (_, span) in entries.items()}, size - 8 - length)
     return {name: info for name, (info, _) in entries.items()}

@@ -22,7 +22,9 @@ def open_file(path: Path) -> Tensors:
     opened = {shard: open_weights(_inside(path, shard)) for shard in shards}
     absent = [name for name, shard in weight_map.items() if name not in opened[shard].infos]
     if absent:
-        raise CheckpointError(f"the index lists tensors that are missing from the shards: {listing(absent)}")
+        raise CheckpointError(
+            f"the index lists tensors that are missing from the shards: {listing(absent)}; copy them again"
+        )
     hidden = [name for shard in shards for name in opened[shard].infos if weight_map.get(name) != shard]
     if hidden:
         raise CheckpointError(f"the shards contain tensors that the index does not list: {listing(hidden)}")
@@ -33,7 +35,7 @@ def open_file(path: Path) -> Tensors:
 def _inside(index: Path, shard: str) -> Path:
     suffix = ".safetensors" if ".safetensors.index." in index.name else ".bin"
     if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard or not shard.endswith(suffix):
-        raise CheckpointError(f"the index refers to {shard[:80]!r}, which is not a *{suffix} file in the same folder")
+        raise CheckpointError(f"the index refers to {shard[:80]!r}, expected a *{suffix} file in the same folder")
     path = index.parent / shard
     if wrong := problem(path):
         raise CheckpointError(f"the index refers to {shard}, which {wrong}; copy this file, too")

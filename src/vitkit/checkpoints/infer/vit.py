@@ -97,7 +97,9 @@ def _structure(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     width, channels, rows, columns = _shape(shapes, "patch_embed.proj.weight", 4)
     blocks = {int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d+)\.", name))}
     if absent := sorted(set(range(len(blocks))) - blocks):
-        raise CheckpointError(f"blocks are missing: {listing([f'block {index}' for index in absent])}")
+        raise CheckpointError(
+            f"blocks are missing: {listing([f'block {index}' for index in absent])}; save the full state_dict"
+        )
     qkv = _shape(shapes, "blocks.0.attn.qkv.weight", 2)
     if qkv != (3 * width, width):
         raise CheckpointError(

@@ -50,7 +50,7 @@ def resized_size(size: Size, resize: Resize, to: int | Size) -> Size:
 
 
 def crop_start(length: int, crop: int, rule: Crop) -> int:
-    """Returns the start of a center crop along one axis. It is negative if the image is smaller than the crop.
+    """Returns the start of a center crop along one axis. The start is negative if the image is smaller than the crop.
 
     The rules differ by one pixel if the difference of the lengths is odd: torchvision rounds half to even (and pads the
     smaller half first), transformers rounds down (and pads the larger half first).

@@ -107,7 +107,7 @@ def _numbers(value: float | Sequence[float], channels: int) -> tuple[float, ...]
 
 
 def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the `Processor` fields in a preprocessor_config.json, and those stored under the key "vitkit".
+    """Returns the `Processor` fields in a preprocessor_config.json, including those under the key "vitkit".
 
     Raises ValueError that names the setting.
     """

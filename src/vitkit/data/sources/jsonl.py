@@ -38,5 +38,5 @@ def _fields(data: bytes, where: str) -> dict[str, object]:
     except (ValueError, RecursionError):
         raise ValueError(f"{where}: the line is not valid JSON") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: the line is not a JSON object")
+        raise ValueError(f"{where}: the line is not a JSON object; expected one object per image")
     return value

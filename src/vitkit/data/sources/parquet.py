@@ -126,7 +126,9 @@ class Parquet(Table):
         try:
             return ParquetFile(self.system.open(path, "rb"))
         except ArrowInvalid:
-            raise ValueError(f"{os.path.basename(path)} is not a Parquet file, or is truncated") from None
+            raise ValueError(
+                f"{os.path.basename(path)} is not a Parquet file, or is truncated; copy the file again"
+            ) from None
 
     def _name(self, index: int) -> str:
         file = int(np.searchsorted(self.offsets, index, side="right")) - 1
