@@ -87,7 +87,7 @@ def write_folder(target: Path, write: Callable[[Path], None], *, overwrite: bool
 
 
 def check_folder(target: Path, *, overwrite: bool) -> None:
-    """Raises CheckpointError if `write_folder` cannot write this folder."""
+    """Raises CheckpointError if `target` is a file, or a folder that must not be replaced."""
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{target} is a file, but this format is a folder; pass the path of a folder")
     inside = list(target.iterdir()) if target.is_dir() else []

@@ -196,7 +196,7 @@ class Unlabelled(Source):
         return replace(self.source.read(index, **options), label=-1)
 
     def label(self, index: int) -> int:
-        """Returns -1."""
+        """Returns -1, which means that the image has no label."""
         return -1
 
 

@@ -20,7 +20,7 @@ CONSTANT = 100.0
 
 
 def check(data: EvaluationData) -> tuple[str, ...]:
-    """Returns the names of the metrics."""
+    """Returns the names of the metrics, without any checks."""
     return tuple(f"{shots}shot{suffix}" for shots in SHOTS for suffix in ("", *(f"_seed{seed}" for seed in SEEDS)))
 
 

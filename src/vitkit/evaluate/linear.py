@@ -49,7 +49,7 @@ class FrozenFeatures:
 
 
 def check(data: EvaluationData, blocks: str = str(BLOCKS)) -> tuple[str, ...]:
-    """Returns the names of the metrics. Raises ValueError for unsuitable models, `blocks` or data."""
+    """Returns the names of the metrics. Raises ValueError for an invalid model, `blocks` or dataset."""
     check_blocks(data.original_model, blocks)
     data.check_split()
     return ("accuracy", *top5(data), "rate", "blocks", "mean_patch", "held_out")

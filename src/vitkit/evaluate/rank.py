@@ -18,7 +18,7 @@ EPSILON = 1e-7
 
 
 def check(data: EvaluationData) -> tuple[str, ...]:
-    """Returns the names of the metrics."""
+    """Returns the names of the metrics, without any checks."""
     return ("effective", "images")
 
 

@@ -21,7 +21,7 @@ class TargetResult:
 
 
 def check(data: EvaluationData) -> tuple[str, ...]:
-    """Returns the names of the metrics."""
+    """Returns the names of the metrics, without any checks."""
     each = [f"{name} {metric}" for name in data.source.classes for metric in METRICS]
     return (*METRICS, "images", *(each if data.num_classes > 1 else ()))
 

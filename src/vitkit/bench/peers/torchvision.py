@@ -11,7 +11,7 @@ NEEDS = ("torchvision", "torch")
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the precisions that the peer `timm` supports."""
+    """Returns the same precisions as the peer `timm`."""
     return timm.precisions(kind, device)
 
 

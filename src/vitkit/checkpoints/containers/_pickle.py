@@ -106,7 +106,7 @@ class _Parser:
         raise IndexError
 
     def push(self, value: Any) -> None:
-        """Puts a value on the stack."""
+        """Pushes a value onto the stack."""
         self.stack.append(value)
 
     def text(self, layout: str) -> None:

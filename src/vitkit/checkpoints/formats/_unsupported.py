@@ -14,7 +14,7 @@ TRAINING = (
 
 
 def unsupported_field(config: Any, title: str, *, fixed: Mapping[str, Any], free: Collection[str]) -> str | None:
-    """Returns an error message for the first field that the format cannot store, or None if it can store all.
+    """Returns an error message for the first field that the format cannot store, or None if there is none.
 
     `fixed` maps fields to the only value that the format supports, `free` lists fields that may have any value. Every
     other field, including fields added to the config later, must have its default value. `title` names the format.
