@@ -311,7 +311,7 @@ def open_pixels(
     data_range: float | None = None,
     min_size: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an image file as a writable RGB array. Takes the arguments and raises the errors of `open_image`.
+    """Reads an image file as a writable RGB array. Has the same arguments and errors as `open_image`.
 
     `min_size` maps the size (rows, columns) of an upright JPEG file to the minimum size of the result; the array may
     then be a half, a quarter or an eighth of the image size.

@@ -30,7 +30,7 @@ Values = Callable[[Storage], Tensor]
 
 
 def open_file(path: Path, *, inside_modules: bool = False) -> Tensors:
-    """Opens a file of `torch.save`. Tensors in nested dicts and lists get dotted names. Other values are ignored.
+    """Opens a file written by `torch.save`. Nested tensors get dotted names. Other values are ignored.
 
     With `inside_modules`, pickled modules are read as dicts of their parameters and buffers.
     """
@@ -131,7 +131,7 @@ def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 def _mapped(path: Path, start: int, size: int, storage: Storage, *, swap: bool) -> Tensor:
     """Memory-maps bytes of a file as a flat uint8 tensor. Writing to the tensor does not change the file."""
     if start + size > path.stat().st_size:
-        raise CheckpointError("the file of torch.save is truncated; download or copy the file again")
+        raise CheckpointError("the file written by torch.save is truncated; download or copy the file again")
     if size == 0:
         return torch.empty(0, dtype=torch.uint8)
     array = np.memmap(path, dtype=np.uint8, mode="c", offset=start, shape=(size,))

@@ -25,7 +25,7 @@ def infer_hybrid(
     image_size: tuple[int, int] | None,
     notes: list[str],
 ) -> hybrid.Config:
-    """Infers the config of a hybrid ViT. Takes the arguments and raises the errors of `infer_vit`."""
+    """Infers the config of a hybrid ViT. Takes the same arguments and raises the same errors as `infer_vit`."""
     parsed = parse_overrides(hybrid.Config, overrides)
     depths = resnet_depths(shapes, f"{BACKBONE}.stages")
     stride = resnet_stride(depths)

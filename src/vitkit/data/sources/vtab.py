@@ -139,7 +139,7 @@ def first(source: Source, number: int, task: str) -> Source:
 def check_classes(name: str, task: Task, source: Source) -> None:
     """Raises ValueError if the source and the task have different numbers of classes."""
     if len(source.classes) != task.classes:
-        raise ValueError(f"task '{name}' has {task.classes} classes, but its source has {len(source.classes)}")
+        raise ValueError(f"VTAB task '{name}' has {task.classes} classes, but its source has {len(source.classes)}")
 
 
 class Concatenation(Source):
