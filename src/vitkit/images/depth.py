@@ -41,7 +41,7 @@ def integers_to_bytes(values: Integer[np.ndarray, "*s"], bits: int) -> UInt8[np.
 
 
 def wide_to_bytes(values: Integer[np.ndarray, "*s"], bits: int) -> UInt8[np.ndarray, "*s"]:
-    """Converts integers of up to `bits` bits. The largest value determines whether 8, 16 or all bits are used.
+    """Converts integers to 8 bits. The largest value determines whether the input has 8, 16 or `bits` bits.
 
     Most files with 32 bits contain 8 or 16-bit values, because their writer had no narrower type.
     """
@@ -63,7 +63,7 @@ def floats_to_bytes(
         raise ValueError(f"data_range must be a positive number (the value of white), got {data_range!r}")
     low, high, is_finite = _finite_range(values)
     if not is_finite and not clip:
-        raise ValueError("the image contains NaN or infinite values")
+        raise ValueError("the image contains NaN or infinite values; all pixel values must be finite")
     largest = 65535 if data_range is None else data_range
     if not clip and (low < -_SLACK or high > largest + _SLACK):
         expected = "[0, 1] or [0, 255]" if data_range is None else f"[0, {data_range:g}]"
@@ -89,7 +89,7 @@ def floats_to_bytes(
 
 
 def _finite_range(values: Float[np.ndarray, "*s"]) -> tuple[float, float, bool]:
-    """Returns the minimum, the maximum, and whether all values are finite. NaN and infinity count as 0."""
+    """Returns the minimum and maximum, with NaN and infinity replaced by 0, and whether all values are finite."""
     low, high, is_finite = math.inf, -math.inf, True
     rows = max(1, _CHUNK // max(1, values[:1].size))
     for start in range(0, values.shape[0], rows):
@@ -103,14 +103,14 @@ def _finite_range(values: Float[np.ndarray, "*s"]) -> tuple[float, float, bool]:
 
 
 def _is_ambiguous(values: Float[np.ndarray, "*s"]) -> bool:
-    """Returns whether an array contains only zeros and ones, which could also be a dark image with range 0..255."""
+    """Returns whether all values are 0 or 1 and both occur, so that the range may be 0..1 or 0..255."""
     ones = np.count_nonzero(values == 1)
     return bool(0 < ones < values.size and ones + np.count_nonzero(values == 0) == values.size)
 
 
 @cache
 def _warn_of_range() -> None:
-    """Warns, once per process, that a floating-point image may have the range 0..1 or 0..255."""
+    """Warns, once per process, that a floating-point image has only the values 0 and 1, so its range is ambiguous."""
     warnings.warn(
         "a float image contains only the values 0 and 1; 1 is converted to white. If its values are from 0 to 255, "
         "pass data_range=255 or an image of type uint8",
@@ -133,7 +133,7 @@ def array_to_bytes(values: np.ndarray, data_range: float | None = None) -> UInt8
     if np.issubdtype(values.dtype, np.integer):
         low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
         if low < 0 or high > 65535:
-            raise ValueError(f"an integer image must have values from 0 to 255 or 65535, got {low} to {high}")
+            raise ValueError(f"an integer image must have values from 0 to 65535, got {low} to {high}")
         return wide_to_bytes(values, 16)
     if np.issubdtype(values.dtype, np.floating):
         return floats_to_bytes(values, clip=False, data_range=data_range)

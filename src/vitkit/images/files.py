@@ -25,6 +25,13 @@ _CHUNK: Final = 1 << 20
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
+def reason_of(error: OSError | ValueError) -> str:
+    """Returns why a path cannot be opened, read or listed, such as "input/output error"."""
+    if isinstance(error, ValueError):
+        return "the path contains invalid characters"
+    return os.strerror(error.errno).lower() if error.errno else type(error).__name__
+
+
 def _read_file(path: str | os.PathLike[str], limits: Limits, check: Callable[[bytes], object]) -> bytes:
     if isinstance(path, str) and _URL.match(path) and not os.path.exists(path):
         raise ImageError("unreadable", "the path is a URL; download the image and pass the path of the file")
@@ -34,9 +41,7 @@ def _read_file(path: str | os.PathLike[str], limits: Limits, check: Callable[[by
         raise ImageError("unreadable", f"the path is {error.kind}, not a file") from None
     except (OSError, ValueError) as error:
         reason = {FileNotFoundError: "it does not exist", PermissionError: "permission denied"}.get(type(error))
-        raise ImageError(
-            "unreadable", f"the file cannot be opened: {reason or 'the operating system reports an error'}"
-        ) from None
+        raise ImageError("unreadable", f"the file cannot be opened: {reason or reason_of(error)}") from None
     # Without a buffer, a single read of the known size fills the result without a copy.
     with open(descriptor, "rb", buffering=0) as file:
         return _read_stream(file, limits, check, status.st_size)
@@ -69,8 +74,8 @@ def _read_stream(
         buffer.write(start)
         while buffer.tell() <= limits.max_bytes and (chunk := file.read(_CHUNK)):
             buffer.write(chunk)
-    except OSError:
-        raise ImageError("unreadable", "the file cannot be read: the operating system reports an error") from None
+    except OSError as error:
+        raise ImageError("unreadable", f"the file cannot be read: {reason_of(error)}") from None
     return buffer.getvalue()
 
 

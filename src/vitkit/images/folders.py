@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from vitkit.images.errors import ImageError
-from vitkit.images.files import SUFFIXES
+from vitkit.images.files import SUFFIXES, reason_of
 from vitkit.regular import kind_of
 
 _Identity = tuple[int, int]  # of a folder, whatever its path: device and inode
@@ -15,7 +15,7 @@ _Identity = tuple[int, int]  # of a folder, whatever its path: device and inode
 
 @dataclass(frozen=True)
 class Unlisted:
-    """A path that cannot be read as an image file, with the reason as an error. Stands for an image in a list."""
+    """A path that cannot be read as an image file, and the error. It takes the place of an image in a list."""
 
     name: str
     error: ImageError
@@ -26,7 +26,7 @@ class Unlisted:
 
 @dataclass(frozen=True)
 class _Level:
-    """A folder that is being listed: its remaining entries, its identity, and the folders already seen below a link."""
+    """A folder that is being listed: its remaining entries, identity, and the folders already listed below a link."""
 
     entries: Iterator[str]
     identity: _Identity
@@ -60,12 +60,12 @@ def subfolders(folder: str) -> Iterator[str]:
 
 
 def unlisted(name: str, reason: str) -> Unlisted:
-    """Returns an `Unlisted` for a path, with the reason why it cannot be read as an image file."""
+    """Returns an `Unlisted` for a path that cannot be read as an image file. `reason` is the error message."""
     return Unlisted(name, ImageError("unreadable", reason))
 
 
 def _entries(folder: str) -> Iterator[tuple[str, os.stat_result] | Unlisted]:
-    """Yields the path and status of a folder and everything below it, or `Unlisted` if an entry cannot be listed."""
+    """Yields (path, status) of a folder and of each entry below it, or `Unlisted` for entries that cannot be read."""
     levels: list[_Level] = []
     path: str | None = folder
     while path is not None or levels:
@@ -85,7 +85,7 @@ def _look(path: str, levels: list[_Level]) -> tuple[str, os.stat_result] | Unlis
     except OSError as error:
         if isinstance(error, FileNotFoundError) and os.path.islink(path):
             return unlisted(path, "the path is a link to a file that does not exist")
-        return unlisted(path, f"the file cannot be opened: {_reason(error)}")
+        return unlisted(path, f"the file cannot be opened: {reason_of(error)}")
     if not stat.S_ISDIR(status.st_mode):
         return path, status
     identity, seen = (status.st_dev, status.st_ino), levels[-1].seen if levels else None
@@ -98,10 +98,6 @@ def _look(path: str, levels: list[_Level]) -> tuple[str, os.stat_result] | Unlis
     try:
         names = sorted(name for name in os.listdir(path) if not name.startswith("."))
     except OSError as error:
-        return unlisted(path, f"the folder cannot be listed: {_reason(error)}")
+        return unlisted(path, f"the folder cannot be listed: {reason_of(error)}")
     levels.append(_Level(iter([os.path.join(path, name) for name in names]), identity, seen))
     return path, status
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or "the operating system reports an error").lower()

@@ -1,4 +1,4 @@
-"""The header of an image file, read before decoding, and its EXIF orientation."""
+"""The header of an image file, which is read before the image is decoded, and the EXIF orientation."""
 
 import struct
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Reads files and images in memory with any number of channels, as `Bands`, RGB or grayscale images.
+"""Reads image files and converts in-memory images with any number of channels to `Bands`, RGB or grayscale.
 
 The rules, in addition to those of `open_image`:
 
@@ -122,7 +122,7 @@ def _check_channels(given: int, channels: int) -> None:
 
 
 def _with_alpha(image: Image.Image, alpha: Image.Image | None, channels: int, *, opaque: bool) -> Bands:
-    """Returns colors and alpha as bands. If `opaque` is True, an image without alpha gets an opaque alpha."""
+    """Returns colors and alpha as bands. If `opaque` is True, an image without alpha gets opaque alpha."""
     gray = image.mode in ("1", "L")
     given = (1 if gray else 3) + (alpha is not None or opaque)
     mode = _WITH_ALPHA.get(channels)
@@ -167,7 +167,7 @@ def to_channels(
         bands = _with_alpha(colors, alpha, channels, opaque=opaque).bands
         return Bands([apply_orientation(band, orientation) for band in bands])
     if not is_tensor(image) and not isinstance(image, np.ndarray):
-        raise TypeError(f"expected a PIL, numpy or torch image, got {type(image).__name__}")
+        raise TypeError(f"expected a PIL image, a numpy array or a torch tensor, got {type(image).__name__}")
     values = as_array(image)
     if values.ndim not in (2, 3) or 0 in values.shape:
         raise ValueError(
@@ -177,7 +177,7 @@ def to_channels(
 
 
 def bands_to_bytes(values: np.ndarray, data_range: float | None) -> UInt8[np.ndarray, "*s"]:
-    """Converts an array of bands to 8 bits. `data_range` applies to floats and to integers of more than 8 bits."""
+    """Converts an array of bands to 8 bits. `data_range` is the white value of floats and of integers over 8 bits."""
     if data_range is not None and values.dtype.kind in "iu" and values.dtype.itemsize > 1:
         return floats_to_bytes(values, clip=True, data_range=data_range)
     return array_to_bytes(values, data_range)

@@ -63,7 +63,7 @@ def _header(data: bytes) -> tuple[np.dtype, bool, tuple[int, ...], int]:
     text = data[start : start + length].decode("latin-1")
     descr, order, shape = (pattern.search(text) for pattern in (_DESCR, _ORDER, _SHAPE))
     if descr is None or order is None or shape is None:
-        raise ImageError("unsupported_format", "the values of the array are not numbers, or the header is damaged")
+        raise ImageError("unsupported_format", "the .npy file has a damaged header or values that are not numbers")
     if descr[2] == "O":
         raise ImageError(
             "unsupported_format", "arrays of Python objects are not supported, because loading them can run code"
@@ -73,5 +73,5 @@ def _header(data: bytes) -> tuple[np.dtype, bool, tuple[int, ...], int]:
         raise corrupt("an axis of the array in the .npy file has a length of more than 10 digits")
     size = int(descr[3] or 0)
     if size not in _SIZES[descr[2]]:
-        raise ImageError("unsupported_format", f"arrays of the type {descr[2]}{size} are not supported")
+        raise ImageError("unsupported_format", f".npy arrays of dtype {descr[2]}{size} are not supported")
     return np.dtype(f"{descr[1].replace('|', '')}{descr[2]}{size}"), order[1] == "True", sides, start + length

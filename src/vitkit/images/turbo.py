@@ -33,7 +33,7 @@ def decode(header: Header, min_size: tuple[int, int] | None = None) -> UInt8[np.
 
 
 def _divisor(size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
-    """Returns the largest factor of 8, 4, 2 or 1 by which `size` can shrink and still be at least `min_size`."""
+    """Returns the largest divisor (8, 4, 2 or 1) for which `size` / divisor is at least `min_size`."""
     if min_size is None:
         return 1
     return next((by for by in (8, 4, 2) if size[0] >= by * min_size[0] and size[1] >= by * min_size[1]), 1)
@@ -55,7 +55,7 @@ def _decode(decoder: ModuleType, data: bytes, size: tuple[int, int], divisor: in
 
 @lru_cache(maxsize=1)
 def equal_decoder() -> ModuleType | None:
-    """Returns the module simplejpeg, or None if it is not installed or its pixels differ from Pillow's."""
+    """Returns the `simplejpeg` module, or None if it is not installed or its pixels differ from Pillow's."""
     try:
         import simplejpeg
     except ImportError:

@@ -26,7 +26,7 @@ class _Bits:
         return (self._value >> self._left) & ((1 << count) - 1)
 
     def take_variable(self) -> int:
-        """Returns an integer of variable length (uvlc() in section 4.10.3)."""
+        """Returns an integer of variable length (uvlc() in section 4.10.3 of the AV1 specification)."""
         zeros = 0
         while not self.take(1):
             zeros += 1
@@ -70,7 +70,7 @@ def _sequence_size(payload: bytes) -> tuple[int, int]:
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
-    """Reads an integer (leb128() in section 4.10.5). Returns the integer and the position after it."""
+    """Reads a leb128() integer (AV1 specification, section 4.10.5). Returns it and the position after it."""
     value = 0
     for i in range(8):
         if at >= len(data):

@@ -1,4 +1,4 @@
-"""Extracts the first frame of an AVIF sequence without a primary image as a still AVIF file.
+"""Converts the first frame of an AVIF sequence that has no primary image to a still AVIF file.
 
 Only the first sample of the first AV1 track is used, so the tables of a hostile file have no cost.
 """
@@ -17,7 +17,7 @@ _TABLE, _ENTRY = 8, 78
 
 @dataclass
 class _Track:
-    """The first frame of a track: its width and height in pixels, decoder configuration, offset and length."""
+    """First frame of a track: width and height in pixels, decoder configuration, offset and length in bytes."""
 
     handler: bytes = b""
     width: int = 0
@@ -39,7 +39,7 @@ def _read_entry(data: bytes, at: int, end: int, track: _Track) -> None:
 
 
 def _tracks(data: bytes, start: int, end: int) -> list[_Track]:
-    """Returns the tracks of an AVIF sequence. (start, end) is the payload of the moov box."""
+    """Returns the tracks of an AVIF sequence. The payload of the moov box is `data[start:end]`."""
     tracks: list[_Track] = []
     for name, at, stop in boxes(data, start, end, _CONTAINERS):
         if name == b"trak":
@@ -67,7 +67,7 @@ def _box(name: bytes, *parts: bytes) -> bytes:
 
 
 def still_of_sequence(data: bytes, start: int, end: int) -> bytes:
-    """Returns a still AVIF file of the first frame. (start, end) is the payload of the moov box."""
+    """Returns a still AVIF file of the first frame. The payload of the moov box is `data[start:end]`."""
     for track in _tracks(data, start, end):
         if track.configuration and track.handler != b"auxv":
             break

@@ -44,7 +44,7 @@ def _extents(data: bytes, found: "_Meta") -> Iterator[tuple[int, int]]:
     box = data[slice(*(found.locations or (0, 0)))]
     version = box[0] if box else 255
     if version > 2 or len(box) < 6:
-        raise corrupt("the item location box of the AVIF or HEIF file has an unknown version")
+        raise corrupt("the item location box of the AVIF or HEIF file is too short or has a version above 2")
     sizes = struct.unpack_from(">H", box, 4)[0]
     offset_size, length_size, base_size = sizes >> 12, (sizes >> 8) & 15, (sizes >> 4) & 15
     index_size = sizes & 15 if version else 0
@@ -162,7 +162,7 @@ def _check_decoder(name: Format) -> None:
 
 
 def _format(data: bytes) -> Format:
-    """Returns AVIF if the major brand is AVIF, or is generic and a compatible brand is AVIF, and HEIF otherwise."""
+    """Returns "AVIF" or "HEIF", from the major brand or, if it is generic (mif1, msf1), the compatible brands."""
     end = min(int.from_bytes(data[:4], "big"), 1024)
     general = data[8:12] in (b"mif1", b"msf1")
     brands = {data[8:12]} | ({data[at : at + 4] for at in range(16, end, 4)} if general else set())
@@ -170,7 +170,7 @@ def _format(data: bytes) -> Format:
 
 
 def _clean(data: bytes, limits: Limits) -> tuple[bytes, _Meta]:
-    """Returns the file without metadata and animation, and the item boxes of the file."""
+    """Returns a copy of the file without metadata and animation, and a `_Meta` with the item boxes of the file."""
     found = _Meta()
     clean = bytearray(data)
     for name, start, end in boxes(data, 0, len(data), _CONTAINERS):

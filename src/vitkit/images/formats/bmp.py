@@ -37,9 +37,13 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         raise ImageError("unsupported_format", f"BMP files with {bits} bits per pixel are not supported")
     if compression in (_RLE8, _RLE4):
         if bits != (8 if compression == _RLE8 else 4):
-            raise corrupt("the compression method of the BMP file does not match its bits per pixel")
+            raise corrupt(f"BMP compression method {compression} does not support {bits} bits per pixel")
         if width * abs(height) > min(_MAX_RUN_LENGTH_PIXELS, limits.max_pixels):
-            raise ImageError("too_many_pixels", "run-length encoded BMP files may have at most 2 million pixels")
+            raise ImageError(
+                "too_many_pixels",
+                f"the run-length encoded BMP file has {width} x {abs(height)} pixels; "
+                f"the limit is {_MAX_RUN_LENGTH_PIXELS} pixels",
+            )
     elif compression not in (_RAW, _BITFIELDS):
         raise ImageError("unsupported_format", f"BMP files with compression method {compression} are not supported")
     elif not allow_truncated and -(-width * bits // 32) * 4 * abs(height) > len(data) - 14 - size:

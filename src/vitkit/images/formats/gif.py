@@ -1,4 +1,4 @@
-"""GIF files (87a and 89a). Only the first frame is read, placed on its canvas."""
+"""GIF files (87a and 89a). Only the first frame is read. It is placed on the canvas of the file."""
 
 import struct
 from typing import Final
@@ -99,7 +99,7 @@ def _frame(reader: _Reader, limits: Limits, allow_truncated: bool) -> tuple[byte
 
 
 def _count_frames(reader: _Reader, limits: Limits) -> int:
-    """Counts the frames up to the end of the file or to invalid data, because only the first frame is decoded."""
+    """Counts the frames up to the end of the file or the first invalid block."""
     frames, data = 1, reader.data
     while reader.at < len(data) and frames <= limits.max_frames:
         kind = data[reader.at]

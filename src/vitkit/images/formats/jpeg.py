@@ -86,7 +86,7 @@ def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
 
 
 def _min_bits(width: int, height: int, factors: list[tuple[int, int]], progressive: bool) -> int:
-    """Returns a lower bound for the compressed size, in bits: one or two bits for each block of 8 x 8 pixels."""
+    """Returns a lower bound for the compressed size in bits: 2 per block of 8 x 8 samples, or 1 if progressive."""
     widest, tallest = max(h for h, _ in factors), max(v for _, v in factors)
     blocks = sum(-(-width * h // (8 * widest)) * -(-height * v // (8 * tallest)) for h, v in factors)
     return blocks * (1 if progressive else 2)
@@ -157,7 +157,7 @@ def _read_start(data: bytes, limits: Limits) -> _Start:
         elif marker in _OTHER_FRAMES:
             raise ImageError(
                 "unsupported_format",
-                "lossless, hierarchical and arithmetic JPEG files are not supported; use baseline or progressive",
+                "lossless, hierarchical and arithmetic JPEG files are not supported; save as baseline or progressive",
             )
         elif marker == _APP1 and payload.startswith(b"Exif\0\0"):
             found.orientation = read_orientation(payload)

@@ -76,10 +76,10 @@ def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, memoryv
 
 def _layout(payload: bytes, limits: Limits) -> _Layout:
     if len(payload) != 13:
-        raise corrupt("the header chunk of the PNG file has the wrong length")
+        raise corrupt(f"the header chunk of the PNG file has {len(payload)} bytes; expected 13")
     width, height, bits, color, compression, filtering, interlaced = struct.unpack(">IIBBBBB", payload)
     if bits not in _LAYOUTS.get(color, (0, set()))[1]:
-        raise corrupt(f"PNG has no color type {color} with {bits} bits per sample")
+        raise corrupt(f"the PNG file has the invalid color type {color} with {bits} bits per sample")
     if compression or filtering or interlaced > 1:
         raise corrupt("the compression, filter or interlace method of the PNG file is unknown")
     check_size(width, height, limits)
@@ -115,7 +115,7 @@ def _profile(payload: bytes) -> bytes | None:
 
 
 def _transparency(payload: bytes, layout: _Layout) -> tuple[int, ...] | None:
-    """Returns the transparent color or the palette's alpha table in a tRNS chunk, or None if it is invalid."""
+    """Returns the transparent color or the palette's alpha table in a tRNS chunk, or None if the chunk is invalid."""
     if layout.color == _PALETTE:
         return tuple(payload[:256])
     channels = {_GREY: 1, _COLOR: 3}.get(layout.color)
@@ -141,7 +141,7 @@ def _check_pixels(layout: _Layout, pixels: list[memoryview]) -> None:
 
 
 def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
-    """Raises ImageError if a chunk is misplaced, or critical and unknown."""
+    """Raises ImageError if a chunk is in the wrong place, or if it is an unknown critical chunk."""
     if name == b"IHDR":
         raise corrupt("the PNG file has two header chunks; expected one")
     if name == b"IDAT" and seen_pixels and previous != b"IDAT":
@@ -153,7 +153,7 @@ def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
 
 
 def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout, dict[bytes, bytes], list[memoryview]]:
-    """Returns the header fields, the first chunk of each other type that is needed, and the pixel chunks."""
+    """Returns the header fields, the pixel chunks, and the first chunk of each other required type."""
     layout: _Layout | None = None
     found: dict[bytes, bytes] = {}
     pixels: list[memoryview] = []
@@ -188,7 +188,7 @@ def _clean(layout: _Layout, palette: bytes | None, pixels: list[memoryview]) -> 
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of a PNG file. Of an animation, the image shown by still-image viewers is read."""
+    """Reads the header of a PNG file. For APNG files, only the default image is read."""
     layout, found, pixels = _gather(data, limits, allow_truncated)
     animation = found.get(b"acTL", b"")
     frames = max(1, struct.unpack_from(">I", animation)[0]) if len(animation) == 8 else 1

@@ -141,7 +141,7 @@ def _tile_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[i
         return _STRIP_OFFSETS, _STRIP_SIZES, width, rows
     tile_width, tile_height = _one(tags, _TILE_WIDTH), _one(tags, _TILE_HEIGHT)
     if tile_width % 16 or tile_height % 16:
-        raise corrupt("the sides of a TIFF tile are not multiples of 16 pixels")
+        raise corrupt(f"a TIFF tile has {tile_width} x {tile_height} pixels; both sides must be multiples of 16")
     check_size(tile_width, tile_height, limits)
     return _TILE_OFFSETS, _TILE_SIZES, tile_width, tile_height
 
@@ -199,7 +199,7 @@ def _pixel_bits(tags: _Tags, most: int = 8) -> int:
     """Returns the number of bits per pixel. Raises ImageError if a pixel has more than `most` samples."""
     samples, bits = _one(tags, _SAMPLES, 1), tags.get(_BITS, (1,))
     if not 1 <= samples <= most:
-        raise ImageError("unsupported_format", f"TIFF files with {samples} samples per pixel are not supported")
+        raise ImageError("unsupported_format", f"the TIFF file has {samples} samples per pixel; expected 1 to {most}")
     if invalid := [depth for depth in bits if not 1 <= depth <= 64]:
         raise corrupt(f"the number of bits per sample of the TIFF file is {invalid[0]}; it must be between 1 and 64")
     return sum(bits[:samples]) if len(bits) >= samples else bits[0] * samples
@@ -217,7 +217,7 @@ def _first_page(data: bytes, limits: Limits) -> tuple[_Tags, str, int]:
     check_size(width, height, limits)
     compression = _one(tags, _COMPRESSION, 1)
     if compression not in _EXPANSION:
-        raise ImageError("unsupported_format", f"TIFF files with compression {compression} are not supported")
+        raise ImageError("unsupported_format", f"TIFF files with compression method {compression} are not supported")
     frames = _count_pages(data, order, following, limits)
     check_frames(frames, limits)
     return tags, order, frames
@@ -294,7 +294,7 @@ def read_bands(data: bytes, limits: Limits) -> BandFile | None:
     planar, compression = bands == 1 or _one(tags, _PLANAR, 1) == 2, _one(tags, _COMPRESSION, 1)
     if compression in (2, 3, 4) or (compression == _JPEG and not (planar and dtype.itemsize == 1)):
         raise ImageError(
-            "unsupported_format", f"TIFF files of {bands} bands with compression {compression} are not supported"
+            "unsupported_format", f"TIFF files of {bands} bands with compression method {compression} are not supported"
         )
     width, height, orientation = _one(tags, _WIDTH), _one(tags, _HEIGHT), _one(tags, _ORIENTATION, 1)
     _check_tiles(data, tags, bits, limits)
