@@ -106,7 +106,8 @@ def test_export_with_different_outputs_is_not_saved(tmp_path: Path, monkeypatch:
     true_write = exporter.write
     monkeypatch.setattr(exporter, "write", lambda traced, path, precision: true_write(other, path, precision))
     with pytest.raises(
-        runtimes.ExportError, match=r"has different logits: the difference is .*, the limit is .*; no files were saved"
+        runtimes.ExportError,
+        match=r"the logits of the model exported to .* differ from .* by .*; the limit is .*, so no files were saved",
     ):
         runtimes.export(checkpoint(depth=1), tmp_path / "out", to="program")
     assert not list(tmp_path.iterdir())
@@ -122,7 +123,7 @@ def test_difference_in_tokens_only_is_detected(tmp_path: Path, monkeypatch: pyte
         each.model.reset_head(5)
     traced, true_write = runtimes.trace(other.model), exporter.write
     monkeypatch.setattr(exporter, "write", lambda _, path, precision: true_write(traced, path, precision))
-    with pytest.raises(runtimes.ExportError, match="has different representations"):
+    with pytest.raises(runtimes.ExportError, match="the representations of the model exported"):
         runtimes.export(made, tmp_path / "out", to="program")
 
 
@@ -134,7 +135,7 @@ def test_nan_outputs_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         broken.model.head.weight.fill_(float("nan"))
     traced, true_write = runtimes.trace(broken.model), exporter.write
     monkeypatch.setattr(exporter, "write", lambda _, path, precision: true_write(traced, path, precision))
-    with pytest.raises(runtimes.ExportError, match="the difference is inf"):
+    with pytest.raises(runtimes.ExportError, match="by inf; the limit"):
         runtimes.export(checkpoint(depth=1), tmp_path / "out", to="program")
 
 

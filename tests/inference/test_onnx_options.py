@@ -156,7 +156,7 @@ def test_a_lower_precision_is_smaller_and_close(precision: str, dynamic: Callabl
 def test_int8_needs_calibration_images_and_other_precisions_do_not(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="int8 needs calibration images"):
         runtimes.export(checkpoint(), tmp_path / "out", to="onnx", precision="int8")
-    with pytest.raises(ValueError, match="only for the precision int8, but the precision is float32"):
+    with pytest.raises(ValueError, match="only int8 uses calibration images, but the precision is float32"):
         runtimes.export(checkpoint(), tmp_path / "out", to="onnx", calibration=[Image.new("RGB", (8, 8))])
     (tmp_path / "broken.png").write_bytes(b"nothing")
     broken = [tmp_path / "broken.png", np.zeros((8, 8, 3), np.uint8)]

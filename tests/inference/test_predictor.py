@@ -156,7 +156,7 @@ def test_number_of_labels_must_match() -> None:
     [
         ({"precision": "int3"}, "unknown precision 'int3'"),
         ({"device": "cuda:99"}, "the device 'cuda:99' is not available on this machine"),
-        ({"device": "gpu"}, "the device 'gpu' is not available on this machine; choose auto, cpu"),
+        ({"device": "gpu"}, "the device 'gpu' is not available on this machine; choose one of auto, cpu"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )

@@ -73,7 +73,7 @@ class Classifier(nn.Module):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns the tokens of normalized images after the final norm. `Features.taps` has the outputs of `blocks`.
+        """Returns the tokens of normalized images after the final norm, and the outputs of `blocks` as `Features.taps`.
 
         See `Backbone.features` for `blocks`, and `TapOptions` for `as_maps`, `norm` and `intermediates_only`.
         """

@@ -125,7 +125,7 @@ class Predictor:
         compile: bool = False,  # noqa: A002 - the name that torch uses
     ):
         if precision not in ("auto", *PRECISIONS):
-            raise ValueError(f"unknown precision '{precision}'; choose auto, {', '.join(PRECISIONS)}")
+            raise ValueError(f"unknown precision '{precision}'; choose one of auto, {', '.join(PRECISIONS)}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.processor = processor
@@ -134,7 +134,7 @@ class Predictor:
         self.limits = limits or Limits()
         self.allow_truncated = allow_truncated
         if resampling not in READERS:
-            raise ValueError(f"unknown resampling '{resampling}'; choose {', '.join(READERS)}")
+            raise ValueError(f"unknown resampling '{resampling}'; choose one of {', '.join(READERS)}")
         self.resampling = resampling
         self.progress = progress
         # On a GPU, pixels are transferred as bytes and normalized there.
@@ -173,7 +173,7 @@ class Predictor:
         return self._accelerate().summary
 
     def _accelerate(self, first: Tensor | None = None) -> engine.Accelerated:
-        """Prepares the model on first use. int8 layers are calibrated on `first` if `calibration` is empty."""
+        """Returns the accelerated model, created on the first call. For `first`, see `_calibration_images`."""
         if self._accelerated is None:
             network = to_device(self._model, self.device)
             dtype = next(network.parameters()).dtype
@@ -225,7 +225,7 @@ class Predictor:
         if self._merge not in (0, []) or self._compiled or self._precision not in ("auto", *TYPES):
             raise ValueError(
                 "block outputs are not available with token merging, torch.compile, int8 or float8; "
-                f"choose the precision auto, {', '.join(TYPES)}"
+                f"disable these options and choose one of the precisions auto, {', '.join(TYPES)}"
             )
         indices = block_indices(blocks, self._model.num_taps)
         plain = copy.copy(self)
@@ -366,7 +366,9 @@ def find_device(name: str) -> torch.device:
     if name == "cuda" and torch.cuda.is_available():
         return torch.device("cuda")
     if name not in available:
-        raise ValueError(f"the device '{name}' is not available on this machine; choose auto, {', '.join(available)}")
+        raise ValueError(
+            f"the device '{name}' is not available on this machine; choose one of auto, {', '.join(available)}"
+        )
     return torch.device(name)
 
 

@@ -36,7 +36,7 @@ def available() -> bool:
 
 
 def preferred() -> bool:
-    """Returns whether `packed_attention` is available and faster than torch's attention, as on CPUs without AMX.
+    """Returns whether `packed_attention` is available and faster than torch's attention (on CPUs without AMX).
 
     It is not used in torch.export and inside functorch transforms, which need torch's own operators.
     """

@@ -30,7 +30,7 @@ def fused_name(module: nn.Module) -> str | None:
 def add_or_multiply(
     y: Float[Tensor, "*b o"], residual: Float[Tensor, "*b o"] | None, factor: Float[Tensor, "*b o"] | None
 ) -> Float[Tensor, "*b o"]:
-    """Returns y + residual or y * factor, with dtype promotion. Returns y if neither is given."""
+    """Returns y + residual or y * factor, with dtype promotion. Returns y if both are None."""
     return y + residual if residual is not None else y * factor if factor is not None else y
 
 

@@ -114,7 +114,7 @@ class Merging:
         self._state.size = self._state.source = None
 
     def bias(self) -> Float[Tensor, "b 1 1 n"] | None:
-        """Returns the logarithm of the token sizes to add to the attention logits, or None if none is added."""
+        """Returns the logarithm of the token sizes, to add to the attention logits, or None if no bias is needed."""
         size = self._state.size
         return None if size is None or not self.proportional else size.log()[:, None, None]
 

@@ -53,7 +53,7 @@ def paths(precision: str, capabilities: Capabilities, model: Backbone, *, mergin
     Raises ValueError for an unknown precision and for an 8-bit precision that the device does not support.
     """
     if precision not in ("auto", *PRECISIONS):
-        raise ValueError(f"unknown precision '{precision}'; choose auto, {', '.join(PRECISIONS)}")
+        raise ValueError(f"unknown precision '{precision}'; choose one of auto, {', '.join(PRECISIONS)}")
     for name, hardware in EIGHT_BITS.items():
         if precision == name and not getattr(capabilities, name):
             raise ValueError(f"{name} needs {hardware}; this device is {capabilities.description}")

@@ -63,7 +63,7 @@ class QuantizedDense(nn.Module):
     def forward(
         self, x: Tensor, *, residual: Float[Tensor, "*b o"] | None = None, factor: Float[Tensor, "*b o"] | None = None
     ) -> Tensor:
-        """Returns the output of the layer, with `residual` added or multiplied by `factor`, if one of them is given."""
+        """Returns the output of the layer, plus `residual` or times `factor`, if one of them is given."""
         quantized = (x if x.dtype == torch.uint8 else self.taken.quantize(x)).contiguous()
         operands = (quantized, self.taken.scale, self.taken.zero, self.weight, self.scales, self.zeros)
         if residual is not None:
@@ -130,7 +130,7 @@ class InputObserver:
         return torch.maximum(self.low.abs(), self.high.abs())
 
     def range(self, divisor: Float[Tensor, " i"] | None = None) -> Range:
-        """Returns the range with the smallest squared error on the sampled inputs, divided by `divisor`."""
+        """Returns the range with the smallest squared error on the sampled inputs after division by `divisor`."""
         if self.low is None or self.high is None:
             raise ValueError("an int8 layer has no calibration data; calibrate it with at least one image")
         by = torch.ones_like(self.low) if divisor is None else divisor

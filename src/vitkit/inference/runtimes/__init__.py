@@ -1,4 +1,4 @@
-"""Exports models to other runtimes. There is one module per runtime, which also runs the exported model.
+"""Exports models to other runtimes. The module of each runtime also runs the models exported to it.
 
 A module has `FILE` (the name of the model file), `TOLERANCES` (the supported precisions with the largest difference
 allowed from the original model), `write(traced, path, precision)`, and `open_file(path, outputs)`, which returns a
@@ -128,11 +128,11 @@ def _calibration_images(
     if precision != "int8":
         if found:
             raise ValueError(
-                f"calibration images are used only for the precision int8, but the precision is {precision}"
+                f"only int8 uses calibration images, but the precision is {precision}; omit the images or use int8"
             )
         return None
     if not found:
-        raise ValueError("int8 needs calibration images; pass about 100 images similar to those at inference")
+        raise ValueError("int8 needs calibration images; pass about 100 images similar to those used at inference")
     arrays: list[np.ndarray] = []
     failed: list[Exception] = []
     for index, image in enumerate(found):
@@ -195,8 +195,8 @@ def _verify(checkpoint: Checkpoint, part: Path, exports: list[Export], tolerance
     for name, value in difference.items():
         if not value <= tolerance * scale[name]:
             raise ExportError(
-                f"the model exported to {exports[-1].target} has different {name}: the difference is {value:.2g}, "
-                f"the limit is {tolerance * scale[name]:.2g}; no files were saved"
+                f"the {name} of the model exported to {exports[-1].target} differ from those of the original model "
+                f"by {value:.2g}; the limit is {tolerance * scale[name]:.2g}, so no files were saved"
             )
     exports.append(replace(exports[-1], difference=max(difference.values())))
     _write_config(checkpoint, exports[-1], part)

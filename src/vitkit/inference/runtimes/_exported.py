@@ -152,7 +152,7 @@ class ExportedModel(models.Backbone):
             self._grid(images.shape[2], images.shape[3])  # raises ValueError for an image smaller than one patch
         elif tuple(images.shape[1:]) != wanted:
             raise ValueError(
-                f"the model was exported for images of shape {wanted}, not {tuple(images.shape[1:])}: "
+                f"the model was exported for images of shape {wanted}, not {tuple(images.shape[1:])}; "
                 "export it again with --image-size or --dynamic-size"
             )
         pixels = np.ascontiguousarray(images.detach().numpy(), dtype=np.float32)
@@ -211,7 +211,7 @@ def _load_export(folder: Path) -> tuple[ExportedModel, Processor, tuple[str, ...
     config_json = read_json(folder / "config.json")
     if config_json.get("vitkit") != VERSION:
         raise CheckpointError(
-            f"unsupported export version {config_json.get('vitkit')!r}; this vitkit supports {VERSION}"
+            f"unsupported export version {config_json.get('vitkit')!r}; this release of vitkit supports {VERSION}"
         )
     export = from_dict(Export, config_json["export"], where="export")
     if "tokens" not in export.outputs or len(export.grid) != 2 or min(*export.grid, export.width) < 1:

@@ -61,7 +61,7 @@ def check(file: BinaryIO, name: str) -> None:
         reader = torch._C.PyTorchFileReader(file)  # type: ignore[attr-defined]
         records = list(reader.get_all_records())
     except RuntimeError:
-        raise CheckpointError(f"{name} is not a .pt2 archive, as written by torch.export") from None
+        raise CheckpointError(f"{name} is not a .pt2 archive written by torch.export") from None
     try:
         sizes = _sizes(reader, records, file)
         _check_records(records, sizes, file)
@@ -101,7 +101,7 @@ def _sizes_by_directory(reader: Any, records: list[str], file: BinaryIO) -> dict
     entries = [(entry.filename.partition("/")[2], entry.header_offset) for entry in found]
     stored = all(each.compress_type == zipfile.ZIP_STORED and each.compress_size == each.file_size for each in found)
     if (signature, comment) != (b"PK\5\6", 0) or entries != positions or not stored:
-        raise CheckpointError("the zip directory was not written by torch.export")
+        raise CheckpointError("the zip directory of the archive was not written by torch.export")
     return {record: entry.file_size for record, entry in zip(records, found, strict=True)}
 
 
@@ -174,7 +174,7 @@ def _check_model(model: Json) -> None:
 
 
 def _strings(value: object, key: str) -> Iterator[tuple[str, str]]:
-    """Yields every string in JSON data with its key. Keys are also yielded, each with an empty key."""
+    """Yields (key, string) for every string value in JSON data, and ("", key) for every key."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):

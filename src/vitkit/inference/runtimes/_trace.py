@@ -51,7 +51,7 @@ class _SelectedOutputs(nn.Module):
 
 
 def trace(model: Backbone, *, dynamic_size: bool = False, dtype: torch.dtype = torch.float32) -> Traced:
-    """Traces a model for the image size in its config, or for any image size with `dynamic_size`.
+    """Traces a model for the image size in its config, or for any image size if `dynamic_size` is True.
 
     Traces a copy on the CPU in evaluation mode, which computes in `dtype` and has inputs and outputs in float32. Raises
     ValueError for a model on the meta device, which has no weights, and for one without a dynamic image size.
@@ -89,7 +89,7 @@ def trace(model: Backbone, *, dynamic_size: bool = False, dtype: torch.dtype = t
 
 @contextmanager
 def without_shape_checks() -> Iterator[None]:
-    """Disables type checks that a caller may have installed, because symbolic sizes are not of type int."""
+    """Context manager that disables jaxtyping's checks, because symbolic sizes are not of type int."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:

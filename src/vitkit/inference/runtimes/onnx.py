@@ -34,7 +34,9 @@ def write(traced: Traced, path: Path, precision: str) -> None:
         import onnx
         import onnxscript  # noqa: F401 - used by torch's exporter
     except ImportError:
-        raise ImportError("exporting to ONNX needs onnx and onnxscript; run pip install 'vitkit[export]'") from None
+        raise ImportError(
+            "exporting to ONNX needs the packages onnx and onnxscript; run pip install 'vitkit[export]'"
+        ) from None
     with _quiet():
         program: Any = torch.onnx.export(
             traced.program,
@@ -64,7 +66,9 @@ def open_file(path: Path, outputs: Sequence[str]) -> Runner:
     try:
         import onnxruntime
     except ImportError:
-        raise ImportError("a model exported to ONNX needs ONNX Runtime; run pip install 'vitkit[export]'") from None
+        raise ImportError(
+            "running a model exported to ONNX needs the package onnxruntime; run pip install 'vitkit[export]'"
+        ) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4

@@ -17,11 +17,13 @@ TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
 
 
 def write(traced: Traced, path: Path, precision: str) -> None:
-    """Converts the torch.export program, without ONNX as an intermediate format, to an .xml and a .bin file."""
+    """Converts the torch.export program directly (without ONNX) to an .xml file and a .bin file."""
     try:
         import openvino
     except ImportError:
-        raise ImportError("exporting to OpenVINO needs openvino; run pip install 'vitkit[export]'") from None
+        raise ImportError(
+            "exporting to OpenVINO needs the package openvino; run pip install 'vitkit[export]'"
+        ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = openvino.convert_model(traced.program)
@@ -36,7 +38,9 @@ def open_file(path: Path, outputs: Sequence[str]) -> Runner:
     try:
         import openvino
     except ImportError:
-        raise ImportError("a model exported to OpenVINO needs OpenVINO; run pip install 'vitkit[export]'") from None
+        raise ImportError(
+            "running a model exported to OpenVINO needs the package openvino; run pip install 'vitkit[export]'"
+        ) from None
     # The default on CPUs with bfloat16 is bfloat16.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     try:

@@ -1,4 +1,4 @@
-"""Exports models as torch.export programs (.pt2). PyTorch runs them after the complete file is checked."""
+"""Exports models as torch.export programs (.pt2). The complete file is checked before PyTorch loads it."""
 
 import warnings
 from collections.abc import Sequence
