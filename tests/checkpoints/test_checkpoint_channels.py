@@ -81,7 +81,7 @@ def test_transformers_folders_of_other_channels_load(tmp_path: Path, channels: i
 def test_what_cannot_be_adapted_is_one_sentence(tmp_path: Path) -> None:
     timm_folder(tmp_path / "c", in_chans=4)
     with pytest.raises(
-        CheckpointError, match=r"only weights for 3 channels \(RGB\) can be adapted to 2 channels, but these are for 4"
+        CheckpointError, match=r"only weights for 3 channels \(RGB\) can be adapted to 2 channels, not weights for 4"
     ):
         checkpoints.load(tmp_path / "c", channels=2)
     assert checkpoints.load(tmp_path / "c", channels=4).model.config.channels == 4

@@ -90,7 +90,7 @@ def test_patch_embedding_is_a_linear_layer_over_pixels() -> None:
     assert out.shape == (2, 8, 2, 2)
     patch = images[1, :, 4:8, 6:12].reshape(-1)
     torch.testing.assert_close(out[1, :, 1, 1], embed.proj.weight.reshape(8, -1) @ patch + embed.proj.bias)
-    with pytest.raises(ValueError, match=r"takes images with 3 channels, but these have 1"):
+    with pytest.raises(ValueError, match=r"takes images with 3 channels, but the images have 1"):
         embed(images[:, :1])
     with pytest.raises(ValueError, match=r"3x13 pixels is smaller than one patch of 4x6"):
         embed(images[:, :, :3])

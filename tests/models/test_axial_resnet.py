@@ -139,5 +139,5 @@ def test_unsupported_configs_are_rejected() -> None:
         axial_resnet.Config(depths=(1, 0))
     with pytest.raises(ValueError, match=r"stem_width 20 is not a multiple of num_heads 8"):
         axial_resnet.Config(stem_width=20)
-    with pytest.raises(ValueError, match=r"takes images with 3 channels, but these have 1"):
+    with pytest.raises(ValueError, match=r"takes images with 3 channels, but the images have 1"):
         models.build(axial_resnet.TINY)(torch.zeros(1, 1, 40, 40))

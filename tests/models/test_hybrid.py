@@ -267,6 +267,6 @@ def test_unsupported_configs_are_rejected() -> None:
         hybrid.Config(stem_width=48)
     with pytest.raises(ValueError, match=r"init='truncated' cannot initialize a ResNet"):
         hybrid.Config(init="truncated")
-    with pytest.raises(ValueError, match=r"takes images with 3 channels, but these have 1"):
+    with pytest.raises(ValueError, match=r"takes images with 3 channels, but the images have 1"):
         models.build(hybrid.TINY)(torch.zeros(1, 1, 36, 32))
     assert isinstance(models.build(hybrid.TINY, device="meta"), vit.ViT)

@@ -47,7 +47,7 @@ def test_only_rgb_weights_are_adapted() -> None:
     model = models.build(models.family("vit").TINY)
     model.adapt_channels(4)
     with pytest.raises(
-        ValueError, match=r"only weights for 3 channels \(RGB\) can be adapted to 2 channels, but these are for 4"
+        ValueError, match=r"only weights for 3 channels \(RGB\) can be adapted to 2 channels, not weights for 4"
     ):
         model.adapt_channels(2)
     assert model.config.channels == 4
@@ -70,7 +70,7 @@ def test_images_of_a_wrong_shape_or_dtype_are_named(family: str) -> None:
         ValueError, match=r"must have the shape \(batch, channels, height, width\), got .*images\[None\]"
     ):
         model(torch.zeros(3, *config.image_size))
-    with pytest.raises(ValueError, match=r"takes images with 3 channels, but these have 4"):
+    with pytest.raises(ValueError, match=r"takes images with 3 channels, but the images have 4"):
         model(torch.zeros(1, 4, *config.image_size))
     with pytest.raises(ValueError, match=r"normalized floating-point tensors, got torch.uint8"):
         model(torch.zeros(1, 3, *config.image_size, dtype=torch.uint8))

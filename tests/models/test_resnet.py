@@ -172,5 +172,5 @@ def test_unsupported_configs_are_rejected() -> None:
         resnet.Config(depths=())
     with pytest.raises(ValueError, match=r"stem_width 16 is not a positive multiple of num_groups 32"):
         resnet.Config(stem_width=16)
-    with pytest.raises(ValueError, match=r"takes images with 3 channels, but these have 4"):
+    with pytest.raises(ValueError, match=r"takes images with 3 channels, but the images have 4"):
         models.build(resnet.TINY)(torch.zeros(1, 4, 40, 40))

@@ -88,7 +88,7 @@ CORE = {name: each for name, each in ACTIVATIONS.items() if each.function is not
 
 
 def activation(name: str) -> nn.Module:
-    """Returns a new module of a named activation: `gelu` is the exact GELU, `gelu_tanh` its tanh approximation."""
+    """Returns a new activation module by name. `gelu` is the exact GELU, and `gelu_tanh` its tanh approximation."""
     if name not in CORE:
         raise ValueError(f"unknown activation '{name}'; choose one of {', '.join(CORE)}")
     return CORE[name].module()

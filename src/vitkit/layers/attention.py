@@ -138,7 +138,7 @@ class Attention(nn.Module):
 def add_relative_logits(
     bias: Float[Tensor, "..."] | None, q: Float[Tensor, "b h n k"], relative: Float[Tensor, "offsets k"] | None
 ) -> Float[Tensor, "..."] | None:
-    """Adds the attention logits of relative position vectors to the attention bias. Both are optional."""
+    """Adds the attention logits of the relative position vectors to `bias`. `bias` and `relative` may be None."""
     if relative is None:
         return bias
     logits = relative_logits(q, relative)

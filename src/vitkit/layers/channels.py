@@ -24,7 +24,9 @@ def as_input(
     """
     check_axes(images)
     if images.shape[1] != channels:
-        raise ValueError(f"the model takes images with {channels} channels, but these have {images.shape[1]}")
+        raise ValueError(
+            f"the model takes images with {channels} channels, but the images have {images.shape[1]} channels"
+        )
     if not images.is_floating_point():
         raise ValueError(
             f"images must be normalized floating-point tensors, got {images.dtype}; preprocess them with the processor"
@@ -47,7 +49,7 @@ def adapt_input_weight(weight: Float[Tensor, "out c h w"], channels: int) -> Flo
         return weight
     if given != 3:
         raise ValueError(
-            f"only weights for 3 channels (RGB) can be adapted to {channels} channels, but these are for {given}"
+            f"only weights for 3 channels (RGB) can be adapted to {channels} channels, not weights for {given} channels"
         )
     if channels < 1:
         raise ValueError(f"channels is {channels}; it must be at least 1")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Features:
-    """Output of a model: the tokens of a batch of images, and the rows and columns of their patches.
+    """Output of a model: the tokens of a batch of images, and the numbers of rows and columns of patches.
 
     `tokens` is (b, num_special + rows * columns, d): first the special tokens (class, distillation, registers), then
     the patches in row-major order. A convolutional backbone has no special tokens. `earlier` holds class tokens of

@@ -45,7 +45,7 @@ def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0, endpoint:
     """
     if width % 4 or width < 8:
         raise ValueError(
-            f"width {width} does not fit a sine-cosine position embedding: it must be a multiple of 4 and at least 8"
+            f"width {width} does not fit a sine-cosine position embedding; it must be a multiple of 4 and at least 8"
         )
     steps = torch.arange(width // 4, dtype=torch.float64) / (width // 4 - endpoint)
     omega = temperature**-steps

@@ -38,7 +38,7 @@ def _sources(index: Float[Tensor, " n"], scale: Float[Tensor, ""]) -> Float[Tens
 
 
 def _cubic(distance: Float[Tensor, "*n"], a: float) -> Float[Tensor, "*n"]:
-    """Returns the values of Keys' cubic convolution kernel with the parameter `a`, which are zero from distance 2."""
+    """Returns the values of Keys' cubic convolution kernel with parameter `a`. It is zero from distance 2 on."""
     x = distance.abs()
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a

@@ -234,5 +234,5 @@ def resnet_width(stem_width: int, depths: tuple[int, ...]) -> int:
 
 
 def resnet_stride(depths: tuple[int, ...]) -> int:
-    """Returns the stride of the last feature map of a ResNet in pixels: 4 for the first stage, then doubled."""
+    """Returns the stride of a ResNet's last feature map in pixels: 4 for one stage, doubled by each further stage."""
     return 4 * 2 ** max(len(depths) - 1, 0)

@@ -78,7 +78,7 @@ class Taps:
 def make_taps(
     blocks: Blocks | None, depth: int, final_norm: Callable[[int, Tensor], Tensor], **options: Unpack[TapOptions]
 ) -> Taps | None:
-    """Returns `Taps` for one forward pass, or None if `blocks` is None. Raises ValueError if only options are given."""
+    """Returns `Taps` for one forward pass, or None if `blocks` is None. Options without `blocks` raise ValueError."""
     if blocks is None:
         if options:
             raise ValueError(

@@ -191,7 +191,7 @@ class TokenBackbone(Backbone):
         """
         raise ValueError(
             f"{type(self).__name__} cannot pack images of several sizes: its blocks need one grid at a time; "
-            "run it on each size separately"
+            "run the model on each size separately"
         )
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:

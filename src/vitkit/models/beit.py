@@ -131,12 +131,12 @@ class BEiT(TokenBackbone):
         return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=1)
 
     def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
-        """Runs tokens through all blocks and, if it comes before pooling, the final norm."""
+        """Runs tokens through all blocks, and through the final norm if the norm precedes pooling."""
         tokens = run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid), taps=taps)
         return embedded.with_tokens(self.norm(tokens))
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
-        """Yields the relative position bias of every block for a grid, from its own table or the shared table."""
+        """Yields the relative position bias of each block for a grid, from the block's table or the shared table."""
         index = relative_index(grid, device=self.cls_token.device)
         tables = [*self.tables(grid).values()]
         for number in range(self.config.depth):

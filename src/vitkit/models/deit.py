@@ -126,7 +126,7 @@ class DeiT(TokenBackbone):
         return features.special.mean(dim=1)
 
     def both_logits(self, features: Features) -> Float[Tensor, "b 2 classes"]:
-        """Returns the logits of both heads: that of the class token, then that of the distillation token."""
+        """Returns the logits of both heads: first the class token's head, then the distillation token's head."""
         first, second = features.special.unbind(1)
         return torch.stack([self.head(first), self.head_dist(second)], dim=1)
 

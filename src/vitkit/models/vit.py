@@ -194,7 +194,7 @@ class ViT(TokenBackbone):
         return _positions.position_inputs(self, self.blocks, grid)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """Returns the position embeddings that `embed` adds for a grid (special tokens first), or None."""
+        """Returns the position embeddings that `embed` adds (special tokens first), or None if `embed` adds none."""
         return _positions.tables(self, grid) if self.config.position_at == "stem" else None
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
