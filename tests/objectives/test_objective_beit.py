@@ -154,7 +154,7 @@ def test_the_state_dict_has_a_digest_of_the_published_tokenizer() -> None:
 
 
 def test_invalid_configs_are_rejected() -> None:
-    with pytest.raises(ValueError, match=r"mask_ratio is 1\.0; it must be between 0 and 1"):
+    with pytest.raises(ValueError, match=r"mask_ratio is 1\.0; it must be above 0 and below 1"):
         beit.Config(mask_ratio=1.0)
     with pytest.raises(ValueError, match="must be at least 1"):
         dataclasses.replace(SMALL, codes=0)

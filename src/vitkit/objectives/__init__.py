@@ -131,7 +131,7 @@ def to_dict(config: Dataclass) -> JsonDict:
 def from_dict(data: Json) -> AnyConfig:
     """Converts the output of `to_dict` back to the config of an objective. Raises ValueError if it is invalid."""
     if not isinstance(data.get("objective"), str):
-        raise ValueError("the config of the objective has no field 'objective', which names the objective")
+        raise ValueError("the config of the objective has no field 'objective' with the name of an objective")
     rest = {key: value for key, value in data.items() if key != "objective"}
     return configs.from_dict(objective(data["objective"]).Config, rest, where="objective")
 

@@ -40,7 +40,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of BEiT pre-training: masking of patches and image tokenizer.
+    """Config of BEiT pre-training: settings of the patch mask and of the image tokenizer.
 
     `mask_ratio` is the fraction of masked patches (75 of 196), in blocks of at least `smallest` patches. With `exact`
     every image has exactly this number, by adding or removing single patches (BEiT v2); without it an image can have
@@ -70,7 +70,7 @@ class Config:
         """Raises ValueError if a fraction or size is out of range."""
         for name in ("mask_ratio", "tokenizer_fraction", "code_decay"):
             if not 0.0 < getattr(self, name) < 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and below 1")
         if min(self.codes, self.code_width, self.hidden, self.smallest) < 1:
             given = f"codes is {self.codes}, code_width is {self.code_width}, hidden is {self.hidden}"
             raise ValueError(f"{given} and smallest is {self.smallest}; all must be at least 1")

@@ -99,7 +99,11 @@ class Distillation(Objective):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`, its terms `labels` and `teacher`, `accuracy`, and `agree`, the agreement with the teacher."""
+        """Returns the scalars `loss`, `labels`, `teacher`, `accuracy` and `agree`.
+
+        `loss` is a weighted mean of `labels` (loss on the labels) and `teacher` (loss on the teacher's predictions).
+        `agree` is the fraction of images for which student and teacher predict the same class.
+        """
         first, second = self.student_logits(batch.images)
         teacher_logits = self.teacher_logits(batch.images)
         smoothing = self.config.label_smoothing

@@ -65,7 +65,7 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError if a fraction is out of range."""
         if not 0.0 < self.mask_ratio < 1.0:
-            raise ValueError(f"mask_ratio is {self.mask_ratio}; it must be between 0 and 1")
+            raise ValueError(f"mask_ratio is {self.mask_ratio}; it must be above 0 and below 1")
 
 
 class MAE(Objective):

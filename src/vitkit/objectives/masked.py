@@ -21,7 +21,7 @@ SMALL = 4  # rows and columns of the downsampled patch
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of masked patch prediction: corruption of patches and colors to predict.
+    """Config of masked patch prediction: how patches are corrupted, and which colors are predicted.
 
     `corruption_ratio` is the fraction of patches of each image that are corrupted. A fraction `replaced` of those
     is replaced by the [mask] embedding, a fraction `swapped` by the embedding of another patch; the others do not

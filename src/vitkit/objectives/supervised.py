@@ -116,7 +116,7 @@ class Supervised(Objective):
             nn.init.constant_(backbone.head.bias, config.head_bias)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss` and `accuracy`, the fraction of images whose most likely class is the class of the target.
+        """Returns `loss` and `accuracy`, the fraction of images whose predicted class is the target class.
 
         For a regression it returns only `loss`.
         """
