@@ -36,7 +36,7 @@ class Registry:
         return sorted(names - self.exclude)
 
     def get(self, name: str) -> ModuleType:
-        """Returns the module with this name. If the name is unknown, raises ValueError that suggests similar names."""
+        """Returns the module with this name. Raises ValueError with similar names if the name is unknown."""
         if name not in self.names():
             raise ValueError(f"unknown {self.kind} '{name}'{nearest(name, self.names())}")
         module = import_module(f"{self.package}.{name}")

@@ -129,7 +129,7 @@ SINGLE_LABEL = Task()
 
 
 def apply(function: Function, logits: Array) -> Array:
-    """Applies softmax, sigmoid or no function to the last axis of logits. Computes at least in float32."""
+    """Applies softmax, sigmoid or no function to the last axis of logits. Computes in float32 or a wider dtype."""
     if not isinstance(logits, np.ndarray):
         logits = logits.float() if logits.itemsize < 4 else logits
         return (

@@ -100,7 +100,9 @@ def test_fsdp_shards_exactly_the_encoder_blocks_and_the_rest(family: str, monkey
 @pytest.mark.parametrize("setting", ["activation_checkpointing", "compile"])
 def test_settings_for_blocks_are_rejected_where_there_are_none(setting: str, small_run: Callable[..., Run]) -> None:
     run = run_of(small_run, "resnet", **{f"hardware__{setting}": True})
-    with pytest.raises(ValueError, match=rf"hardware\.{setting} needs encoder blocks, but the family resnet has none"):
+    with pytest.raises(
+        ValueError, match=rf"hardware\.{setting} needs encoder blocks, but the model family 'resnet' has none"
+    ):
         build_training(run, 12, torch.device("cpu"))
 
 

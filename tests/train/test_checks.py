@@ -59,12 +59,12 @@ def test_validation_classes_need_training_images(small_run: Callable[..., Run]) 
             return super().label(index) % 4
 
     with pytest.raises(
-        ValueError, match="the validation data contain images of 4, 5, 6, 7, 8 and 1 more, but the training data"
+        ValueError, match="these classes have validation images, but no training images: 4, 5, 6, 7, 8 and 1 more"
     ):
         checks.check(small_run(), FourClasses(), Digits())
     checks.check(small_run(), Digits(), FourClasses())
     renamed = Relabelled(Digits(), tuple("abcdefghijk"), tuple(range(1, 11)))
-    with pytest.raises(ValueError, match="the model has 10 classes, but 'digits' has 11"):
+    with pytest.raises(ValueError, match="the model has 10 classes, but the data source 'digits' has 11"):
         checks.check(small_run(), renamed)
 
 

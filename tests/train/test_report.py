@@ -140,7 +140,7 @@ def test_the_report_names_the_selection_of_the_best_model(small_run: Callable[..
 
 
 def test_a_run_without_a_model_has_no_report(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no saved model to report yet"):
+    with pytest.raises(ValueError, match="contains no saved model yet"):
         write_report(RunFolder(tmp_path))
 
 

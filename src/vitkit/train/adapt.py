@@ -24,7 +24,7 @@ def open_data(run: Run) -> tuple[Source, Source]:
 
 
 def adapt(run: Run, chosen: Collection[str] = ()) -> tuple[Run, list[str]]:
-    """Adapts the settings of a recipe to the data, except the settings in `chosen`. Also returns notes on the changes.
+    """Returns a run with settings adapted to the data, except those in `chosen`, and notes on the changes.
 
     The model gets as many classes as the data. If the data have no labels, evaluators that need labels are left out;
     if the metric is one of theirs, the run is evaluated by the effective rank and saves the last model.

@@ -20,7 +20,8 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
     classes = len(source.classes)
     if run.model.num_classes != classes:
         raise ValueError(
-            f"the model has {run.model.num_classes} classes, but '{run.data.source}' has {classes} classes"
+            f"the model has {run.model.num_classes} classes, but the data source '{run.data.source}' has {classes} "
+            "classes"
         )
     if run.model.channels != run.processor.channels:
         raise ValueError(
@@ -35,14 +36,15 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
     evaluate.check_task(run.evaluators, run.model.task)
     if source.regression and (features := [each for each in run.evaluators if evaluate.reads(each) != "predictions"]):
         raise ValueError(
-            f"the evaluator '{features[0]}' needs classes, but the targets of '{run.data.source}' are numbers"
+            f"the evaluator '{features[0]}' needs classes, but the targets of the data source '{run.data.source}' are "
+            "numbers"
         )
     if run.tune_threshold and run.model.task.function(classes) != "sigmoid":
         raise ValueError("tune_threshold needs a multi-label run (objective.loss=sigmoid); set tune_threshold=false")
     for name in run.evaluators:
         if evaluate.needs_labels(name) and not source.classes:
             raise ValueError(
-                f"the evaluator '{name}' needs labels, but '{run.data.source}' has none; "
+                f"the evaluator '{name}' needs labels, but the data source '{run.data.source}' has none; "
                 'set evaluators=["rank"] metric=rank.effective'
             )
     if validation is not None:
@@ -100,9 +102,7 @@ def check_classes(trained: set[int], evaluated: set[int], classes: tuple[str, ..
     if missing and trained:
         shown = ", ".join(classes[number] for number in missing[:5])
         more = f" and {len(missing) - 5} more" if missing[5:] else ""
-        raise ValueError(
-            f"the validation data contain images of {shown}{more}, but the training data contain no such images"
-        )
+        raise ValueError(f"these classes have validation images, but no training images: {shown}{more}")
 
 
 def check_labels(source: Source, what: str = "image") -> set[int]:
@@ -141,7 +141,7 @@ def check_disk_space(run: Run, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
-            f"the run needs about {needed / 1e9:.2f} GB in '{folder}', but only {free / 1e9:.2f} GB are free"
+            f"the run needs about {needed / 1e9:.2f} GB in the folder '{folder}', but only {free / 1e9:.2f} GB are free"
         )
 
 

@@ -33,7 +33,7 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """Writes TensorBoard event files. A run resumed at `step` hides earlier events of later steps."""
+    """Writes TensorBoard event files. If a run resumes at `step`, earlier events of later steps are hidden."""
 
     def __init__(self, folder: Path, step: int = 0):
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, and not needed for --help
@@ -51,7 +51,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Logs to a Weights & Biases run with the name of the run folder. A resumed run is continued."""
+    """Logs to a Weights & Biases run with the name of the run folder. A resumed run logs to the same W&B run."""
 
     def __init__(self, run: Run, folder: Path):
         module = _import("wandb")
@@ -182,7 +182,7 @@ class Events:
         self.console.print(text, highlight=False)
 
     def step(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Updates the progress bar after a step. Once every `every` steps, the metrics are logged and shown."""
+        """Updates the progress bar after a step. Every `every` steps, the metrics are logged and shown."""
         self.recent.append((time.monotonic(), step))
         if step % self.every != 0 and step != 1:
             if not self.bar.disable:
@@ -228,7 +228,7 @@ def read(log: Path) -> list[JsonDict]:
 
 
 def rewind(log: Path, step: int) -> None:
-    """Removes from a log the events after `step`, from which a run resumes, so that no event is logged twice."""
+    """Removes the events after `step` from a log, because a run that resumes at `step` logs them again."""
     events = [event for event in read(log) if event["step"] <= step]
     atomic.write_text(log, "".join(json.dumps(event) + "\n" for event in events))
 

@@ -140,7 +140,7 @@ def default_precision() -> Literal["float32", "bfloat16"]:
 
 
 def absolute(name: str) -> str:
-    """Returns the absolute path of a checkpoint, so that a run resumes from any folder. Hub IDs are unchanged."""
+    """Returns the absolute path of a checkpoint, so that a run can resume in any folder. Hub IDs are unchanged."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name
 

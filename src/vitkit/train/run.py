@@ -147,7 +147,7 @@ class Run:
         if self.init_from is None and self.init_head != "zeros":
             raise ValueError(f"init_head={self.init_head} needs a checkpoint; set init_from")
         if self.ema is not None and not 0.0 < self.ema < 1.0:
-            raise ValueError(f"ema is {self.ema}; it must be between 0 and 1, or none to disable averaging")
+            raise ValueError(f"ema is {self.ema}; it must be above 0 and below 1, or none to disable averaging")
         if self.batch_size % self.grad_accum_steps:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of grad_accum_steps {self.grad_accum_steps}"
@@ -175,7 +175,7 @@ def from_dict(data: Json) -> Run:
     """Converts the output of `to_dict` back to the config of a run. Raises ValueError if it is invalid."""
     for key in ("model", "objective"):
         if not isinstance(data.get(key), Mapping):
-            raise ValueError(f"the field '{key}' of a run is missing or is not an object with named fields")
+            raise ValueError(f"the field '{key}' of the run config is missing or is not an object with named fields")
     parts = {"model": models.from_dict(data["model"]), "objective": objectives.from_dict(data["objective"])}
     return configs.from_dict(Run, {**data, **parts})
 
@@ -226,13 +226,17 @@ class RunFolder:
             names = [name for name in found if not name.startswith(allowed)]
             if names:
                 shown = ", ".join(names[:5]) + (", ..." if names[5:] else "")
-                raise ValueError(f"'{self.path}' contains another run, which differs in {shown}; choose another folder")
+                raise ValueError(
+                    f"the folder '{self.path}' contains another run, which differs in {shown}; choose another folder"
+                )
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise ValueError(f"'{self.path}' exists and is not a run folder; choose another name, or an empty folder")
+            raise ValueError(
+                f"the path '{self.path}' exists and is not a run folder; choose another name, or an empty folder"
+            )
 
     def changes(self, run: Run) -> list[str]:
-        """Returns the settings that differ from the saved config, such as `steps`, or none for a new folder."""
+        """Returns the settings that differ from the saved config, such as `steps`. A new folder has no differences."""
         return differences(self.run(), run) if self.config.exists() else []
 
     def create(self, run: Run) -> None:
@@ -252,7 +256,9 @@ class RunFolder:
         try:
             text = read_text(self.config)
         except OSError:
-            raise ValueError(f"'{self.path}' is not a run folder, because it has no readable config.json") from None
+            raise ValueError(
+                f"the path '{self.path}' is not a run folder, because it has no readable config.json"
+            ) from None
         try:
             return from_json(text)
         except ValueError as error:

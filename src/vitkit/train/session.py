@@ -288,7 +288,7 @@ class TrainingSession:
 
 
 def data_stream(run: Run) -> Stream:
-    """Returns the order of training samples in this process. Raises ValueError if batches cannot be split evenly."""
+    """Returns the sample order of this process. Raises ValueError if processes cannot get equal parts of a batch."""
     return Stream(
         batch_size=run.batch_size,
         seed=run.seed,

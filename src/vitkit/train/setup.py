@@ -35,7 +35,8 @@ def build_training(run: Run, total: int, device: torch.device) -> Training:
     for setting in ("activation_checkpointing", "compile"):
         if getattr(run.hardware, setting) and not blocks:
             raise ValueError(
-                f"hardware.{setting} needs encoder blocks, but the family {backbone.family} has none; set it to false"
+                f"hardware.{setting} needs encoder blocks, but the model family '{backbone.family}' has none; "
+                "set it to false"
             )
     if run.hardware.activation_checkpointing:
         enable_activation_checkpointing(blocks)
@@ -79,7 +80,8 @@ def initial_model(run: Run, notes: list[str] | None = None) -> Backbone:
         name = differ[0]
         shapes = f"'{name}' is {actual.get(name, 'missing')} instead of {expected.get(name, 'missing')}"
         raise ValueError(
-            f"'{run.init_from}' has a different architecture from the run: {shapes} ({len(differ)} tensors differ)"
+            f"the checkpoint '{run.init_from}' has a different architecture from the run: {shapes} "
+            f"({len(differ)} tensors differ)"
         )
     if run.init_head == "random":
         state |= {name: parameter.detach() for name, parameter in model.head_parameters().items()}

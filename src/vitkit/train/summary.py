@@ -16,7 +16,7 @@ def write_report(folder: RunFolder) -> None:
     """Evaluates the saved model and writes the report. Raises ValueError if no model has been saved yet."""
     if not folder.best.is_dir():
         raise ValueError(
-            f"'{folder.path}' has no saved model to report yet; continue the run until its first evaluation"
+            f"the run folder '{folder.path}' contains no saved model yet; continue the run until its first evaluation"
         )
     atomic.write_text(folder.report, html(load_report(folder)))
 

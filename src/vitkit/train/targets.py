@@ -57,13 +57,14 @@ def with_task(run: Run, source: Source) -> Run:
     if source.regression:
         if loss != "mse":
             raise ValueError(
-                f"the targets of '{run.data.source}' are numbers; set objective.loss=mse evaluators='[\"regression\"]' "
-                "metric=regression.r2"
+                f"the targets of the data source '{run.data.source}' are numbers; "
+                "set objective.loss=mse evaluators='[\"regression\"]' metric=regression.r2"
             )
         return run if run.model.task.target_std else replace(run, model=_with(run.model, _regression(source)))
     if loss == "mse" or run.model.task.regression:
         raise ValueError(
-            f"'{run.data.source}' has classes, but the run predicts numbers; append #target=COLUMN to the data source"
+            f"the data source '{run.data.source}' has classes, but the run predicts numbers; "
+            "append #target=COLUMN to it"
         )
     if loss == "sigmoid" and run.model.task == SINGLE_LABEL and first_multilabel(source) is not None:
         return _with_labels(run, Task(problem_type="multi_label_classification"))

@@ -158,8 +158,8 @@ def _read(file: safe_open, item: ReadItem, planner: LoadPlanner) -> None:
     target = planner.resolve_tensor(item)
     if values.shape != target.shape or values.dtype != target.dtype:
         raise ValueError(
-            f"'{key}' has dtype {values.dtype} and shape {tuple(values.shape)} in its file, which differ from the "
-            "manifest"
+            f"the tensor '{key}' has dtype {values.dtype} and shape {tuple(values.shape)} in its file, which differ "
+            "from the manifest"
         )
     target.copy_(values)
     planner.commit_tensor(item, target)

@@ -48,7 +48,7 @@ def save(folder: Path, step: int, state: State, *, keep: int) -> Path:
 
 
 def create_temporary(folder: Path, step: int, *, keep: int) -> Path:
-    """Creates a temporary folder for a checkpoint, and removes temporary folders that killed processes left."""
+    """Creates a temporary folder for a checkpoint, and removes temporary folders left by killed processes."""
     if keep < 2:
         raise ValueError(f"keep is {keep}; it must be at least 2, because the newest checkpoint may be damaged")
     folder.mkdir(parents=True, exist_ok=True)

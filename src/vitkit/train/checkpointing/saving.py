@@ -87,7 +87,7 @@ class CheckpointSaver:
             self.wait()
 
     def wait(self) -> None:
-        """Waits until the last save is completed. Raises CheckpointNotSaved in every process if it failed."""
+        """Waits until the last save is completed. Raises CheckpointNotSaved in every process if the save failed."""
         if self.step is None:
             return
         failure = self._failure()
