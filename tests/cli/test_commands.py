@@ -403,7 +403,7 @@ def test_embed_blocks_json_and_npz(folder: Path, tmp_path: Path, capsys: pytest.
         (["--blocks", "9"], "there is no block 9"),
         (["--blocks", "a"], "--blocks is 'a'; expected numbers"),
         (["--as-maps"], "--as-maps needs --blocks"),
-        (["--blocks", "0", "--precision", "int8"], "choose the precision auto, float32"),
+        (["--blocks", "0", "--precision", "int8"], "choose one of the precisions auto, float32"),
         (["--blocks", "0", "--merge-tokens", "2"], "not available with token merging"),
     ],
 )

@@ -42,8 +42,8 @@ def classify(
 ) -> int:
     """Classify images.
 
-    Prints the most likely classes of every image. For a multi-label model, `*` marks the labels whose
-    score reaches the model's threshold. A regression prints the predicted values. An image that cannot be read is
+    Prints the most likely classes of every image. For a multi-label model, `*` marks the labels whose score reaches the
+    model's threshold. For a regression model, the predicted values are printed. An image that cannot be read is
     reported, the others are still classified, and the exit code is 2.
 
     Args:
@@ -54,7 +54,7 @@ def classify(
         json: Print one line of JSON per image.
         csv: Print CSV with a header, one row per image and class.
         precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
-            An int8 model is calibrated on the first images. The precision float8 needs a GPU.
+            An int8 model is calibrated on the first images. float8 requires a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
         resampling: Resize images as in Pillow or PyTorch. With draft, Pillow decodes large JPEG files at reduced size.
         compile: Compile the model with torch.compile, which takes a minute or more.

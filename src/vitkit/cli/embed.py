@@ -47,9 +47,9 @@ def embed(
         blocks: Also return the outputs of these blocks, such as 0,3,-1. Blocks are numbered from 0, and -1 is the last.
             In a convolutional network, the blocks are the stages. Each output is one vector per image, without the
             final norm: the class token if the head reads it, else the mean of the patch tokens.
-        as_maps: Return the outputs of --blocks as feature maps instead of one vector per image.
+        as_maps: With --blocks, return the output of each block as a feature map instead of one vector per image.
         precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
-            An int8 model is calibrated on the first images. The precision float8 needs a GPU.
+            An int8 model is calibrated on the first images. float8 requires a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
         resampling: Resize images as in Pillow or PyTorch. With draft, Pillow decodes large JPEG files at reduced size.
         compile: Compile the model with torch.compile, which takes a minute or more.

@@ -63,7 +63,7 @@ def evaluate(
         tune_threshold: For independent labels: find the threshold of each label with the best F1 on these images, and
             save it in MODEL if this is a local folder. Use other images to measure the result.
         precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
-            An int8 model is calibrated on the first images. The precision float8 needs a GPU.
+            An int8 model is calibrated on the first images. float8 requires a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.

@@ -44,16 +44,18 @@ def explain(
         images: Image files, folders or globs, or - for standard input. Not used by --method positions and filters.
         out: Output PNG file.
         method: Explanation method.
-        layer: Layer to explain, or last layer of the rollout. Negative numbers count from the end. If not set: -1.
+        layer: Layer to explain, or the last layer that --method rollout includes. Negative numbers count from the end.
+            If not set: -1.
         head: Attention head to draw. With --method attention and no --layer, this head is drawn for every layer.
         label: Class name or index for --method gradient. If not set: the predicted class.
         fusion: How --method rollout combines the heads. If not set: mean, as in the ViT paper.
-        discard: Fraction of the smallest attention weights that --method rollout sets to 0. If not set: 0.
+        discard: Fraction of the attention weights that --method rollout sets to 0, starting with the smallest weights.
+            If not set: 0.
         share: Fraction of the attention that the mask of --method foreground contains. If not set: 0.6, as in DINO.
         number: Number of principal components to draw with --method filters. If not set: 28, as in the ViT paper.
         all_patches: Color all patches with --method pca, not only the foreground patches.
         image_size: Input size in pixels. If not set: the image size of the model.
-        arrays: Output .npz file for the values that the image shows.
+        arrays: Also save the values shown in the image to this .npz file.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.

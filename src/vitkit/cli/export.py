@@ -24,9 +24,10 @@ def export(
 ) -> int:
     """Export a model to another runtime.
 
-    The exported model is run on random images with batch sizes 1 and 3 and saved only if its outputs match the model;
-    an int8 model is run on the calibration images. Unreadable calibration images are left out and named, and the exit
+    The exported model is run on random images with batch sizes 1 and 3 (an int8 model on the calibration images), and
+    saved only if its outputs match those of MODEL. Unreadable calibration images are skipped and named, and the exit
     code is 2.
+
     The result is a folder with labels and preprocessing, which `vitkit classify`, `embed` and `evaluate` accept as
     MODEL. The batch size is dynamic; the image size is fixed without --dynamic-size.
 
@@ -34,8 +35,8 @@ def export(
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
         to: Runtime of the exported model: onnx (ONNX Runtime and others), openvino, or program (torch.export, .pt2).
         out: Output folder. If not set: MODEL-RUNTIME in the current folder.
-        precision: Numerical precision of the exported model. The precision float16 needs --to onnx or openvino,
-            and int8 needs --to onnx and --calibration.
+        precision: Numerical precision of the exported model. float16 requires --to onnx or openvino;
+            int8 requires --to onnx and --calibration.
         dynamic_size: Export a model that accepts every image size and resizes its position embeddings. Needs --to onnx.
         calibration: Image files, folders or globs for the calibration of int8. Use about 100 images that are similar
             to the images at inference.
