@@ -111,7 +111,7 @@ def full(name: str, small: "SmallScale") -> Findings:
 
 
 def uses_model(name: str) -> bool:
-    """Returns whether an experiment explains a trained model, for which any checkpoint can be given."""
+    """Returns whether an experiment explains a trained model, so that it accepts a checkpoint to explain."""
     experiment(name)
     return bool(getattr(_MODULES.get(name), "USES_MODEL", False))
 

@@ -31,7 +31,7 @@ def load_subject(small: SmallScale, checkpoint: str | Path, num_images: int) -> 
 
 
 def given_or_trained(small: SmallScale) -> str | Path:
-    """Returns the checkpoint that the user has given, or trains a plain ViT on the dataset of the study."""
+    """Returns the checkpoint given by the user, or trains a plain ViT on the dataset of the study."""
     return small.model or train_model(small, "seen", small.vit())
 
 

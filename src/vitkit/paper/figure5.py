@@ -36,7 +36,7 @@ EXPERIMENT = Experiment(
 
 
 def models_of(small: SmallScale) -> dict[str, tuple[str, vit.Config | hybrid.Config | resnet.Config]]:
-    """Returns, for each model name, the kind (ViT, hybrid or ResNet) and the config."""
+    """Returns a dict that maps each model name to the kind (ViT, hybrid or ResNet) and the config of the model."""
     models: dict[str, tuple[str, vit.Config | hybrid.Config | resnet.Config]] = {}
     for width, depth in SIZES:
         shape = {"width": width, "depth": depth, "num_heads": width // 16, "mlp_width": 2 * width}

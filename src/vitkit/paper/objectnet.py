@@ -19,7 +19,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Evaluates a model on images of half of the classes, with all classes and with only that half as predictions."""
+    """Evaluates a model on images of half of the classes, with the logits of all classes and of this half."""
     folder = _explained_models.train_model(small, "seen", small.vit(), steps=small.length(200))
     loaded = checkpoints.load(folder)
     config = protocol.EvaluationConfig(data=small.downstream, evaluators=("top1", "subset"), batch_size=64)

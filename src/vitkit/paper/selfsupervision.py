@@ -39,7 +39,7 @@ EXPERIMENT = Experiment(
 
 
 def starts(small: SmallScale) -> dict[str, Starts]:
-    """Pre-trains with each method. Returns one checkpoint per seed, or None for the method without pre-training."""
+    """Pre-trains with each method. Returns the checkpoints of each method, one per seed (None without pre-training)."""
     model = small.vit()
     kinds: dict[str, dict[str, Any]] = {
         "supervised": {},

@@ -85,7 +85,8 @@ class SmallScale:
         classes = next(iter(splits(self.data).values())).classes
         if len(classes) < 4:
             raise ValueError(
-                f"'{self.data}' has {len(classes)} classes; a study needs at least 4, of which half are for transfer"
+                f"the dataset '{self.data}' has {len(classes)} classes; a study needs at least 4, "
+                "half of them for transfer"
             )
         return classes
 
@@ -114,7 +115,7 @@ class SmallScale:
         return source.replace("@", f",{options}@", 1)
 
     def length(self, steps: int) -> int:
-        """Returns the number of training steps that the user has set, or the default `steps`."""
+        """Returns the number of training steps set by the user, or the default `steps`."""
         return self.steps or steps
 
     def vit(self, **changes: object) -> vit.Config:

@@ -114,7 +114,7 @@ def demo(out: str | Path = "runs/demo", *, console: Console | None = None, keep_
 
 
 def _choose_folder(out: Path, run: Run) -> Path:
-    """Returns the first of the folders `out`, `out-2`, ... that does not exist or contains the unfinished run."""
+    """Returns the first of the folders `out`, `out-2`, ... that does not exist or in which `run` is unfinished."""
 
     def fits(folder: Path) -> bool:
         run_folder = RunFolder(folder)

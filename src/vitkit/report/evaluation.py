@@ -15,7 +15,7 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     """Writes both report files to a folder. Raises ValueError if the folder contains a report of a training run."""
     report = folder / "report.html"
     if report.exists() and not (folder / "evaluation.json").exists():
-        raise ValueError(f"'{report}' exists and is not the report of an evaluation; choose another folder")
+        raise ValueError(f"the file '{report}' exists and is not the report of an evaluation; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_text(folder / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
     atomic.write_text(report, html(evaluation))

@@ -12,7 +12,7 @@ from vitkit.report.page import tile
 
 
 def sections(source: Source, predictions: Predictions, model: Checkpoint | None) -> list[str]:
-    """Returns the report sections on the predictions of a model, which must be in the order of `source`."""
+    """Returns the report sections on the predictions of a model. The predictions must be in the order of `source`."""
     names = source.classes
     shown = mistakes.section(source, predictions, model)
     if predictions.task.regression:
