@@ -53,7 +53,7 @@ def _header(data: bytes) -> tuple[np.dtype, bool, tuple[int, ...], int]:
     if len(data) < 12:
         raise truncated()
     if data[6] not in (1, 2, 3):
-        raise ImageError("unsupported_format", f".npy files of version {data[6]} are not supported")
+        raise ImageError("unsupported_format", f"the .npy file has format version {data[6]}; expected 1, 2 or 3")
     code, start = ("<H", 10) if data[6] == 1 else ("<I", 12)
     (length,) = struct.unpack_from(code, data, 8)
     if length > _MAX_HEADER:
@@ -73,5 +73,8 @@ def _header(data: bytes) -> tuple[np.dtype, bool, tuple[int, ...], int]:
         raise corrupt("an axis of the array in the .npy file has a length of more than 10 digits")
     size = int(descr[3] or 0)
     if size not in _SIZES[descr[2]]:
-        raise ImageError("unsupported_format", f".npy arrays of dtype {descr[2]}{size} are not supported")
+        raise ImageError(
+            "unsupported_format",
+            f"the .npy array has dtype {descr[2]}{size}; expected bool, integer, float16, float32 or float64",
+        )
     return np.dtype(f"{descr[1].replace('|', '')}{descr[2]}{size}"), order[1] == "True", sides, start + length

@@ -50,7 +50,7 @@ def _is_tga(data: bytes) -> bool:
 
 
 def _unsupported_name(data: bytes) -> str | None:
-    """Returns the name of the unsupported image format that these first bytes belong to, or None if it is unknown."""
+    """Returns the name of the unsupported image format that these first bytes belong to, or None if unknown."""
     # Before the other formats, because an uncompressed TGA file begins like a cursor.
     if _is_tga(data):
         return "TGA"
@@ -70,7 +70,7 @@ def _unknown(data: bytes) -> ImageError:
 
 
 def sniff(data: bytes) -> str | None:
-    """Returns the name of the image format of these first bytes (1 KB is enough), or None if it is unknown."""
+    """Returns the name of the image format of these first bytes (1 KB is enough), or None if unknown."""
     for module in _FORMATS:
         if module.sniff(data):
             return module.__name__.rpartition(".")[2].upper()

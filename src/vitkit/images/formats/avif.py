@@ -79,7 +79,8 @@ def _stored_in(found: "_Meta", method: int, size: int) -> tuple[int, int]:
     if method == 1 and found.data is not None:
         return found.data
     raise ImageError(
-        "unsupported_format", "AVIF files whose items are stored in other items are not supported; use JPEG or PNG"
+        "unsupported_format",
+        "AVIF files whose items are stored in other items are not supported; save the image as JPEG or PNG",
     )
 
 

@@ -24,7 +24,10 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
     """Reads the header of a BMP file. Rows are stored bottom-up if the height is positive, otherwise top-down."""
     (size,) = struct.unpack_from("<I", data, 14)
     if size not in _HEADER_SIZES:
-        raise ImageError("unsupported_format", f"BMP files with a header of {size} bytes are not supported")
+        raise ImageError(
+            "unsupported_format",
+            f"the header of the BMP file has an unsupported size of {size} bytes; expected one of {_HEADER_SIZES}",
+        )
     if len(data) < 14 + size:
         raise truncated()
     compression = _RAW
@@ -34,7 +37,7 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     check_size(width, abs(height), limits)
     if bits not in _DEPTHS:
-        raise ImageError("unsupported_format", f"BMP files with {bits} bits per pixel are not supported")
+        raise ImageError("unsupported_format", f"the BMP file has {bits} bits per pixel; expected one of {_DEPTHS}")
     if compression in (_RLE8, _RLE4):
         if bits != (8 if compression == _RLE8 else 4):
             raise corrupt(f"BMP compression method {compression} does not support {bits} bits per pixel")
@@ -45,7 +48,9 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
                 f"the limit is {_MAX_RUN_LENGTH_PIXELS} pixels",
             )
     elif compression not in (_RAW, _BITFIELDS):
-        raise ImageError("unsupported_format", f"BMP files with compression method {compression} are not supported")
+        raise ImageError(
+            "unsupported_format", f"the BMP file has compression method {compression}; expected 0, 1, 2 or 3"
+        )
     elif not allow_truncated and -(-width * bits // 32) * 4 * abs(height) > len(data) - 14 - size:
         raise truncated()
     return Header(format="BMP", width=width, height=abs(height), clean=data)

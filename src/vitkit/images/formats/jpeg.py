@@ -68,7 +68,9 @@ def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
         raise corrupt("the frame header of the JPEG file is too short")
     bits, height, width, components = struct.unpack_from(">BHHB", payload)
     if bits != 8:
-        raise ImageError("unsupported_format", f"JPEG files with {bits} bits per sample are not supported; use 8 bits")
+        raise ImageError(
+            "unsupported_format", f"JPEG files with {bits} bits per sample are not supported; save with 8 bits"
+        )
     if components not in (1, 3, 4) or len(payload) < 6 + 3 * components:
         raise corrupt(
             f"the JPEG frame header has {components} components in {len(payload)} bytes; "
@@ -101,7 +103,7 @@ def _profile(parts: dict[int, bytes], total: int) -> bytes | None:
 
 
 def _end_and_scans(data: bytes, start: int) -> tuple[int, int]:
-    """Returns the position of the first end marker after `start`, or -1, and the number of scans before it.
+    """Returns the position of the first end marker after `start` (-1 if missing) and the number of scans before it.
 
     Vectorized, because a search for pairs of bytes in Python takes a tenth of the time of decoding; in chunks, because
     positions take eight times the memory of bytes.

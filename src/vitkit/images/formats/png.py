@@ -81,7 +81,10 @@ def _layout(payload: bytes, limits: Limits) -> _Layout:
     if bits not in _LAYOUTS.get(color, (0, set()))[1]:
         raise corrupt(f"the PNG file has the invalid color type {color} with {bits} bits per sample")
     if compression or filtering or interlaced > 1:
-        raise corrupt("the compression, filter or interlace method of the PNG file is unknown")
+        raise corrupt(
+            f"the PNG file has compression {compression}, filter {filtering} and interlace {interlaced}; "
+            "expected 0, 0, and 0 or 1"
+        )
     check_size(width, height, limits)
     return _Layout(width, height, bits, color, bool(interlaced))
 
@@ -148,7 +151,8 @@ def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
         raise corrupt("the pixel chunks of the PNG file are not consecutive")
     if name[0] < _ANCILLARY and name not in (b"PLTE", b"IDAT", b"IEND"):
         raise ImageError(
-            "unsupported_format", "PNG files with unknown critical chunks are not supported; save the image again"
+            "unsupported_format",
+            "PNG files with unknown critical chunks are not supported; save the image as a standard PNG",
         )
 
 

@@ -217,7 +217,10 @@ def _first_page(data: bytes, limits: Limits) -> tuple[_Tags, str, int]:
     check_size(width, height, limits)
     compression = _one(tags, _COMPRESSION, 1)
     if compression not in _EXPANSION:
-        raise ImageError("unsupported_format", f"TIFF files with compression method {compression} are not supported")
+        raise ImageError(
+            "unsupported_format",
+            f"TIFF compression method {compression} is not supported; save the image with LZW or no compression",
+        )
     frames = _count_pages(data, order, following, limits)
     check_frames(frames, limits)
     return tags, order, frames
@@ -294,7 +297,8 @@ def read_bands(data: bytes, limits: Limits) -> BandFile | None:
     planar, compression = bands == 1 or _one(tags, _PLANAR, 1) == 2, _one(tags, _COMPRESSION, 1)
     if compression in (2, 3, 4) or (compression == _JPEG and not (planar and dtype.itemsize == 1)):
         raise ImageError(
-            "unsupported_format", f"TIFF files of {bands} bands with compression method {compression} are not supported"
+            "unsupported_format",
+            f"TIFF compression method {compression} is not supported for {bands} bands; use LZW or no compression",
         )
     width, height, orientation = _one(tags, _WIDTH), _one(tags, _HEIGHT), _one(tags, _ORIENTATION, 1)
     _check_tiles(data, tags, bits, limits)

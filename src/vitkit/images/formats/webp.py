@@ -54,7 +54,7 @@ def _chunk(name: bytes, payload: bytes) -> bytes:
 
 
 def _still(parts: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int]:
-    """Returns a still WebP file made from the chunks ALPH, VP8 or VP8L, with its width and height."""
+    """Returns a still WebP file made from the ALPH, VP8 or VP8L chunks, and the width and height of the image."""
     name = b"VP8L" if b"VP8L" in parts else b"VP8 "
     if name not in parts:
         raise corrupt("the WebP file contains no image")
@@ -91,7 +91,7 @@ def _canvas(payload: bytes, limits: Limits) -> tuple[int, int, bool]:
 
 
 def _first_frame(found: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int, CanvasPosition | None]:
-    """Returns the first frame as a still WebP file, with its width and height and its position on the canvas."""
+    """Returns the first frame as a still WebP file, and the width, height and canvas position of the frame."""
     if b"VP8X" not in found:
         return *_still(found, limits), None
     canvas_width, canvas_height, animated = _canvas(found[b"VP8X"], limits)
