@@ -1,4 +1,4 @@
-"""Defines `Features`, the output tokens of a model, which heads, objectives and evaluators read."""
+"""Defines `Features`, the output tokens of a model and the input of heads, objectives and evaluators."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace

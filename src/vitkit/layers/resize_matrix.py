@@ -64,7 +64,7 @@ def _with_repeated_ends(
 
 
 def _antialiased(old: int, index: Tensor, count: Tensor, filter_: Callable[[Tensor], Tensor]) -> Float[Tensor, "n old"]:
-    """Returns normalized weights of a filter with antialiasing, which is stretched for downsampling as in Pillow."""
+    """Returns the normalized weights of an antialiasing filter. Downsampling stretches the filter, as in Pillow."""
     scale = old / count.float()
     stretch = scale.clamp_min(1.0)
     cells = torch.arange(old, device=index.device)

@@ -48,7 +48,7 @@ class Taps:
         self._outputs: dict[int, Tensor] = {}
 
     def add(self, index: int, output: Tensor) -> bool:
-        """Stores the output of a block if it was chosen. Returns whether the forward pass can stop after it."""
+        """Stores the output of block `index` if it was chosen. Returns whether the forward pass can stop here."""
         if index in self.indices:
             self._outputs[index] = output
         return self.stops and index >= max(self.indices)

@@ -178,7 +178,7 @@ class TokenBackbone(Backbone):
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns the tokens of the images with position embeddings, which are the input of the first block."""
+        """Returns the input of the first block: the tokens of the images, with position embeddings."""
 
     @abstractmethod
     def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
@@ -273,7 +273,7 @@ def to_dict(config: Dataclass) -> JsonDict:
 
 
 def from_dict(data: Json) -> AnyConfig:
-    """Converts the output of `to_dict` back to a model config. Raises ValueError if it is invalid."""
+    """Converts the output of `to_dict` back to a model config. Raises ValueError for an invalid dict."""
     if not isinstance(data.get("family"), str):
         raise ValueError("the model config has no key 'family', which names the model family")
     rest = {key: value for key, value in data.items() if key != "family"}

@@ -80,7 +80,7 @@ def learned_tables(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"] | None:
-    """Returns the position embeddings of a model, resized to a grid of (rows, columns), or None if it has none."""
+    """Returns the position embeddings of a model, resized to a grid of (rows, columns), or None if there are none."""
     config = config_of(model)
     learned, method = learned_tables(model), getattr(config, "position_resize", "")
     if "pos_embed" in learned:

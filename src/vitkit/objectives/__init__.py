@@ -129,7 +129,7 @@ def to_dict(config: Dataclass) -> JsonDict:
 
 
 def from_dict(data: Json) -> AnyConfig:
-    """Converts the output of `to_dict` back to the config of an objective. Raises ValueError if it is invalid."""
+    """Converts the output of `to_dict` back to the config of an objective. Raises ValueError for an invalid dict."""
     if not isinstance(data.get("objective"), str):
         raise ValueError("the config of the objective has no field 'objective' with the name of an objective")
     rest = {key: value for key, value in data.items() if key != "objective"}

@@ -171,7 +171,7 @@ class DINO(Objective):
     def views(
         self, images: Float[Tensor, "b c height width"]
     ) -> tuple[list[Float[Tensor, "b c _ _"]], list[Float[Tensor, "b c _ _"]]]:
-        """Returns two global and several local views of each image, which are augmented random crops.
+        """Returns augmented random crops of each image: two global views and several local views.
 
         Views are cropped, flipped and color-augmented at random; the probability of blur is 1 and 0.1 for the global
         views and 0.5 for the local ones.
@@ -235,7 +235,7 @@ def teacher_momentum(config: Config, progress: float) -> float:
 
 
 def effective_rank(vectors: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Returns the effective rank of vectors with the covariance C, which is (trace C)^2 / trace(C^2)."""
+    """Returns the effective rank of vectors: (trace C)^2 / trace(C^2), where C is the covariance of the vectors."""
     centered = (vectors - vectors.mean(dim=0)).float()
     gram = centered @ centered.T if vectors.shape[0] < vectors.shape[1] else centered.T @ centered
     return gram.trace().square() / gram.square().sum().clamp_min(torch.finfo(gram.dtype).tiny)

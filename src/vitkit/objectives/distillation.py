@@ -122,7 +122,7 @@ class Distillation(Objective):
     def student_logits(
         self, images: Float[Tensor, "b c height width"]
     ) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b teacher_classes"]]:
-        """Returns the student's logits for the label loss and for the teacher loss. With a single head, they are equal.
+        """Returns the student's logits for the label loss and for the teacher loss. With a single head, both are equal.
 
         The separate head for a teacher with other classes reads the representation of the student.
         """

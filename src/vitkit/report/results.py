@@ -51,7 +51,7 @@ def tiles(predictions: Predictions, names: tuple[str, ...], what: str = "") -> l
 
 
 def label_section(predictions: Predictions, names: tuple[str, ...]) -> str:
-    """Returns a section with the metrics of every label of a multi-label task, at its decision threshold."""
+    """Returns a section with the metrics of every label of a multi-label task, at the label's decision threshold."""
     counted = _counted(predictions)
     results = sorted(enumerate(f1.per_label(predictions, names)), key=lambda each: each[1].f1)
     rows = "".join(

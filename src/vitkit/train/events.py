@@ -93,7 +93,7 @@ LOGGERS: dict[str, Callable[[Run, Path], Logger]] = {
 
 
 def check_loggers(run: Run) -> None:
-    """Raises ValueError if a logger is unknown, and ImportError if its package is not installed."""
+    """Raises ValueError if a logger is unknown, and ImportError if the package of a logger is not installed."""
     unknown = [name for name in run.hardware.loggers if name not in LOGGERS]
     if unknown:
         known = f"the loggers are {', '.join(LOGGERS)}; TensorBoard is always on"

@@ -46,7 +46,7 @@ class Training:
     module: nn.Module = field(init=False)  # the objective, wrapped for DDP if needed
 
     def __post_init__(self) -> None:
-        """Sets `module` to the objective. If the run uses DDP, the wrapped objective later replaces it."""
+        """Sets `module` to the objective. With DDP, `module` is later set to the wrapped objective."""
         self.module = self.objective
 
     @cached_property
@@ -56,7 +56,7 @@ class Training:
 
     @property
     def consumed(self) -> int:
-        """Number of training samples used so far, from which the data loader of a resumed run continues."""
+        """Number of training samples used so far. The data loader of a resumed run skips these samples."""
         return self.step * self.run.batch_size
 
     def state_dict(self) -> State:

@@ -172,7 +172,7 @@ def to_dict(run: Run) -> JsonDict:
 
 
 def from_dict(data: Json) -> Run:
-    """Converts the output of `to_dict` back to the config of a run. Raises ValueError if it is invalid."""
+    """Converts the output of `to_dict` back to the config of a run. Raises ValueError for an invalid dict."""
     for key in ("model", "objective"):
         if not isinstance(data.get(key), Mapping):
             raise ValueError(f"the field '{key}' of the run config is missing or is not an object with named fields")

@@ -151,7 +151,7 @@ class TrainingSession:
         return self.training.run.batch_size / distributed.world_size()
 
     def save(self, *, last: bool) -> None:
-        """Saves a training checkpoint. If `last` is True, waits until it is on disk. All processes must call this."""
+        """Saves a training checkpoint and waits for completion if `last` is True. All processes must call this."""
         content = {
             "training": self.training.state_dict(),
             "score": self.score,
@@ -205,7 +205,7 @@ class TrainingSession:
                 raise Interrupted(number, training.step)
 
     def after_step(self, events: Events, stop: StopRequest, source: Source) -> Callable[[Metrics, Batch], bool]:
-        """Returns the callback after each step, which logs, evaluates and saves. Training ends if it returns True."""
+        """Returns the callback that logs, evaluates and saves after each step. It returns True to end training."""
         training, run = self.training, self.training.run
 
         def after(scalars: Metrics, batch: Batch) -> bool:

@@ -120,7 +120,7 @@ class FusedAttention(nn.Module):
         relative: Float[Tensor, "offsets k"] | None = None,
         residual: Float[Tensor, "b m d"] | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """Returns the attention output, with the residual added if it is given."""
+        """Returns the attention output, plus `residual` if it is given."""
         if self.direct and bias is None and rotation is None and relative is None:
             return self.proj(kernel.packed(self.qkv(x), self.num_heads), residual=residual)
         q, k, v = self.heads(x, rotation)
@@ -134,7 +134,7 @@ class FusedAttention(nn.Module):
     def project(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, residual: Tensor | None
     ) -> Float[Tensor, "b m d"]:
-        """Returns the attention output after its projection, with the residual added if it is given."""
+        """Returns the attention output after the output projection, plus `residual` if it is given."""
         if self.keep is not None and bias is not None and bias.shape[-2] > 1:
             bias = bias[..., : self.keep, :]
         return self.proj(attend(q, k, v, bias, self.backend), residual=residual)
@@ -180,7 +180,7 @@ class FusedMLP(nn.Module):
         return [self.fc1, self.value] if self.gated else [self.fc1]
 
     def forward(self, x: Float[Tensor, "*b d"], residual: Float[Tensor, "*b d"] | None = None) -> Float[Tensor, "*b d"]:
-        """Returns the output for each token, with the residual added if it is given."""
+        """Returns the output for each token, plus `residual` if it is given."""
         hidden = self.fc1(x)
         return self.fc2(self.value(x, factor=hidden) if self.gated else hidden, residual=residual)
 

@@ -102,11 +102,11 @@ class ExportedModel(models.Backbone):
         )
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Returns the representation stored in the features. Raises ValueError if another model computed them."""
+        """Returns the representation stored in the features. Raises ValueError for features of another model."""
         return _stored(features, "representation")
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """Returns the logits stored in the features. Raises ValueError if another model computed them."""
+        """Returns the logits stored in the features. Raises ValueError for features of another model."""
         return _stored(features, "logits")
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:

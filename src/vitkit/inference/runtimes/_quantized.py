@@ -1,4 +1,4 @@
-"""Quantizes ONNX models to 8 bits with calibration images, and compares them with the original model."""
+"""Quantizes ONNX models to 8 bits with calibration images, and compares the outputs with the original outputs."""
 
 import contextlib
 import io

@@ -99,7 +99,7 @@ def without_shape_checks() -> Iterator[None]:
 
 
 def fixed_size_reason(config: AnyConfig) -> str:
-    """Returns why a model must be exported with a fixed image size, or an empty string if it can be dynamic."""
+    """Returns why a model must be exported with a fixed image size, or an empty string if the size can be dynamic."""
     if getattr(config, "relative", "none") != "none" and config.relative_resize != "bilinear":
         return "its tables of relative positions are resized by a search for geometric steps"
     if getattr(config, "position", "") == "relative":

@@ -62,7 +62,7 @@ def quantize(source: Path, target: Path, images: Float[Tensor, "b c height width
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Loads an ONNX model, which uses as many threads as torch. Raises CheckpointError if the file is invalid."""
+    """Loads an ONNX model that runs on as many threads as torch. Raises CheckpointError if the file is invalid."""
     try:
         import onnxruntime
     except ImportError:

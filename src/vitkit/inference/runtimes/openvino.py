@@ -34,7 +34,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Loads a model in float32, which uses as many threads as torch. Raises CheckpointError if the file is invalid."""
+    """Loads a float32 model that runs on as many threads as torch. Raises CheckpointError if the file is invalid."""
     try:
         import openvino
     except ImportError:

@@ -104,7 +104,7 @@ class Writer(StorageWriter):
 
 
 class Reader(StorageReader):
-    """Reads the shards that a process needs from a checkpoint, which any number of processes may have written."""
+    """Reads the shards that a process needs from a checkpoint written by any number of processes."""
 
     def __init__(self, path: Path, manifest: Json):
         self.path = path

@@ -114,7 +114,7 @@ def is_complete(path: Path, rank: int = 0, world_size: int = 1) -> bool:
 
 
 def read_manifest(path: Path) -> JsonDict:
-    """Reads the manifest of a checkpoint. Raises ValueError if it is damaged, and OSError if it is missing."""
+    """Reads the manifest of a checkpoint. Raises ValueError for a damaged and OSError for a missing manifest."""
     try:
         manifest = json.loads(read_bytes(path / _MANIFEST))
     except RecursionError:

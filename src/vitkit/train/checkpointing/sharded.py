@@ -32,7 +32,7 @@ def save(
 def async_save(
     folder: Path, step: int, content: Mapping[str, object], *, keep: int, group: ProcessGroup | None = None
 ) -> Future[object]:
-    """Copies the shards and saves them in the background. Returns a future that completes when they are saved."""
+    """Copies the shards and saves them in the background. Returns a future that completes when all shards are saved."""
     tensors, rest = _storage.split_tensors(content)
     with _original_errors():
         writer = Writer(folder, step, rest, keep)
