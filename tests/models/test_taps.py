@@ -123,7 +123,7 @@ def test_blocks_that_do_not_exist_are_rejected(blocks: Any, message: str) -> Non
 
 def test_options_without_blocks_and_unknown_options_are_rejected() -> None:
     model = models.build(deeper("vit"))
-    with pytest.raises(ValueError, match=r"as_maps needs the option blocks"):
+    with pytest.raises(ValueError, match=r"as_maps can only be used with blocks"):
         model.features(images_of(model), as_maps=True)
     with pytest.raises(TypeError, match=r"unknown options \['reshape'\]"):
         model.features(images_of(model), blocks=1, reshape=True)  # type: ignore[call-arg]

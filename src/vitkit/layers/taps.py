@@ -82,7 +82,7 @@ def make_taps(
     if blocks is None:
         if options:
             raise ValueError(
-                f"{' and '.join(options)} needs the option blocks, such as blocks=(2, 5), or blocks=4 for the last 4"
+                f"{' and '.join(options)} can only be used with blocks, such as blocks=(2, 5) or blocks=4 (the last 4)"
             )
         return None
     return Taps(blocks, depth, final_norm, **options)

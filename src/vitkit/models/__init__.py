@@ -275,6 +275,6 @@ def to_dict(config: Dataclass) -> JsonDict:
 def from_dict(data: Json) -> AnyConfig:
     """Converts the output of `to_dict` back to a model config. Raises ValueError for an invalid dict."""
     if not isinstance(data.get("family"), str):
-        raise ValueError("the model config has no key 'family', which names the model family")
+        raise ValueError("the model config has no key 'family' with the name of a model family")
     rest = {key: value for key, value in data.items() if key != "family"}
     return configs.from_dict(family(data["family"]).Config, rest)

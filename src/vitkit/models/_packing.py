@@ -51,7 +51,7 @@ def logits(
     if getattr(model.config, "pool", "") == "none":
         raise ValueError("with pool='none' the number of logits differs between images; use `features` instead")
     if not images:
-        raise ValueError("there are no images to pack")
+        raise ValueError("there are no images to pack; pass at least one image")
     results: list[Tensor] = [torch.empty(0)] * len(images)
     for indices, packed in _packs(_token_backbone(model), images, tokens):
         scores = torch.cat([model.logits(group) for group in encode(model, packed).split()])

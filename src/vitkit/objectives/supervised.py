@@ -57,7 +57,9 @@ class Config:
             given = f"binarize_targets={self.binarize_targets} and average='{self.average}'"
             raise ValueError(f"{given} need loss='sigmoid', not '{self.loss}'")
         if self.loss == "mse" and (self.label_smoothing or self.class_weights is not None):
-            raise ValueError("label_smoothing and class_weights need classes; loss='mse' predicts numbers")
+            raise ValueError(
+                "label_smoothing and class_weights need classes, but loss='mse' predicts numbers; unset both"
+            )
         if self.positive_weights is not None and self.loss != "sigmoid":
             raise ValueError(f"positive_weights need loss='sigmoid', not '{self.loss}'")
 
@@ -145,7 +147,7 @@ def _weight_tensor(name: str, weights: tuple[float, ...] | str | None, classes: 
             f"{name}='{weights}' needs the training labels; call `objectives.fitted` to compute the weights"
         )
     if weights is not None and len(weights) != classes:
-        raise ValueError(f"there are {len(weights)} {name}, but {classes} classes")
+        raise ValueError(f"there are {len(weights)} {name}, but {classes} classes; pass one weight per class")
     return None if weights is None else torch.tensor(weights, dtype=torch.float32)
 
 

@@ -224,7 +224,9 @@ def _fusion(model: Backbone, path: ExecutionPath, supported: Capabilities, image
     observed = fuse(model, replace(fusion, dtype=inner))
     observers = quantization.observe(observed)
     if not observers:
-        raise RuntimeError("int8 and float8 need dense layers in encoder blocks, but the model has none")
+        raise RuntimeError(
+            "int8 and float8 need dense layers in encoder blocks, but the model has none; use float32 or bfloat16"
+        )
     with torch.inference_mode():
         for part in images.split(CHUNK):
             observed(part)
@@ -245,13 +247,17 @@ def _network(model: Backbone, base: Backbone, fusion: Fusion, path: ExecutionPat
     chunk = compiled if compiled else CHUNK if next(base.parameters()).device.type == "cpu" else None
     network = fuse(base, fusion)
     if fusion.float8 and not any(isinstance(module, Float8Dense) for module in network.modules()):
-        raise RuntimeError("int8 and float8 need dense layers in encoder blocks, but the model has none")
+        raise RuntimeError(
+            "int8 and float8 need dense layers in encoder blocks, but the model has none; use float32 or bfloat16"
+        )
     return FastModel(network, model, path, dtype=torch.float32, chunk=chunk)
 
 
 def _merging(model: Backbone, merge: Reduction, proportional: bool, images: Tensor) -> Merging:
     if not isinstance(model, TokenBackbone):
-        raise ValueError("token merging needs a model with encoder blocks over tokens, but this model has none")
+        raise ValueError(
+            "token merging needs encoder blocks over tokens, but this model has none; disable token merging"
+        )
     with torch.inference_mode():
         num_special = model.embed(images[:1]).num_special
     return Merging(schedule(merge, len(model.blocks)), num_special, proportional=proportional)

@@ -219,7 +219,9 @@ class FusedBlock(nn.Module):
         """Returns the output tokens: all tokens, the tokens left after merging, or the first `keep` tokens."""
         if self.merging is not None:
             if bias is not None or rotation is not None or relative is not None:
-                raise ValueError("tokens cannot be merged: the attention of this model depends on token positions")
+                raise ValueError(
+                    "tokens cannot be merged, because the attention of this model depends on token positions"
+                )
             return self._forward_merging(self.merging, x)
         x = self.attn(self.norm1(x), bias, rotation, relative, self._queries(x))
         return self.mlp(self.norm2(x), x)

@@ -174,7 +174,7 @@ def _block(block: Block, index: int, fusion: Fusion) -> FusedBlock:
         keep=fusion.keep if last else None,
     )
     if not isinstance(block.mlp, MLP | SwiGLU):
-        raise TypeError(f"fused layers do not support the MLP {type(block.mlp).__name__}")
+        raise TypeError(f"fused layers do not support the MLP class {type(block.mlp).__name__}")
     mlp = FusedMLP(block.mlp, partial(fusion.make, f"{path}.mlp"), gamma=gamma_of(block.ls2))
     return FusedBlock(block, attention, mlp, index, merging=fusion.merging, last=last)
 
