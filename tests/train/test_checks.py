@@ -59,7 +59,7 @@ def test_validation_classes_need_training_images(small_run: Callable[..., Run]) 
             return super().label(index) % 4
 
     with pytest.raises(
-        ValueError, match="these classes have validation images, but no training images: 4, 5, 6, 7, 8 and 1 more"
+        ValueError, match="the classes 4, 5, 6, 7, 8 and 1 more have validation images, but no training images"
     ):
         checks.check(small_run(), FourClasses(), Digits())
     checks.check(small_run(), Digits(), FourClasses())

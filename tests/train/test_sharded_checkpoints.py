@@ -53,7 +53,7 @@ def test_all_content_is_restored(tmp_path: Path) -> None:
 def test_unsupported_content_is_named() -> None:
     for value, message in (
         ({1: torch.zeros(1), "1": torch.zeros(1)}, "two tensors with the key 'a/1'"),
-        (object(), "'a' is a object"),
+        (object(), "the value at 'a' is of type object"),
     ):
         with pytest.raises(ValueError, match=message):
             _storage.split_tensors({"a": value})
@@ -236,5 +236,5 @@ def test_a_copy_shares_no_memory() -> None:
 
 
 def test_an_invalid_manifest_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="does not describe a checkpoint"):
+    with pytest.raises(ValueError, match=r"the manifest of the checkpoint .* is invalid"):
         _storage.Reader(tmp_path, {"step": 1, "files": {}, "tensors": {"a": {}}})

@@ -21,12 +21,12 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
     if run.model.num_classes != classes:
         raise ValueError(
             f"the model has {run.model.num_classes} classes, but the data source '{run.data.source}' has {classes} "
-            "classes"
+            f"classes; set model.num_classes={classes}"
         )
     if run.model.channels != run.processor.channels:
         raise ValueError(
             f"the model has {run.model.channels} input channels, but the processor has {run.processor.channels} "
-            "channels"
+            "channels; they must be equal"
         )
     if tuple(run.model.image_size) != tuple(run.processor.size):
         raise ValueError(
@@ -102,7 +102,9 @@ def check_classes(trained: set[int], evaluated: set[int], classes: tuple[str, ..
     if missing and trained:
         shown = ", ".join(classes[number] for number in missing[:5])
         more = f" and {len(missing) - 5} more" if missing[5:] else ""
-        raise ValueError(f"these classes have validation images, but no training images: {shown}{more}")
+        raise ValueError(
+            f"the classes {shown}{more} have validation images, but no training images; add training images"
+        )
 
 
 def check_labels(source: Source, what: str = "image") -> set[int]:
@@ -141,7 +143,8 @@ def check_disk_space(run: Run, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
-            f"the run needs about {needed / 1e9:.2f} GB in the folder '{folder}', but only {free / 1e9:.2f} GB are free"
+            f"the run needs about {needed / 1e9:.2f} GB in the folder '{folder}', but only {free / 1e9:.2f} GB are "
+            "free; free disk space or choose another folder"
         )
 
 

@@ -57,7 +57,7 @@ def apply(tuning: Tuning, backbone: Backbone) -> None:
     _check_patterns((*tuning.train_only, *tuning.freeze), names, "parameters")
     heads = set(backbone.head_parameters()) if tuning.head_only or tuning.lora_rank else set()
     if tuning.head_only and not heads:
-        raise ValueError("tuning.head_only needs a model with a head, but num_classes is 0")
+        raise ValueError("tuning.head_only needs a model with a head, but num_classes is 0; set tuning.head_only=false")
     everything = not (tuning.train_only or tuning.head_only or tuning.lora_rank)
     for name, parameter in backbone.named_parameters():
         chosen = everything or name in heads or _matches(name, tuning.train_only)

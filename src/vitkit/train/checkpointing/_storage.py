@@ -111,7 +111,7 @@ class Reader(StorageReader):
         try:
             self.metadata, self.file_of = _parse_manifest(manifest)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"the manifest of '{path}' does not describe a checkpoint: {error}") from None
+            raise ValueError(f"the manifest of the checkpoint '{path}' is invalid: {error}") from None
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: object) -> bool:
@@ -173,18 +173,20 @@ def _parse_manifest(manifest: Json) -> tuple[Metadata, dict[str, str]]:
     for name, entry in manifest["tensors"].items():
         dtype = getattr(torch, entry["dtype"])
         if not isinstance(dtype, torch.dtype):
-            raise ValueError(f"'{entry['dtype']}' is not the name of a torch dtype")
+            raise ValueError(f"the manifest has the dtype '{entry['dtype']}', which is not the name of a torch dtype")
         size, chunks = torch.Size(entry["shape"]), []
         if min(size, default=0) < 0:
-            raise ValueError(f"the shape of '{name}' is {list(size)}; no dimension may be negative")
+            raise ValueError(f"the shape of the tensor '{name}' is {list(size)}; no dimension may be negative")
         for file, offsets, sizes in entry["chunks"]:
             chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
             if file not in manifest["files"] or min([0, *offsets, *sizes]) < 0:
-                raise ValueError(f"a shard of '{name}' has invalid offsets {offsets} or the unknown file '{file}'")
+                raise ValueError(
+                    f"a shard of the tensor '{name}' has invalid offsets {offsets} or the unknown file '{file}'"
+                )
             file_of[_key(MetadataIndex(name, offsets))] = file
         # Never allocate more than the files contain.
         if sum(each.sizes.numel() for each in chunks) != size.numel() or size.numel() * dtype.itemsize > most:
-            raise ValueError(f"the shards of '{name}' do not form a tensor of shape {list(size)}")
+            raise ValueError(f"the shards of the tensor '{name}' do not form a tensor of shape {list(size)}")
         tensors[name] = TensorStorageMetadata(TensorProperties(dtype=dtype), size, chunks)
     return Metadata(tensors), file_of
 
@@ -215,7 +217,8 @@ def split_tensors(content: Mapping[str, object]) -> tuple[dict[str, Tensor], Jso
         if value is None or isinstance(value, bool | int | float | str):
             return value
         raise ValueError(
-            f"a checkpoint can contain only tensors and plain values, but '{path}' is a {type(value).__name__}"
+            f"a checkpoint can contain only tensors and plain values, but the value at '{path}' is of type "
+            f"{type(value).__name__}"
         )
 
     rest = {key: visit(value, key) for key, value in content.items()}

@@ -120,7 +120,7 @@ def read_manifest(path: Path) -> JsonDict:
     except RecursionError:
         raise ValueError(f"the JSON in {path / _MANIFEST} is nested too deeply") from None
     if not isinstance(manifest, dict) or manifest.get("step") != _step(path):
-        raise ValueError(f"{path / _MANIFEST} is not the manifest of '{path.name}'")
+        raise ValueError(f"the file {path / _MANIFEST} is not the manifest of the checkpoint '{path.name}'")
     if "files" not in manifest:  # the first format, of full checkpoints only
         entry = {"size": manifest.get("size"), "sha256": manifest.get("sha256")}
         return {"step": manifest["step"], "files": {_FULL: entry}}
@@ -128,7 +128,7 @@ def read_manifest(path: Path) -> JsonDict:
     if seal != _seal(manifest) or not isinstance(manifest["files"], dict):
         raise ValueError(f"the manifest {path / _MANIFEST} is damaged, because its hash or its list of files is wrong")
     if any(Path(name).name != name for name in manifest["files"]):
-        raise ValueError(f"{path / _MANIFEST} contains names of files outside its folder")
+        raise ValueError(f"the manifest {path / _MANIFEST} contains names of files outside its folder")
     return manifest
 
 
