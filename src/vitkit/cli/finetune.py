@@ -42,7 +42,8 @@ def finetune(
         val: Validation data. If not set: the val split of --data, or a held-out fraction of the training images.
         held_out: Fraction of the training images to hold out for validation if the data has no val split.
         image_size: Input size in pixels, a multiple of the patch size. If not set: the image size of the model.
-        channels: Number of channels of the images. An RGB model is adapted to this number. If not set: as in the model.
+        channels: Number of channels of the images. An RGB model is adapted to this number. If not set: the
+            number of channels of the model.
         steps: Number of training steps. If not set: 500, 10,000 or 20,000, depending on the number of training images.
         epochs: Number of epochs, instead of --steps.
         lr: Peak learning rate. If not set, it depends on the number of training images.
