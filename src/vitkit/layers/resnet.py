@@ -72,7 +72,7 @@ class StdConv(nn.Conv2d):
 
 
 class MaxPoolSame(nn.Module):
-    """Max-pooling over a square window with SAME padding, filled with minus infinity."""
+    """Max-pooling over a square window with SAME padding. The padding value is minus infinity."""
 
     def __init__(self, kernel: int, stride: int):
         super().__init__()

@@ -142,7 +142,7 @@ def _properties_of_primary(data: bytes, found: _Meta) -> list[int]:
 
 
 def heif_decoder() -> type[ImageFile.ImageFile] | None:
-    """Returns the HEIF decoder of a registered plug-in or of pillow-heif (the extra `heif`), or None."""
+    """Returns the HEIF decoder of a registered plug-in or of pillow-heif (the extra `heif`), or None if missing."""
     if "HEIF" in Image.OPEN:
         return cast(type[ImageFile.ImageFile], Image.OPEN["HEIF"][0])
     try:
