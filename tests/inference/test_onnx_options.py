@@ -38,6 +38,7 @@ DYNAMIC: dict[str, tuple[str, dict[str, Any]]] = {
     "beit": ("beit", ONE | {"relative_resize": "bilinear", "position": "learned"}),
     "axial": ("axial", ONE),
     "bit": ("bit", {}),
+    "resnet": ("resnet", {}),
 }
 FIXED = {
     "beit": ("beit", {}, "geometric steps"),
