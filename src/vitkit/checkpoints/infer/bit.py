@@ -65,7 +65,10 @@ def resnet_depths(shapes: Mapping[str, Shape], where: str) -> tuple[int, ...]:
     depths = tuple(max((b for s, b in found if s == stage), default=0) + 1 for stage in range(stages))
     expected = {(stage, block) for stage, depth in enumerate(depths) for block in range(depth)}
     if absent := sorted(expected - found):
-        raise CheckpointError(f"residual blocks are missing: {listing([f'stage {s} block {b}' for s, b in absent])}; save the full state_dict"
+        raise CheckpointError(
+            f"residual blocks are missing: {listing([f'stage {s} block {b}' for s, b in absent])}; save the full "
+            "state_dict"
+        )
     return depths
 
 
