@@ -1,6 +1,7 @@
 """Downloads config files and weights from the Hugging Face Hub to the Hub cache. Prefers safetensors files."""
 
 import difflib
+import os
 from pathlib import Path
 
 from vitkit.checkpoints.checkpoint import CheckpointError
@@ -26,16 +27,16 @@ OLDER_PATTERNS = (
 )
 
 
-def download(name: str, revision: str | None) -> tuple[Path, str]:
+def download(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None = None) -> tuple[Path, str]:
     """Downloads a model. Returns its folder in the Hub cache and the commit hash.
 
-    `revision` defaults to the main branch. Only files that match `PATTERNS` are downloaded, and those that match
+    `revision` defaults to the main branch, `cache_dir` to the cache of huggingface_hub. Only files that match `PATTERNS` are downloaded, and those that match
     `OLDER_PATTERNS` if the model has no safetensors. Without a network, or with HF_HUB_OFFLINE=1, the files in the
     cache are used.
     """
-    folder = _snapshot(name, revision, PATTERNS)
+    folder = _snapshot(name, revision, PATTERNS, cache_dir)
     if not any((folder / each).is_file() for each in SAFETENSORS):
-        folder = _snapshot(name, revision, (*PATTERNS, *OLDER_PATTERNS))
+        folder = _snapshot(name, revision, (*PATTERNS, *OLDER_PATTERNS), cache_dir)
         if not any(path.match(pattern) for path in folder.iterdir() for pattern in OLDER_PATTERNS):
             raise CheckpointError(
                 f"{name} has no model.safetensors, pytorch_model.bin or flax_model.msgpack on the Hub or in the cache; "
@@ -44,11 +45,13 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
     return folder, folder.name
 
 
-def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+def _snapshot(
+    name: str, revision: str | None, patterns: tuple[str, ...], cache_dir: str | os.PathLike[str] | None
+) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), cache_dir=cache_dir))
     except errors.RevisionNotFoundError:
         raise CheckpointError(
             f"{name} on the Hub has no revision {revision}; check the branch, tag or commit"

@@ -34,10 +34,16 @@ def resize_patches(weight: Float[Tensor, "d c h w"], size: tuple[int, int]) -> F
         return weight
     if min(size) < 1:
         raise ValueError(f"patch size {size[0]}x{size[1]} is invalid; both sides must be at least 1")
-    rows, columns = (
-        patch_resize_matrix(old, new).to(weight.device) for old, new in zip(weight.shape[2:], size, strict=True)
-    )
+    rows, columns = (patch_resize_matrix(old, new) for old, new in zip(weight.shape[2:], size, strict=True))
+    return resize_kernel(weight, rows, columns)
+
+
+def resize_kernel(
+    weight: Float[Tensor, "d c h w"], rows: Float[Tensor, "h2 h"], columns: Float[Tensor, "w2 w"]
+) -> Float[Tensor, "d c h2 w2"]:
+    """Multiplies both axes of a kernel by float64 matrices. The result has the dtype of the kernel."""
     # float64 for another reason, too: autocast does not change it.
+    rows, columns = rows.to(weight.device), columns.to(weight.device)
     return torch.einsum("rp,dcpq,sq->dcrs", rows, weight.double(), columns).to(weight.dtype)
 
 

@@ -1,0 +1,268 @@
+"""`create_model`: builds timm's models by name, and loads weights from files, folders and the Hub."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitkit import checkpoints
+from vitkit.checkpoints import Checkpoint, CheckpointError
+from vitkit.checkpoints.formats.timm import _config
+from vitkit.checkpoints.formats.timm._architectures import Architecture
+from vitkit.checkpoints.hub import download
+from vitkit.checkpoints.json_files import read_json
+from vitkit.config import JsonDict, nearest
+from vitkit.timm.models._features import FeatureGetterNet
+from vitkit.timm.models._registry import CFG_DEFAULTS, CFG_KEYS, PretrainedCfg, get_pretrained_cfg, resolve_name
+from vitkit.timm.models._weights import load_checkpoint, load_weights
+from vitkit.timm.models.beit import Beit
+from vitkit.timm.models.deit import VisionTransformerDistilled
+from vitkit.timm.models.eva import Eva
+from vitkit.timm.models.resnetv2 import ResNetV2
+from vitkit.timm.models.vision_transformer import VisionTransformer
+
+Source = str | os.PathLike[str]
+CLASSES: dict[str, type[nn.Module]] = {
+    "vision_transformer": VisionTransformer,
+    "vision_transformer_hybrid": VisionTransformer,
+    "deit": VisionTransformer,
+    "beit": Beit,
+    "eva": Eva,
+    "resnetv2": ResNetV2,
+}
+# A prefix of at least two characters, so that C:\ is none.
+PREFIX = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-_]+")
+SOURCES = ("hf-hub", "local-dir")
+
+
+def parse_model_name(model_name: str) -> tuple[str | None, str]:
+    """Returns the source prefix (`hf-hub`, `local-dir` or None) and the rest of a model name.
+
+    Raises ValueError for an unknown prefix, and for a path or Hub id without a prefix.
+    """
+    source, colon, rest = model_name.partition(":")
+    if not colon or not PREFIX.fullmatch(source):
+        if any(sign in model_name for sign in "/\\:"):
+            raise ValueError(
+                f"Model name '{model_name}' has no source prefix but looks like a Hugging Face Hub repo id or a local "
+                f"path. Use 'hf-hub:{model_name}' to load from the Hub or 'local-dir:{model_name}' to load from a "
+                "local folder."
+            )
+        return None, model_name
+    source = {"hf_hub": "hf-hub"}.get(source.lower(), source.lower())
+    if source not in SOURCES:
+        raise ValueError(
+            f"Unknown model source '{source}' in model name '{model_name}', valid sources: {', '.join(SOURCES)}."
+        )
+    if not rest:
+        raise ValueError(f"Model name '{model_name}' has no model id / path after the '{source}:' prefix.")
+    return source, rest
+
+
+def safe_model_name(model_name: str, remove_source: bool = True) -> str:
+    """Returns a model name with letters, digits and underscores only."""
+    name = parse_model_name(model_name)[1] if remove_source else model_name
+    return "".join(sign if sign.isalnum() else "_" for sign in name).rstrip("_")
+
+
+def create_model(
+    model_name: str,
+    pretrained: bool | Source = False,
+    pretrained_cfg: str | Mapping[str, Any] | None = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    checkpoint_path: Source | None = None,
+    cache_dir: Source | None = None,
+    *,
+    scriptable: bool | None = None,
+    exportable: bool | None = None,
+    no_jit: bool | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Creates a model by timm's name, optionally with a tag (`vit_base_patch16_224.augreg_in21k`).
+
+    `hf-hub:OWNER/NAME` and `local-dir:FOLDER` take architecture, arguments and settings from a config.json of timm.
+    `pretrained` is True for the published weights, or the path or Hub id of a checkpoint in any format that
+    `vitkit.load` reads. `checkpoint_path` is loaded into the finished model. `kwargs` are arguments of the model class,
+    and `features_only`, `out_indices`; None means the default. `scriptable`, `exportable` and `no_jit` have no effect:
+    the models can be exported as they are.
+
+    Raises RuntimeError for an unknown model and for missing weights, ValueError for an option that vitkit does not
+    support, and TypeError for an unknown argument.
+    """
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    source, rest = parse_model_name(model_name)
+    name = rest
+    if source:
+        if pretrained_cfg:
+            raise AssertionError("pretrained_cfg should not be set when sourcing model from Hugging Face Hub.")
+        pretrained_cfg, name, arguments = _read_folder(source, rest, cache_dir)
+        kwargs = arguments | kwargs
+    architecture, tag = resolve_name(name)
+    model = build(
+        architecture,
+        pretrained=pretrained,
+        pretrained_cfg=pretrained_cfg or tag or None,
+        pretrained_cfg_overlay=pretrained_cfg_overlay,
+        cache_dir=cache_dir,
+        **kwargs,
+    )
+    if checkpoint_path:
+        load_checkpoint(model, checkpoint_path)
+    return model
+
+
+def _read_folder(source: str, rest: str, cache_dir: Source | None) -> tuple[JsonDict, str, JsonDict]:
+    """Returns pretrained_cfg, architecture and model arguments of a folder or Hub id with timm's config.json."""
+    if source == "hf-hub":
+        owner, _, revision = rest.partition("@")
+        folder = download(owner, revision or None, cache_dir)[0]
+        extra: JsonDict = {"hf_hub_id": rest, "source": "hf-hub"}
+    else:
+        folder = Path(rest).expanduser()
+        extra = {"file": str(folder), "source": "local-dir"}
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"Config file not found: {path}")
+    data = read_json(path)
+    cfg: Any = data.get("pretrained_cfg", data)
+    arguments, name = data.get("model_args") or {}, data.get("architecture")
+    if not isinstance(cfg, Mapping) or not isinstance(arguments, Mapping) or not isinstance(name, str):
+        raise CheckpointError(
+            f"{path} is not a config.json of timm: architecture must be a string, model_args and pretrained_cfg must "
+            "be objects; pass the folder as pretrained= together with the name of an architecture"
+        )
+    cfg = {key: value for key, value in cfg.items() if key in CFG_KEYS} | extra
+    cfg |= {key: data[key] for key in ("num_classes", "label_names", "label_descriptions") if key in data}
+    return _with_arguments(cfg, arguments), name, dict(arguments)
+
+
+def _with_arguments(cfg: JsonDict, arguments: Mapping[str, Any]) -> JsonDict:
+    """Returns a pretrained_cfg with the image size and the channels that the saved arguments set."""
+    channels, *size = cfg.get("input_size") or CFG_DEFAULTS["input_size"]
+    if arguments.get("dynamic_img_size"):
+        cfg["fixed_input_size"] = False
+    if arguments.get("in_chans") is not None:
+        channels = arguments["in_chans"]
+    if (given := arguments.get("img_size")) is not None and cfg.get("fixed_input_size"):
+        size = [given, given] if isinstance(given, int) else list(given)
+    return cfg | {"input_size": (channels, *size)}
+
+
+def resolve_cfg(
+    architecture: Architecture, cfg: str | Mapping[str, Any] | None, overlay: Mapping[str, Any] | None
+) -> PretrainedCfg:
+    """Returns the settings of the weights: a dict, those of a tag, or the default ones, with `overlay`."""
+    if isinstance(cfg, Mapping):
+        _check_keys(cfg)
+        base: JsonDict = {**CFG_DEFAULTS, **cfg}
+    else:
+        name = f"{architecture.name}.{cfg}" if cfg else architecture.name
+        base = dict(get_pretrained_cfg(name) or {})
+    overlay = dict(overlay or {})
+    _check_keys(overlay)
+    if any(overlay.get(key) for key in ("file", "url", "hf_hub_id", "hf_hub_filename")):
+        overlay.setdefault("custom_load", False)
+    return PretrainedCfg({"architecture": architecture.name, **base, **overlay})
+
+
+def _check_keys(cfg: Mapping[str, Any]) -> None:
+    for key in cfg:
+        if key not in CFG_KEYS:
+            raise TypeError(f"the pretrained_cfg got an unexpected keyword argument '{key}'{nearest(key, CFG_KEYS)}")
+
+
+def build(
+    architecture: Architecture,
+    *,
+    pretrained: bool | Source = False,
+    pretrained_cfg: str | Mapping[str, Any] | None = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    cache_dir: Source | None = None,
+    pretrained_strict: bool = True,
+    features_only: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """Creates the model of an architecture. See `create_model` for the arguments."""
+    cfg = resolve_cfg(architecture, pretrained_cfg, pretrained_cfg_overlay).to_dict()
+    loaded = None if pretrained is False else _load(cfg, pretrained, cache_dir)
+    if isinstance(loaded, Checkpoint) and pretrained is not True:
+        cfg |= _cfg_of(loaded, cfg)
+    taps = {name: kwargs.pop(name) for name in ("out_indices", "output_fmt", "feature_cls") if name in kwargs}
+    if taps and not features_only:
+        taps.pop("feature_cls", None)  # timm ignores them, too
+    arguments = architecture.arguments | kwargs
+    distilled = arguments.pop("distilled", False)
+    cls: Any = VisionTransformerDistilled if distilled else CLASSES[architecture.module]
+    for name in ("num_classes", "global_pool"):
+        if cfg.get(name) is not None:
+            arguments.setdefault(name, cfg[name])
+    channels, *size = cfg["input_size"]
+    arguments.setdefault("in_chans", channels)
+    if cfg.get("fixed_input_size"):
+        arguments.setdefault("img_size", tuple(size))
+    if architecture.module == "vision_transformer_hybrid":
+        arguments.setdefault("patch_size", 1)
+    model = cls(**arguments)
+    model.pretrained_cfg = model.default_cfg = cfg
+    if loaded is not None:
+        _fill(model, loaded, cfg, architecture, strict=pretrained_strict, features=features_only)
+    return _features(model, cfg, taps) if features_only else model
+
+
+def _fill(
+    model: Any, loaded: Checkpoint | Mapping[str, Any], cfg: JsonDict, architecture: Architecture, *, strict: bool, features: bool
+) -> None:
+    """Loads weights into a new model. Another number of classes keeps the new head."""
+    other = features or model.num_classes != cfg.get("num_classes", model.num_classes)
+    if not isinstance(loaded, Checkpoint):
+        state = {name: value for name, value in loaded.items() if not other or name.partition(".")[0] != "head"}
+        model.load_state_dict(state, strict=strict and not other)
+        return
+    other = other or loaded.model.config.num_classes != model.num_classes
+    # timm leaves out SigLIP's attention pooling if the model has another pooling.
+    strict = strict and not ("siglip" in architecture.name and model.global_pool != "map")
+    options = {"other_head": other, "bilinear": architecture.name.startswith("flexivit")}
+    load_weights(model, loaded, loaded.origin.source, strict=strict, **options)
+
+
+def _load(cfg: JsonDict, pretrained: bool | Source, cache_dir: Source | None) -> Checkpoint | Mapping[str, Any]:
+    """Returns the weights: those at a path or Hub id, or those that the pretrained_cfg names."""
+    source: Any = pretrained
+    if pretrained is True:
+        if cfg.get("state_dict"):
+            return cfg["state_dict"]
+        source = cfg.get("file") or cfg.get("hf_hub_id")
+        if not source:
+            name = cfg.get("architecture", "this model")
+            url = f"; download {cfg['url']} and pass its path as pretrained=" if cfg.get("url") else ""
+            raise RuntimeError(
+                f"No pretrained weights exist for {name}{url or '. Use `pretrained=False` for random init.'}"
+            )
+        if source == cfg.get("hf_hub_id") and cache_dir is not None:
+            owner, _, revision = str(source).partition("@")
+            source = download(owner, revision or None, cache_dir)[0]
+    elif not isinstance(pretrained, str | os.PathLike):
+        raise TypeError(f"pretrained is {pretrained!r}; expected True, False, or a path or Hub id of a checkpoint")
+    return checkpoints.load(source, dtype=None)
+
+
+def _cfg_of(loaded: Checkpoint, cfg: JsonDict) -> JsonDict:
+    """Returns the entries of a pretrained_cfg that describe a checkpoint: preprocessing, classes and labels."""
+    found = _config.pretrained_cfg(loaded.processor, loaded.model.config)
+    kept = ("first_conv", "classifier", "fixed_input_size")
+    entries = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items() if key not in kept}
+    labels = {"label_names": loaded.labels} if loaded.labels else {}
+    return entries | labels | {"file": loaded.origin.source}
+
+
+def _features(model: Any, cfg: JsonDict, taps: JsonDict) -> FeatureGetterNet:
+    if taps.pop("feature_cls", "getter") not in ("getter", FeatureGetterNet):
+        raise ValueError("feature_cls: vitkit has 'getter' only, which returns the outputs of blocks as a list")
+    taps.setdefault("out_indices", model.default_out_indices)
+    wrapped = FeatureGetterNet(model, **taps)
+    cfg = {key: value for key, value in cfg.items() if key not in ("num_classes", "classifier", "global_pool")}
+    wrapped.pretrained_cfg = wrapped.default_cfg = cfg  # type: ignore[assignment]
+    return wrapped
