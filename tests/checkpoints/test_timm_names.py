@@ -124,5 +124,5 @@ def test_missing_last_block(folder: Path) -> None:
 
 
 def test_num_heads_by_architecture_name(folder: Path) -> None:
-    _write_config(folder, architecture="test_vit")
+    _write_config(folder, architecture="test_vit", model_args={"depth": 2})
     assert checkpoints.load(folder).model.config.num_heads == 2

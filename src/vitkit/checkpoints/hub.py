@@ -30,9 +30,9 @@ OLDER_PATTERNS = (
 def download(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None = None) -> tuple[Path, str]:
     """Downloads a model. Returns its folder in the Hub cache and the commit hash.
 
-    `revision` defaults to the main branch, `cache_dir` to the cache of huggingface_hub. Only files that match `PATTERNS` are downloaded, and those that match
-    `OLDER_PATTERNS` if the model has no safetensors. Without a network, or with HF_HUB_OFFLINE=1, the files in the
-    cache are used.
+    `revision` defaults to the main branch, `cache_dir` to the cache of huggingface_hub. Only files that match
+    `PATTERNS` are downloaded, and those that match `OLDER_PATTERNS` if the model has no safetensors. Without a network,
+    or with HF_HUB_OFFLINE=1, the files in the cache are used.
     """
     folder = _snapshot(name, revision, PATTERNS, cache_dir)
     if not any((folder / each).is_file() for each in SAFETENSORS):

@@ -4,6 +4,7 @@ Models have timm's names, arguments, methods, module and parameter names; `docs/
 never imported. The folders mirror timm's: `models`, `data`, `layers`.
 """
 
+from vitkit.timm import data, layers, models
 from vitkit.timm.models import (
     create_model,
     get_pretrained_cfg,
@@ -18,12 +19,15 @@ from vitkit.timm.models import (
 
 __all__ = [
     "create_model",
+    "data",
     "get_pretrained_cfg",
     "get_pretrained_cfg_value",
     "is_model",
     "is_model_pretrained",
+    "layers",
     "list_models",
     "list_modules",
     "list_pretrained",
     "model_entrypoint",
+    "models",
 ]

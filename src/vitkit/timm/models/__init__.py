@@ -1,6 +1,6 @@
 """timm's models: `create_model`, names of architectures, and the model classes."""
 
-from vitkit.timm.models._factory import create_model, parse_model_name, safe_model_name
+from vitkit.timm.models._factory import create_model, model_entrypoint, parse_model_name, safe_model_name
 from vitkit.timm.models._features import FeatureGetterNet, FeatureInfo, feature_take_indices
 from vitkit.timm.models._registry import (
     get_pretrained_cfg,
@@ -11,7 +11,6 @@ from vitkit.timm.models._registry import (
     list_models,
     list_modules,
     list_pretrained,
-    model_entrypoint,
     split_model_name_tag,
 )
 from vitkit.timm.models._weights import load_checkpoint

@@ -1,4 +1,4 @@
-"""timm's encoder blocks: `Block` of the plain ViT, with LayerScale modules, and `EvaBlock` with LayerScale parameters."""
+"""timm's encoder blocks: of the plain ViT, of BEiT and of DINOv3."""
 
 from typing import Any
 

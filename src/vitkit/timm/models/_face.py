@@ -103,7 +103,8 @@ class TimmViT(TokenBackbone):
             grid = self.patch_embed.grid_size
             if x.shape[1] != grid[0] * grid[1]:
                 raise AssertionError(
-                    f"the image has {x.shape[1]} patches, but the model has {grid[0]}x{grid[1]}; set dynamic_img_size=True"
+                    f"the image has {x.shape[1]} patches, but the model has {grid[0]}x{grid[1]}; "
+                    "set dynamic_img_size=True"
                 )
             patches = rearrange(x, "b (r c) d -> b d r c", r=grid[0])
         else:

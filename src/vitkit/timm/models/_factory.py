@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +213,13 @@ def build(
 
 
 def _fill(
-    model: Any, loaded: Checkpoint | Mapping[str, Any], cfg: JsonDict, architecture: Architecture, *, strict: bool, features: bool
+    model: Any,
+    loaded: Checkpoint | Mapping[str, Any],
+    cfg: JsonDict,
+    architecture: Architecture,
+    *,
+    strict: bool,
+    features: bool,
 ) -> None:
     """Loads weights into a new model. Another number of classes keeps the new head."""
     other = features or model.num_classes != cfg.get("num_classes", model.num_classes)
@@ -253,7 +259,9 @@ def _cfg_of(loaded: Checkpoint, cfg: JsonDict) -> JsonDict:
     """Returns the entries of a pretrained_cfg that describe a checkpoint: preprocessing, classes and labels."""
     found = _config.pretrained_cfg(loaded.processor, loaded.model.config)
     kept = ("first_conv", "classifier", "fixed_input_size")
-    entries = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items() if key not in kept}
+    entries = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in found.items() if key not in kept
+    }
     labels = {"label_names": loaded.labels} if loaded.labels else {}
     return entries | labels | {"file": loaded.origin.source}
 
@@ -266,3 +274,17 @@ def _features(model: Any, cfg: JsonDict, taps: JsonDict) -> FeatureGetterNet:
     cfg = {key: value for key, value in cfg.items() if key not in ("num_classes", "classifier", "global_pool")}
     wrapped.pretrained_cfg = wrapped.default_cfg = cfg  # type: ignore[assignment]
     return wrapped
+
+
+def model_entrypoint(model_name: str, module_filter: str | None = None) -> Callable[..., nn.Module]:
+    """Returns the function that creates a model. Raises RuntimeError for an unknown name."""
+    architecture, _ = resolve_name(model_name)
+    if module_filter and architecture.module != module_filter:
+        raise RuntimeError(f"Model ({model_name} not found in module {module_filter}.")
+
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        """Creates the model."""
+        return build(architecture, pretrained=pretrained, **kwargs)
+
+    create.__name__ = architecture.name
+    return create

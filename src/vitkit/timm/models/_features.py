@@ -1,4 +1,4 @@
-"""Feature extraction as in timm: indices of blocks, `feature_info`, and the module that `features_only=True` returns."""
+"""Feature extraction as in timm: indices of blocks, `feature_info`, and the module for `features_only=True`."""
 
 import copy
 from collections.abc import Sequence

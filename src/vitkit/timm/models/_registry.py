@@ -3,10 +3,8 @@
 import fnmatch
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
-
-from torch import nn
 
 from vitkit.checkpoints.formats.timm import _architectures
 from vitkit.config import JsonDict, nearest
@@ -128,22 +126,6 @@ def is_model_in_modules(model_name: str, module_names: Filters) -> bool:
     """Returns whether a model belongs to one of these modules of `timm.models`."""
     found = _architectures.architecture(model_name)
     return found is not None and found.module in _as_list(module_names)
-
-
-def model_entrypoint(model_name: str, module_filter: str | None = None) -> Callable[..., nn.Module]:
-    """Returns the function that creates a model. Raises RuntimeError for an unknown name."""
-    from vitkit.timm.models._factory import build
-
-    architecture, _ = resolve_name(model_name)
-    if module_filter and architecture.module != module_filter:
-        raise RuntimeError(f"Model ({model_name} not found in module {module_filter}.")
-
-    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        """Creates the model."""
-        return build(architecture, pretrained=pretrained, **kwargs)
-
-    create.__name__ = architecture.name
-    return create
 
 
 def get_pretrained_cfg(model_name: str, allow_unregistered: bool = True) -> "PretrainedCfg | None":

@@ -29,7 +29,13 @@ def load_checkpoint(model: Any, checkpoint_path: str | os.PathLike[str], strict:
 
 
 def load_weights(
-    model: Any, loaded: Checkpoint, source: str, *, strict: bool = True, other_head: bool = False, bilinear: bool = False
+    model: Any,
+    loaded: Checkpoint,
+    source: str,
+    *,
+    strict: bool = True,
+    other_head: bool = False,
+    bilinear: bool = False,
 ) -> Any:
     """Loads the weights of a vitkit checkpoint into a model.
 

@@ -137,7 +137,9 @@ class VisionTransformer(TimmViT, vit.ViT):
         self._materialize(arguments, arguments.weight_init)
 
     def _build(self, arguments: VisionTransformerArguments, config: vit.Config) -> None:
-        embed = self._hybrid_embed(arguments, config) if isinstance(config, hybrid.Config) else self._patch_embed(arguments)
+        embed = (
+            self._hybrid_embed(arguments, config) if isinstance(config, hybrid.Config) else self._patch_embed(arguments)
+        )
         vit.ViT.__init__(self, config, embed)
         self.blocks = nn.Sequential(*(self._block(arguments, rate) for rate in self._rates(arguments)))
         self.has_class_token, self.num_reg_tokens = arguments.class_token, arguments.reg_tokens

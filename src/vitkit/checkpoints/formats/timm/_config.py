@@ -8,6 +8,7 @@ from vitkit import config as configs
 from vitkit.checkpoints import meaning
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats._unsupported import TRAINING, extra_fields
+from vitkit.checkpoints.formats.timm._architectures import architecture
 from vitkit.checkpoints.formats.timm._arguments import check_arguments
 from vitkit.checkpoints.json_files import Json
 from vitkit.data.processor import Processor
@@ -15,10 +16,6 @@ from vitkit.layers.activations import names_in
 
 POOLS = {"token": "token", "avg": "gap", "map": "map", "": "none"}
 ACTIVATIONS = names_in("timm")
-# timm's SigLIP entry points that use tanh-GELU.
-SIGLIP_TANH = re.compile(
-    r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip|vit_large_patch16_siglip_(gap_)?512"
-)
 # Any plain ViT of timm works: `model_args` sets all sizes.
 ARCHITECTURE = "vit_base_patch16_224"
 EXTRA = (*TRAINING, "layer_scale", "position_tokens")
@@ -27,27 +24,6 @@ BITS = re.compile(r"resnetv2_")
 # Others have another stem, grouped convolutions or attention (resnet50d, resnext50_32x4d, seresnet50).
 RESNETS = re.compile(r"(resnet(18|26|34|50|101|152|200)|wide_resnet(50|101)_2)(\.|$)")
 TITLES = {VITS: "ViT, DeiT or BEiT", BITS: "BiT ResNet", RESNETS: "ResNet"}
-# (pattern of names, depth, num_heads) of timm's entry points; None where they differ. The first match counts.
-SIZES: tuple[tuple[str, int | None, int | None], ...] = (
-    (r"test_vit2?(\.|$)", None, 2),
-    (r"test_vit[34](\.|$)", None, 3),
-    (r"vit_base_patch16_gap_224", 12, 16),
-    (r"vit_small_patch16_36x1_", 36, 6),
-    (r"\w+_18x2_", None, None),
-    (r"vit_base_patch\d+_plus_", 12, 14),
-    (r"vit_giant_patch\d+_(reg\d+_)?(dinov2|tipsv2|radio)", 40, 24),
-    (r"vit_\w+_patch\d+_(rope|sapiens2|lingbot)", None, None),
-    (r"vit_giantopt_patch", 40, 16),
-    (r"vit_so400m_patch", 27, 16),
-    (r"(vit|deit)_tiny_(distilled_)?patch", 12, 3),
-    (r"(vit|deit3?)_small_(distilled_)?patch", 12, 6),
-    (r"(vit|deit3)_medium_patch", 12, 8),
-    (r"(vit|deit3?|beit3?|beitv2)_base_(distilled_)?patch", 12, 12),
-    (r"(vit|deit3|beit3?|beitv2|eva)_large_patch", 24, 16),
-    (r"(vit|deit3)_huge_patch", 32, None),
-    (r"(vit|beit3)_giant_patch", 40, 16),
-    (r"vit_gigantic_patch", 48, 16),
-)
 
 
 def read_config(config_json: Json, known: re.Pattern[str] = VITS) -> tuple[dict[str, Any], tuple[str, ...] | None]:
@@ -68,7 +44,7 @@ def read_config(config_json: Json, known: re.Pattern[str] = VITS) -> tuple[dict[
     pool = arguments.get("global_pool", config_json.get("global_pool"))
     if pool is not None:
         fields["pool"] = _option(pool, POOLS, "global_pool")
-    act = arguments.get("act_layer") or ("gelu_tanh" if SIGLIP_TANH.match(name) else None)
+    act = arguments.get("act_layer") or known_arguments(name).get("act_layer")
     if act is not None:
         fields["activation"] = _option(act, ACTIVATIONS, "act_layer")
     for field, default in zip(("depth", "num_heads"), architecture_size(name), strict=True):
@@ -201,6 +177,16 @@ def check_architecture(name: str, known: re.Pattern[str]) -> None:
         )
 
 
+def known_arguments(name: str) -> Json:
+    """Returns the model arguments that the entry point of an architecture sets, or {} if the name is unknown."""
+    found = architecture(name)
+    return {} if found is None else found.arguments
+
+
 def architecture_size(name: str) -> tuple[int | None, int | None]:
     """Returns the depth and num_heads of an architecture, or None if the name does not determine them."""
-    return next(((depth, heads) for pattern, depth, heads in SIZES if re.match(pattern, name)), (None, None))
+    found = architecture(name)
+    if found is None or found.module == "resnetv2":
+        return None, None
+    # timm's defaults are those of ViT-B.
+    return found.arguments.get("depth", 12), found.arguments.get("num_heads", 12)
