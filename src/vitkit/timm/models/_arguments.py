@@ -37,6 +37,11 @@ class Shared:
     dtype: Any = None
 
     @property
+    def layer_scale(self) -> float | None:
+        """Initial value of LayerScale, or None without LayerScale."""
+        return float(self.init_values) if self.init_values else None
+
+    @property
     def mlp_width(self) -> int:
         """Width of the MLP's hidden layer."""
         return int(self.embed_dim * self.mlp_ratio)
@@ -52,9 +57,9 @@ class Shared:
             "num_heads": self.num_heads,
             "mlp_width": self.mlp_width,
             "num_classes": self.num_classes,
-            "stochastic_depth": self.drop_path_rate,
-            "dropout": self.proj_drop_rate,
-            "attention_dropout": self.attn_drop_rate,
+            "stochastic_depth": float(self.drop_path_rate),
+            "dropout": float(self.proj_drop_rate),
+            "attention_dropout": float(self.attn_drop_rate),
         }
 
 

@@ -265,8 +265,9 @@ class TimmViT(TokenBackbone):
 
     def _new_head(self, num_classes: int) -> nn.Module:
         like = next(self.parameters())
-        head = nn.Linear(self.embed_dim, num_classes, device=like.device, dtype=like.dtype)
-        return head.train(self.training) if num_classes > 0 else nn.Identity()
+        if not num_classes:
+            return nn.Identity()
+        return nn.Linear(self.embed_dim, num_classes, device=like.device, dtype=like.dtype).train(self.training)
 
     def reset_head(self, num_classes: int) -> None:
         """Replaces the head, as `reset_classifier` does."""

@@ -51,7 +51,7 @@ class BeitArguments(Shared):
             position="learned" if self.use_abs_pos_emb else "none",
             position_resize="bicubic_antialias",
             norm_eps=norm_eps(self.norm_layer, self.norm_eps),
-            layer_scale=self.init_values or None,
+            layer_scale=self.layer_scale,
         )
 
 

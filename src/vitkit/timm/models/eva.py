@@ -73,9 +73,9 @@ class EvaArguments(Shared):
             mlp="swiglu" if self.swiglu_mlp else "mlp",
             norm_eps=norm_eps(self.norm_layer, self.norm_eps),
             qkv_bias=self.qkv_bias,
-            rotary_base=self.rope_temperature,
-            rotary_rescale=self.rope_rescale_coords or 1.0,
-            layer_scale=self.init_values,
+            rotary_base=float(self.rope_temperature),
+            rotary_rescale=float(self.rope_rescale_coords or 1.0),
+            layer_scale=self.layer_scale,
             stochastic_depth_shape="linear",
         )
 

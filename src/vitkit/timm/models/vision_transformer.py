@@ -105,7 +105,7 @@ class VisionTransformerArguments(Shared):
             "norm_eps": norm_eps(self.norm_layer, self.norm_eps),
             "qkv_bias": self.qkv_bias,
             "qk_norm": self.qk_norm,
-            "layer_scale": self.init_values or None,
+            "layer_scale": self.layer_scale,
             "init": "jax" if self.weight_init == "jax" else "truncated",
         }
         if self.layers is None:
