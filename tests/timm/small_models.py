@@ -27,7 +27,7 @@ KINDS = [
     "beit_base_patch16_224",
     "vit_small_patch16_dinov3",
     "vit_small_plus_patch16_dinov3_qkvb",
-    "vit_small_r26_s32_224",
+    "vit_tiny_r_s16_p8_224",
 ]
 
 

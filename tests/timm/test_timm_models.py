@@ -91,6 +91,7 @@ def test_resetting_the_classifier(name: str) -> None:
         own.reset_classifier(3, "mean")
 
 
+@pytest.mark.filterwarnings("ignore:torch.searchsorted", "ignore:Using a non-tuple sequence")
 @pytest.mark.parametrize("name", [KINDS[0], KINDS[1], KINDS[3], KINDS[8], "beit_base_patch16_224", KINDS[10]])
 @torch.no_grad()
 def test_setting_the_input_size(name: str) -> None:
@@ -120,11 +121,11 @@ def test_resampling_a_patch_projection() -> None:
 @torch.no_grad()
 def test_dynamic_image_sizes(name: str) -> None:
     model, own = pair(name, dynamic_img_size=True)
-    for size in ((32, 32), (48, 64)) if "_r26_" not in name else ((64, 64), (96, 128)):
+    for size in ((32, 32), (48, 64)) if "_r_" not in name else ((64, 64), (96, 128)):
         batch = torch.randn(2, 3, *size)
         assert_close(own(batch), model(batch))
         assert_close(own.forward_intermediates(batch), model.forward_intermediates(batch))
-    if "_r26_" not in name:
+    if "_r_" not in name:
         with pytest.raises(AssertionError, match=r"Input height \(36\) should be divisible by patch size \(8\)"):
             own(torch.randn(1, 3, 36, 32))
         padded, own = pair(name, dynamic_img_size=True, dynamic_img_pad=True)
@@ -172,7 +173,7 @@ def test_training_steps_have_equal_losses_and_gradients(name: str) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses[-1].append(float(loss))
+            losses[-1].append(loss.item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
@@ -192,7 +193,7 @@ def test_grouping_of_parameters(name: str) -> None:
     assert own.no_weight_decay() == model.no_weight_decay()
     for coarse in (False, True):
         assert own.group_matcher(coarse=coarse) == model.group_matcher(coarse=coarse)
-    optim = theirs.optim
+    optim = oracle("timm.optim")
 
     def groups(each: Any) -> list[tuple[float, float, int]]:
         made = optim.create_optimizer_v2(each, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.7)
@@ -201,7 +202,7 @@ def test_grouping_of_parameters(name: str) -> None:
             for group in made.param_groups
         ]
 
-    assert groups(own) == pytest.approx(groups(model))
+    assert groups(own) == groups(model)
 
 
 @pytest.mark.parametrize("name", [KINDS[0], "beit_base_patch16_224", KINDS[10]])
@@ -325,18 +326,18 @@ def test_layers_with_timm_arguments() -> None:
     assert own.num_patches == embed.num_patches == 9
 
 
+@torch.no_grad()
 def test_initial_weights_have_timm_distributions() -> None:
     for name in (KINDS[0], KINDS[1], "beit_base_patch16_224", KINDS[10], KINDS[12]):
         arguments = sizes(name) | {"embed_dim": 64, "num_classes": 300}
         torch.manual_seed(0)
         model, own = theirs.create_model(name, **arguments), ours.create_model(name, **arguments)
         for (parameter_name, expected), found in zip(model.named_parameters(), own.parameters(), strict=True):
-            assert float(found.std().nan_to_num()) == pytest.approx(float(expected.std().nan_to_num()), rel=0.35, abs=2e-6), (
-                parameter_name
-            )
-            assert float(found.mean()) == pytest.approx(
-                float(expected.mean()), abs=0.03 + 3 * float(expected.std().nan_to_num())
-            )
+            assert float(found.std().nan_to_num()) == pytest.approx(
+                float(expected.std().nan_to_num()), rel=0.35, abs=2e-6
+            ), parameter_name
+            spread = 0.03 + 3 * float(expected.std().nan_to_num())
+            assert float(found.mean()) == pytest.approx(float(expected.mean()), abs=spread)
 
 
 def test_devices_dtypes_and_export() -> None:

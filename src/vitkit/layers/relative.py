@@ -94,11 +94,15 @@ def cubic_matrix(positions: Float[Tensor, " m"], targets: Float[Tensor, " n"]) -
     return (a * unit[left] + b * unit[left + 1]) / h + curve / 6
 
 
-def _geometric(matrix: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Grid, Grid], Tensor]:
+def _geometric(
+    matrix: Callable[[Tensor, Tensor], Tensor], *, keep_axes: bool
+) -> Callable[[Tensor, Grid, Grid], Tensor]:
+    """Returns the resize with a matrix per axis. `keep_axes` leaves an axis of the same length unchanged."""
+
     def resize(table: Tensor, old: Grid, new: Grid) -> Tensor:
         rows, columns = (
             matrix(geometric_positions(m, n), torch.arange(n, dtype=torch.float64) - n // 2)
-            if m != n
+            if m != n or not (keep_axes or n == 1)
             else torch.eye(n, dtype=torch.float64)
             for m, n in zip(old, new, strict=True)
         )
@@ -114,8 +118,9 @@ def _bilinear(table: Tensor, old: Grid, new: Grid) -> Tensor:
 
 
 RELATIVE_RESIZES: dict[str, Callable[[Tensor, Grid, Grid], Tensor]] = {
-    "geometric": _geometric(cubic_matrix),  # BEiT
-    "geometric_linear": _geometric(linear_matrix),  # timm
+    "geometric": _geometric(cubic_matrix, keep_axes=True),  # BEiT
+    # timm resizes an axis of the same length, too: its geometric steps have a ratio of at least 1.01.
+    "geometric_linear": _geometric(linear_matrix, keep_axes=False),
     "bilinear": _bilinear,  # Hugging Face
 }
 

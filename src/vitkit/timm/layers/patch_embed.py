@@ -22,9 +22,9 @@ def resample_patch_embed(
         return patch_embed
 
     def matrix(old: int, new: int) -> Tensor:
-        unit = torch.eye(old, dtype=torch.float64)[:, None, :, None]
-        resized = F.interpolate(unit, size=(new, 1), mode=interpolation, antialias=antialias, align_corners=False)
-        return torch.linalg.pinv(resized[:, 0, :, 0])
+        unit = torch.eye(old, dtype=torch.float64)[:, None, None]
+        resized = F.interpolate(unit, size=(1, new), mode=interpolation, antialias=antialias, align_corners=False)
+        return torch.linalg.pinv(resized[:, 0, 0])
 
     return resize_kernel(patch_embed, *(matrix(*each) for each in zip(patch_embed.shape[2:], new_size, strict=True)))
 

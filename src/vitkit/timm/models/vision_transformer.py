@@ -212,9 +212,18 @@ class VisionTransformer(TimmViT, vit.ViT):
         else:
             init_layers(self)  # the ResNet of a hybrid
             init_truncated(self)
+            self._init_resnet()
         self._init_tokens()
         if self.fix_init:
             self.fix_init_weight()
+
+    def _init_resnet(self) -> None:
+        """Initializes the convolutions of a hybrid's ResNet: Kaiming normal, except for a stem without stages."""
+        config = self.config
+        if isinstance(config, hybrid.Config) and config.depths:
+            for module in self.patch_embed.backbone.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def _init_tokens(self) -> None:
         """Initializes special tokens, position embeddings and the query of attention pooling."""
