@@ -106,6 +106,14 @@ def test_lists_of_names(options: dict[str, Any]) -> None:
     assert ours.list_models(**options) == expected
 
 
+def test_public_names() -> None:
+    for module in (ours, ours.models, ours.data, ours.layers):
+        assert sorted(module.__all__) == module.__all__
+        assert all(hasattr(module, name) for name in module.__all__)
+    missing = {name for name in dir(theirs) if callable(getattr(theirs, name)) and name.islower()} - set(dir(ours))
+    assert missing == {"is_exportable", "is_scriptable", "set_exportable", "set_scriptable"}
+
+
 def test_names() -> None:
     assert ours.is_model("vit_base_patch16_224")
     assert ours.is_model("vit_base_patch16_224.augreg_in21k")
@@ -159,6 +167,7 @@ def test_wrong_names(name: str, error: type[Exception], message: str) -> None:
             AssertionError,
             "Only avg, avgmax, max, token or map pooling .* Got global_pool='mean'",
         ),
+        ({"global_pool": "max"}, ValueError, "global_pool='max' is not supported by vitkit; expected '' or 'avg' or"),
         ({"class_token": False}, AssertionError, "Token pooling needs the class token"),
         ({"num_heads": 5}, ValueError, "32 is not a multiple of the number of heads 5"),
     ],

@@ -340,6 +340,34 @@ def test_initial_weights_have_timm_distributions() -> None:
             assert float(found.mean()) == pytest.approx(float(expected.mean()), abs=spread)
 
 
+@pytest.mark.parametrize("name", KINDS)
+@torch.no_grad()
+def test_initialization_sets_every_value(name: str) -> None:
+    modes = ["", "skip", "jax"] if name.startswith("vit") and "dinov3" not in name and "_r_" not in name else [""]
+    for mode in modes:
+        own = ours.create_model(name, **sizes(name), **({"weight_init": mode} if mode else {}))
+        for parameter in own.parameters():
+            parameter.fill_(torch.nan)
+        own.init_weights()
+        assert all(parameter.isfinite().all() for parameter in own.parameters())
+
+
+def test_the_config_of_vitkit_follows_the_pooling() -> None:
+    """vitkit's own tools read the config, so that it has to tell what the model computes."""
+    for name in (KINDS[0], KINDS[3]):
+        own = ours.create_model(name, **sizes(name)).eval()
+        batch = images(own)
+        for pool in ("avg", "token", ""):
+            if pool == "token" and own.cls_token is None:
+                continue
+            own.reset_classifier(3, pool)
+            assert own.config.pool == {"avg": "gap", "token": "token", "": "none"}[pool]
+            assert own.config.num_classes == 3
+            features = own.features(batch, blocks=(0,), as_maps=True)
+            assert torch.equal(own.logits(features), own(batch))
+            assert torch.equal(features.taps[0], own.forward_intermediates(batch, [0], intermediates_only=True)[0])
+
+
 def test_devices_dtypes_and_export() -> None:
     own = ours.create_model(KINDS[0], **sizes(KINDS[0]), dtype=torch.bfloat16, exportable=True, scriptable=False)
     assert own.head.weight.dtype == torch.bfloat16

@@ -32,8 +32,8 @@ POOLS = {"token": "token", "avg": "gap", "map": "map"}
 class TimmViT(TokenBackbone):
     """Base class of timm's ViTs. A subclass is also a vitkit family, whose `__init__` it calls with a config."""
 
-    # Poolings that timm's class accepts, and the message of its assertion.
-    pools: ClassVar[tuple[str, ...]] = ("", "avg", "avgmax", "max", "token", "map")
+    # Supported poolings, and how timm's assertion lists those of its class.
+    pools: ClassVar[tuple[str, ...]] = ("", "avg", "token", "map")
     pools_message: ClassVar[str] = "Only avg, avgmax, max, token or map pooling (or none) is supported."
     # The last three blocks, as timm's entry points set.
     default_out_indices: ClassVar[int | tuple[int, ...]] = 3
@@ -51,7 +51,15 @@ class TimmViT(TokenBackbone):
 
     @classmethod
     def check_pool(cls, global_pool: str, class_token: bool) -> None:
-        """Raises AssertionError for an unknown pooling, and for token pooling without a class token."""
+        """Raises AssertionError for an unknown pooling, and for token pooling without a class token.
+
+        Raises ValueError for a pooling of timm that vitkit does not have.
+        """
+        if global_pool in ("avgmax", "max", "prr") and global_pool in cls.pools_message:
+            expected = " or ".join(map(repr, cls.pools))
+            raise ValueError(
+                f"global_pool={global_pool!r} is not supported by vitkit; expected {expected}, or use timm"
+            )
         if global_pool not in cls.pools:
             raise AssertionError(f"{cls.pools_message} Got global_pool={global_pool!r}.")
         if global_pool == "token" and not class_token:
@@ -154,12 +162,9 @@ class TimmViT(TokenBackbone):
             return x
         if pool_type == "token":
             return x[:, 0]
-        if pool_type == "avg":
-            return patches.mean(dim=1)
-        if pool_type not in ("max", "avgmax"):
+        if pool_type != "avg":
             raise AssertionError(f"Unknown pool type {pool_type}")
-        largest = patches.amax(dim=1)
-        return largest if pool_type == "max" else 0.5 * (largest + patches.mean(dim=1))
+        return patches.mean(dim=1)
 
     def represent(self, features: Features) -> Tensor:
         """Returns the input of the head."""
@@ -259,9 +264,22 @@ class TimmViT(TokenBackbone):
             if global_pool != "map" and hasattr(self, "attn_pool"):
                 self.attn_pool = None
             self.global_pool = global_pool
+            self._set_pool(global_pool)
         self.num_classes = num_classes
         self.head = self._new_head(num_classes)
         self.config = dataclasses.replace(self.config, num_classes=num_classes, task=self.config.task.for_new_head())
+
+    def _set_pool(self, global_pool: str) -> None:
+        """Changes the pooling of the vitkit config, if the family has a choice of poolings."""
+        if not hasattr(self.config, "pool"):
+            return
+        pool = POOLS.get(global_pool, "none")
+        for changes in ({"pool": pool}, {"pool": pool, "norm": "tokens"}):
+            try:
+                self.config = dataclasses.replace(self.config, **changes)
+                return
+            except (ValueError, TypeError):  # a norm after pooling needs a pool; BEiT has no choice of the norm
+                continue
 
     def _new_head(self, num_classes: int) -> nn.Module:
         like = next(self.parameters())

@@ -86,9 +86,8 @@ class Eva(TimmViT, dinov3.DINOv3):
     Raises TypeError for an unknown argument, and ValueError for an option that vitkit does not have.
     """
 
-    pools = ("", "avg", "avgmax", "max", "token")
+    pools = ("", "avg", "token")
     hidden = ("patch_drop",)
-    pools_message = "Only avg, avgmax, max or token pooling (or none) is supported."
 
     def __init__(self, *args: Any, **kwargs: Any):
         arguments = bind(EvaArguments, type(self).__name__, args, kwargs, FIXED)

@@ -84,7 +84,7 @@ class VisionTransformerArguments(Shared):
     @property
     def use_fc_norm(self) -> bool:
         """Whether the final norm follows the pooling."""
-        return self.global_pool in ("avg", "avgmax", "max") if self.fc_norm is None else self.fc_norm
+        return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
 
     def config(self) -> vit.Config:
         """Returns the vitkit config."""
@@ -207,7 +207,9 @@ class VisionTransformer(TimmViT, vit.ViT):
             vit.ViT._init_jax(self)
         elif mode in ("skip", "reset"):
             for module in self.modules():
-                if module is not self and hasattr(module, "reset_parameters"):
+                if isinstance(module, LayerScale):
+                    nn.init.constant_(module.gamma, module.initial)
+                elif module is not self and hasattr(module, "reset_parameters"):
                     module.reset_parameters()  # type: ignore[operator]
         else:
             init_layers(self)  # the ResNet of a hybrid
