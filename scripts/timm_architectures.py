@@ -35,7 +35,7 @@ HYBRIDS = {"_r_s": [], "_r26_s": [2, 2, 2, 2], "_r50_s16": [3, 4, 9], "_r50_s32"
 def recorded(module: str, name: str) -> tuple[str, dict[str, Any]]:
     """Returns the model class and the arguments that an entry point passes to timm's builder."""
     found: list[tuple[str, dict[str, Any]]] = []
-    code = importlib.import_module(f"timm.models.{module}")
+    code: Any = importlib.import_module(f"timm.models.{module}")
     code.build_model_with_cfg = lambda cls, variant, pretrained, **rest: found.append((cls.__name__, rest))
     with torch.device("meta"):
         timm.model_entrypoint(name)()
@@ -87,9 +87,10 @@ def arguments(cls: str, module: str, name: str, given: dict[str, Any]) -> dict[s
 
 
 def weights(name: str) -> dict[str, dict[str, Any]]:
-    """Returns the settings of the weights of an architecture by tag, without those that are PretrainedCfg's defaults."""
+    """Returns the settings of the weights of an architecture by tag, without the defaults of PretrainedCfg."""
     result = {}
-    for tag in _registry._model_default_cfgs[name].tags:
+    default: Any = _registry._model_default_cfgs[name]
+    for tag in default.tags:
         cfg = dataclasses.asdict(_registry._model_pretrained_cfgs[f"{name}.{tag}" if tag else name])
         if cfg["hf_hub_id"] == f"timm/{name}.{tag}":
             cfg["hf_hub_id"] = "timm/"

@@ -101,6 +101,15 @@ def test_checkpoints_of_other_libraries(tmp_path: Path) -> None:
         assert config["input_size"] == (3, 32, 32)
 
 
+def test_a_file_of_weights_has_the_preprocessing_of_its_architecture(tmp_path: Path) -> None:
+    model, arguments = save(KINDS[0], tmp_path / "timm")
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    own = ours.create_model(KINDS[0], pretrained=tmp_path / "weights.pth", **arguments)
+    assert own.default_cfg["num_classes"] == 5
+    for key in ("mean", "std", "crop_pct", "interpolation", "input_size"):
+        assert own.default_cfg[key] == ours.get_pretrained_cfg(KINDS[0])[key]
+
+
 def test_a_state_dict_as_overlay() -> None:
     arguments = sizes(KINDS[0])
     model = fill(theirs.create_model(KINDS[0], **arguments))

@@ -50,8 +50,10 @@ def _snapshot(
 ) -> Path:
     from huggingface_hub import errors, snapshot_download
 
+    cache = None if cache_dir is None else os.fspath(cache_dir)
+
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), cache_dir=cache_dir))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), cache_dir=cache))
     except errors.RevisionNotFoundError:
         raise CheckpointError(
             f"{name} on the Hub has no revision {revision}; check the branch, tag or commit"

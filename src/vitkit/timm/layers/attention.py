@@ -39,7 +39,7 @@ class Attention(layers.Attention):
         self.norm = nn.Identity()
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(
+    def forward(  # type: ignore[override] - timm's arguments
         self,
         x: Tensor,
         attn_mask: Tensor | None = None,

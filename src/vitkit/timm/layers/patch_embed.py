@@ -81,7 +81,9 @@ class PatchEmbed(layers.PatchEmbed):
         rows, columns = (-(-s // p) if up else s // p for s, p in zip(img_size, self.patch_size, strict=True))
         return rows, columns
 
-    def forward(self, x: Tensor, patch_size: tuple[int, int] | None = None) -> Tensor:
+    def forward(  # type: ignore[override] - timm's name of the argument
+        self, x: Tensor, patch_size: tuple[int, int] | None = None
+    ) -> Tensor:
         """Returns the tokens of the images."""
         self.check_size(x)
         if self.dynamic_img_pad:
@@ -172,7 +174,9 @@ class HybridEmbed(layers.PatchEmbed):
         rows, columns = (-(-side // ratio) // patch for side, ratio, patch in sides)
         return rows, columns
 
-    def forward(self, x: Tensor, patch_size: tuple[int, int] | None = None) -> Tensor:
+    def forward(  # type: ignore[override] - timm's name of the argument
+        self, x: Tensor, patch_size: tuple[int, int] | None = None
+    ) -> Tensor:
         """Returns the tokens of the images."""
         x = super().forward(x)
         return rearrange(x, "b d r c -> b (r c) d" if self.flatten else "b d r c -> b r c d")

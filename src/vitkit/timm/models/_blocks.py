@@ -56,7 +56,9 @@ class Block(layers.Block):
         order = ("norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2")
         self._modules = {name: self._modules[name] for name in order}
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(  # type: ignore[override] - timm's arguments
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
         """Returns the tokens after attention and MLP. See `Attention` for the masks."""
         return self.run(x, attn_mask=attn_mask, is_causal=is_causal)
 

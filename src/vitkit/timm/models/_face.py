@@ -41,7 +41,7 @@ class TimmViT(TokenBackbone):
     hidden: ClassVar[tuple[str, ...]] = ()
     stem: ClassVar[str] = r"^cls_token|reg_token|pos_embed|patch_embed|norm_pre"
 
-    cls_token: nn.Parameter | None
+    cls_token: Any
     pos_embed: nn.Parameter | None
     pos_drop: nn.Module
     patch_embed: Any
@@ -175,7 +175,9 @@ class TimmViT(TokenBackbone):
         x = self.head_drop(self.fc_norm(self.pool(x)))
         return x if pre_logits else self.head(x)
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Any:
+    def forward(  # type: ignore[override] - timm's arguments
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Any:
         """Returns the logits of images."""
         masks = {} if attn_mask is None and not is_causal else {"attn_mask": attn_mask, "is_causal": is_causal}
         return self.forward_head(self.forward_features(x, **masks))

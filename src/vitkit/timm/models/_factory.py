@@ -14,6 +14,7 @@ from vitkit.checkpoints.formats.timm import _config
 from vitkit.checkpoints.formats.timm._architectures import Architecture
 from vitkit.checkpoints.hub import download
 from vitkit.checkpoints.json_files import read_json
+from vitkit.checkpoints.locate import locate
 from vitkit.config import JsonDict, nearest
 from vitkit.timm.models._features import FeatureGetterNet
 from vitkit.timm.models._registry import CFG_DEFAULTS, CFG_KEYS, PretrainedCfg, get_pretrained_cfg, resolve_name
@@ -189,7 +190,7 @@ def build(
     cfg = resolve_cfg(architecture, pretrained_cfg, pretrained_cfg_overlay).to_dict()
     loaded = None if pretrained is False else _load(cfg, pretrained, cache_dir)
     if isinstance(loaded, Checkpoint) and pretrained is not True:
-        cfg |= _cfg_of(loaded, cfg)
+        cfg |= _cfg_of(loaded)
     taps = {name: kwargs.pop(name) for name in ("out_indices", "output_fmt", "feature_cls") if name in kwargs}
     if taps and not features_only:
         taps.pop("feature_cls", None)  # timm ignores them, too
@@ -255,15 +256,21 @@ def _load(cfg: JsonDict, pretrained: bool | Source, cache_dir: Source | None) ->
     return checkpoints.load(source, dtype=None)
 
 
-def _cfg_of(loaded: Checkpoint, cfg: JsonDict) -> JsonDict:
-    """Returns the entries of a pretrained_cfg that describe a checkpoint: preprocessing, classes and labels."""
-    found = _config.pretrained_cfg(loaded.processor, loaded.model.config)
-    kept = ("first_conv", "classifier", "fixed_input_size")
-    entries = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in found.items() if key not in kept
-    }
-    labels = {"label_names": loaded.labels} if loaded.labels else {}
-    return entries | labels | {"file": loaded.origin.source}
+def _cfg_of(loaded: Checkpoint) -> JsonDict:
+    """Returns the entries of a pretrained_cfg that describe a checkpoint: classes, labels and preprocessing.
+
+    A file without preprocessing settings, such as a single file of weights, has that of the architecture.
+    """
+    source, config = loaded.origin.source, loaded.model.config
+    entries: JsonDict = {"num_classes": config.num_classes, "file": source}
+    if loaded.labels:
+        entries["label_names"] = loaded.labels
+    files = locate(source, None)
+    if files.config is not None or files.preprocessor is not None:
+        found = _config.pretrained_cfg(loaded.processor, config)
+        entries |= {key: tuple(found[key]) for key in ("input_size", "mean", "std")}
+        entries |= {key: found[key] for key in ("interpolation", "crop_pct", "crop_mode")}
+    return entries
 
 
 def _features(model: Any, cfg: JsonDict, taps: JsonDict) -> FeatureGetterNet:

@@ -55,7 +55,7 @@ class BeitArguments(Shared):
         )
 
 
-class Beit(TimmViT, beit.BEiT):
+class Beit(TimmViT, beit.BEiT):  # type: ignore[misc] - timm names the argument of forward x
     """BEiT with timm's arguments, methods and parameter names.
 
     Raises TypeError for an unknown argument, and ValueError for an option that vitkit does not have.

@@ -24,7 +24,7 @@ DISTILLED = FIXED | {
 }
 
 
-class VisionTransformerDistilled(TimmViT, deit.DeiT):
+class VisionTransformerDistilled(TimmViT, deit.DeiT):  # type: ignore[misc] - timm names the argument of forward x
     """DeiT with a class token and a distillation token, each with its own head, and timm's methods.
 
     The output is the mean of both heads, or in training after `set_distilled_training()` the pair of their logits.

@@ -80,7 +80,7 @@ class EvaArguments(Shared):
         )
 
 
-class Eva(TimmViT, dinov3.DINOv3):
+class Eva(TimmViT, dinov3.DINOv3):  # type: ignore[misc] - timm names the argument of forward x
     """DINOv3 with timm's arguments, methods and parameter names. Other models of timm's `Eva` are not supported.
 
     Raises TypeError for an unknown argument, and ValueError for an option that vitkit does not have.

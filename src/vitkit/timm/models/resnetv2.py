@@ -199,7 +199,7 @@ class ResNetV2(resnet.ResNet):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the classifier by a randomly initialized one, and changes the pooling."""
         old: Any = self.head
-        like = self.stem.conv.weight
+        like: Any = self.stem.conv.weight
         pool = old.pool_type if global_pool is None else global_pool
         self.num_classes = num_classes
         self.head = ClassifierHead(self.num_features, num_classes, pool, self.drop_rate).to(like)

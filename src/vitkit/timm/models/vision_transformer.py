@@ -121,7 +121,7 @@ class VisionTransformerArguments(Shared):
         return hybrid.Config(**fields)
 
 
-class VisionTransformer(TimmViT, vit.ViT):
+class VisionTransformer(TimmViT, vit.ViT):  # type: ignore[misc] - timm names the argument of forward x
     """Vision Transformer with timm's arguments, methods and parameter names.
 
     Raises TypeError for an unknown argument, and ValueError for an option that vitkit does not have.
