@@ -170,6 +170,24 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(checkpoints.CheckpointError) as caught:
             ours.create_model(f"local-dir:{tmp_path}")
         assert "\n" not in str(caught.value)
+    for changes in (
+        {"model_args": {"depth": 10**9}},
+        {"model_args": {"embed_dim": 10**7, "depth": 1}},
+        {"model_args": {"img_size": 10**6}},
+        {"model_args": {"embed_dim": "wide"}},
+        {"model_args": {"patch_size": 0}},
+        {"model_args": {"unknown": 1}},
+        {"num_classes": 10**8},
+        {"pretrained_cfg": {"input_size": "x"}},
+        {"pretrained_cfg": {"input_size": [3, 10**6, 10**6], "fixed_input_size": True}},
+    ):
+        for folder in (tmp_path / "empty", tmp_path / "vit"):
+            folder.mkdir(exist_ok=True)
+            text = json.dumps({"architecture": KINDS[0], "pretrained_cfg": {}, **changes})
+            (folder / "config.json").write_text(text)
+            with pytest.raises(ValueError) as caught_sizes:  # noqa: PT011 - any one-line message
+                ours.create_model(f"local-dir:{folder}", pretrained=False)
+            assert "\n" not in str(caught_sizes.value)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "a\x1b[31m\nb", "pretrained_cfg": {}}))
     with pytest.raises(RuntimeError) as caught_name:
         ours.create_model(f"local-dir:{tmp_path}")

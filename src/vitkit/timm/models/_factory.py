@@ -3,37 +3,23 @@
 import os
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from vitkit import checkpoints
-from vitkit.checkpoints import Checkpoint, CheckpointError
+from vitkit.checkpoints import Checkpoint
 from vitkit.checkpoints.formats.timm import _config
 from vitkit.checkpoints.formats.timm._architectures import Architecture
 from vitkit.checkpoints.hub import download
-from vitkit.checkpoints.json_files import read_json
 from vitkit.checkpoints.locate import locate
 from vitkit.config import JsonDict, nearest
 from vitkit.timm.models._features import FeatureGetterNet
 from vitkit.timm.models._registry import CFG_DEFAULTS, CFG_KEYS, PretrainedCfg, get_pretrained_cfg, resolve_name
+from vitkit.timm.models._saved import complete_arguments, read_folder
 from vitkit.timm.models._weights import load_checkpoint, load_weights
-from vitkit.timm.models.beit import Beit
-from vitkit.timm.models.deit import VisionTransformerDistilled
-from vitkit.timm.models.eva import Eva
-from vitkit.timm.models.resnetv2 import ResNetV2
-from vitkit.timm.models.vision_transformer import VisionTransformer
 
 Source = str | os.PathLike[str]
-CLASSES: dict[str, type[nn.Module]] = {
-    "vision_transformer": VisionTransformer,
-    "vision_transformer_hybrid": VisionTransformer,
-    "deit": VisionTransformer,
-    "beit": Beit,
-    "eva": Eva,
-    "resnetv2": ResNetV2,
-}
 # A prefix of at least two characters, so that C:\ is none.
 PREFIX = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-_]+")
 SOURCES = ("hf-hub", "local-dir")
@@ -99,7 +85,7 @@ def create_model(
     if source:
         if pretrained_cfg:
             raise AssertionError("pretrained_cfg should not be set when sourcing model from Hugging Face Hub.")
-        pretrained_cfg, name, arguments = _read_folder(source, rest, cache_dir)
+        pretrained_cfg, name, arguments = read_folder(source, rest, cache_dir)
         kwargs = arguments | kwargs
     architecture, tag = resolve_name(name)
     model = build(
@@ -113,43 +99,6 @@ def create_model(
     if checkpoint_path:
         load_checkpoint(model, checkpoint_path)
     return model
-
-
-def _read_folder(source: str, rest: str, cache_dir: Source | None) -> tuple[JsonDict, str, JsonDict]:
-    """Returns pretrained_cfg, architecture and model arguments of a folder or Hub id with timm's config.json."""
-    if source == "hf-hub":
-        owner, _, revision = rest.partition("@")
-        folder = download(owner, revision or None, cache_dir)[0]
-        extra: JsonDict = {"hf_hub_id": rest, "source": "hf-hub"}
-    else:
-        folder = Path(rest).expanduser()
-        extra = {"file": str(folder), "source": "local-dir"}
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"Config file not found: {path}")
-    data = read_json(path)
-    cfg: Any = data.get("pretrained_cfg", data)
-    arguments, name = data.get("model_args") or {}, data.get("architecture")
-    if not isinstance(cfg, Mapping) or not isinstance(arguments, Mapping) or not isinstance(name, str):
-        raise CheckpointError(
-            f"{path} is not a config.json of timm: architecture must be a string, model_args and pretrained_cfg must "
-            "be objects; pass the folder as pretrained= together with the name of an architecture"
-        )
-    cfg = {key: value for key, value in cfg.items() if key in CFG_KEYS} | extra
-    cfg |= {key: data[key] for key in ("num_classes", "label_names", "label_descriptions") if key in data}
-    return _with_arguments(cfg, arguments), name, dict(arguments)
-
-
-def _with_arguments(cfg: JsonDict, arguments: Mapping[str, Any]) -> JsonDict:
-    """Returns a pretrained_cfg with the image size and the channels that the saved arguments set."""
-    channels, *size = cfg.get("input_size") or CFG_DEFAULTS["input_size"]
-    if arguments.get("dynamic_img_size"):
-        cfg["fixed_input_size"] = False
-    if arguments.get("in_chans") is not None:
-        channels = arguments["in_chans"]
-    if (given := arguments.get("img_size")) is not None and cfg.get("fixed_input_size"):
-        size = [given, given] if isinstance(given, int) else list(given)
-    return cfg | {"input_size": (channels, *size)}
 
 
 def resolve_cfg(
@@ -191,21 +140,9 @@ def build(
     loaded = None if pretrained is False else _load(cfg, pretrained, cache_dir)
     if isinstance(loaded, Checkpoint) and pretrained is not True:
         cfg |= _cfg_of(loaded)
-    taps = {name: kwargs.pop(name) for name in ("out_indices", "output_fmt", "feature_cls") if name in kwargs}
-    if taps and not features_only:
-        taps.pop("feature_cls", None)  # timm ignores them, too
-    arguments = architecture.arguments | kwargs
-    distilled = arguments.pop("distilled", False)
-    cls: Any = VisionTransformerDistilled if distilled else CLASSES[architecture.module]
-    for name in ("num_classes", "global_pool"):
-        if cfg.get(name) is not None:
-            arguments.setdefault(name, cfg[name])
-    channels, *size = cfg["input_size"]
-    arguments.setdefault("in_chans", channels)
-    if cfg.get("fixed_input_size"):
-        arguments.setdefault("img_size", tuple(size))
-    if architecture.module == "vision_transformer_hybrid":
-        arguments.setdefault("patch_size", 1)
+    taken = ("out_indices", "output_fmt", "feature_cls") if features_only else ("out_indices",)
+    taps = {name: kwargs.pop(name) for name in taken if name in kwargs}
+    cls, arguments = complete_arguments(architecture, cfg, kwargs)
     model = cls(**arguments)
     model.pretrained_cfg = model.default_cfg = cfg
     if loaded is not None:

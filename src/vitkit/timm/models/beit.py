@@ -66,6 +66,11 @@ class Beit(TimmViT, beit.BEiT):  # type: ignore[misc] - timm names the argument 
     pools_message = "Only avg or token pooling (or none) is supported."
     stem = r"^cls_token|pos_embed|patch_embed|rel_pos_bias"
 
+    @classmethod
+    def config_of(cls, **kwargs: Any) -> beit.Config:
+        """Returns the vitkit config of timm's arguments, with the errors of the constructor."""
+        return bind(BeitArguments, cls.__name__, (), kwargs, FIXED).config()
+
     def __init__(self, *args: Any, **kwargs: Any):
         arguments = bind(BeitArguments, type(self).__name__, args, kwargs, FIXED)
         self.check_pool(arguments.global_pool, True)

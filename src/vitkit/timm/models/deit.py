@@ -35,17 +35,26 @@ class VisionTransformerDistilled(TimmViT, deit.DeiT):  # type: ignore[misc] - ti
     stem = r"^cls_token|pos_embed|patch_embed|dist_token"
     head_dist: nn.Module
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        arguments = bind(VisionTransformerArguments, type(self).__name__, args, kwargs, DISTILLED)
-        self.check_pool(arguments.global_pool, True)
+    @classmethod
+    def config_of(cls, **kwargs: Any) -> deit.Config:
+        """Returns the vitkit config of timm's arguments, with the errors of the constructor."""
+        return cls._config(bind(VisionTransformerArguments, cls.__name__, (), kwargs, DISTILLED))
+
+    @staticmethod
+    def _config(arguments: VisionTransformerArguments) -> deit.Config:
         plain = arguments.config()
-        config = deit.Config(
+        return deit.Config(
             **arguments.sizes(),
             position_resize="bicubic_antialias",
             activation=plain.activation,
             norm_eps=plain.norm_eps,
             qkv_bias=arguments.qkv_bias,
         )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        arguments = bind(VisionTransformerArguments, type(self).__name__, args, kwargs, DISTILLED)
+        self.check_pool(arguments.global_pool, True)
+        config = self._config(arguments)
         with torch.device("meta"):
             deit.DeiT.__init__(self, config)
             self.patch_embed = VisionTransformer._patch_embed(arguments)

@@ -89,6 +89,11 @@ class Eva(TimmViT, dinov3.DINOv3):  # type: ignore[misc] - timm names the argume
     pools = ("", "avg", "token")
     hidden = ("patch_drop",)
 
+    @classmethod
+    def config_of(cls, **kwargs: Any) -> dinov3.Config:
+        """Returns the vitkit config of timm's arguments, with the errors of the constructor."""
+        return bind(EvaArguments, cls.__name__, (), kwargs, FIXED).config()
+
     def __init__(self, *args: Any, **kwargs: Any):
         arguments = bind(EvaArguments, type(self).__name__, args, kwargs, FIXED)
         self.check_pool(arguments.global_pool, True)

@@ -88,6 +88,11 @@ class ResNetV2(resnet.ResNet):
     default_cfg: dict[str, Any]
     pretrained_cfg: dict[str, Any]
 
+    @classmethod
+    def config_of(cls, **kwargs: Any) -> resnet.Config:
+        """Returns the vitkit config of timm's arguments, with the errors of the constructor."""
+        return bind(ResNetV2Arguments, cls.__name__, (), kwargs, FIXED).config()
+
     def __init__(self, *args: Any, **kwargs: Any):
         arguments = bind(ResNetV2Arguments, type(self).__name__, args, kwargs, FIXED)
         device = torch.device(arguments.device) if arguments.device is not None else torch.get_default_device()

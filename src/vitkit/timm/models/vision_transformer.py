@@ -127,6 +127,11 @@ class VisionTransformer(TimmViT, vit.ViT):  # type: ignore[misc] - timm names th
     Raises TypeError for an unknown argument, and ValueError for an option that vitkit does not have.
     """
 
+    @classmethod
+    def config_of(cls, **kwargs: Any) -> vit.Config:
+        """Returns the vitkit config of timm's arguments, with the errors of the constructor."""
+        return bind(VisionTransformerArguments, cls.__name__, (), kwargs, FIXED).config()
+
     def __init__(self, *args: Any, **kwargs: Any):
         arguments = bind(VisionTransformerArguments, type(self).__name__, args, kwargs, FIXED)
         self.check_pool(arguments.global_pool, arguments.class_token)
