@@ -41,8 +41,8 @@ def check_structure(name: str) -> None:
     if "_bit" not in name:
         assert found[2] == expected[2]
     assert own.default_cfg == own.pretrained_cfg == model.pretrained_cfg
-    same = ("num_classes", "num_features", "head_hidden_size", "in_chans", "feature_info", "grad_checkpointing")
-    same += () if "_bit" in name else ("embed_dim", "global_pool", "num_prefix_tokens")
+    same = ("num_classes", "num_features", "head_hidden_size", "in_chans", "feature_info")
+    same += () if "_bit" in name else ("embed_dim", "global_pool", "num_prefix_tokens", "grad_checkpointing")
     for attribute in same:
         assert getattr(own, attribute) == getattr(model, attribute), attribute
 
@@ -58,8 +58,9 @@ def test_parameters_modules_and_settings_of_every_architecture(name: str) -> Non
     check_structure(name)
 
 
+# The larger BiT have up to a billion parameters.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("_bit") or "50x1" in name])
 def test_outputs_of_every_architecture(name: str) -> None:
     model, own = pair(name)
     batch = images(model)

@@ -1,6 +1,7 @@
 """The models beside timm's with equal weights: outputs, intermediates, heads, sizes, channels and training."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -64,11 +65,13 @@ def test_bit() -> None:
         each.reset_classifier(7)
     own.head.load_state_dict(model.head.state_dict())
     assert_close(own(batch), model(batch))
-    wrapped, own = (each.create_model(BIT, features_only=True, **sizes(BIT)) for each in (theirs, ours))
-    own.model.load_state_dict({name: value for name, value in wrapped.state_dict().items() if "head" not in name})
+    wrapped, own = (each.create_model(BIT, features_only=True).eval().double() for each in (theirs, ours))
+    # timm's wrapper of a ResNet has flat names: stages_0 for stages.0.
+    renamed = {re.sub(r"^(stem|stages)_", r"\1.", name): value for name, value in wrapped.state_dict().items()}
+    own.model.load_state_dict(renamed)
     assert own.feature_info.channels() == wrapped.feature_info.channels()
     assert own.feature_info.reduction() == wrapped.feature_info.reduction()
-    assert_close(own.eval()(batch), wrapped.eval()(batch))
+    assert_close(own(batch), wrapped(batch))
 
 
 @pytest.mark.parametrize("name", [*KINDS[:2], KINDS[3], KINDS[8], "beit_base_patch16_224", "vit_small_patch16_dinov3"])

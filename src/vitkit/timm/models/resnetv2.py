@@ -113,7 +113,6 @@ class ResNetV2(resnet.ResNet):
             {"num_chs": 4 * stem * 2**index, "reduction": 4 * 2**index, "module": f"stages.{index}"}
             for index in range(len(self.stages))
         ]
-        self.grad_checkpointing = False
         if device.type != "meta":
             self.to_empty(device=device)
             self.init_weights()

@@ -8,7 +8,7 @@ from vitkit import config as configs
 from vitkit.checkpoints import meaning
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats._unsupported import TRAINING, extra_fields
-from vitkit.checkpoints.formats.timm._architectures import architecture
+from vitkit.checkpoints.formats.timm._architectures import architecture, unsupported
 from vitkit.checkpoints.formats.timm._arguments import check_arguments
 from vitkit.checkpoints.json_files import Json
 from vitkit.data.processor import Processor
@@ -40,6 +40,8 @@ def read_config(config_json: Json, known: re.Pattern[str] = VITS) -> tuple[dict[
         )
     check_architecture(name, known)
     check_arguments(name, arguments)
+    if (layer := unsupported().get(name.partition(".")[0])) is not None:
+        raise CheckpointError(f"{name.partition('.')[0]} has {layer}, which vitkit does not support; load it with timm")
     fields: dict[str, Any] = {}
     pool = arguments.get("global_pool", config_json.get("global_pool"))
     if pool is not None:
