@@ -1,6 +1,7 @@
 """The models beside timm's with equal weights: outputs, intermediates, heads, sizes, channels and training."""
 
 import copy
+import pickle
 import re
 from typing import Any
 
@@ -376,6 +377,7 @@ def test_devices_dtypes_and_export() -> None:
     assert own.head.weight.dtype == torch.bfloat16
     assert ours.create_model(KINDS[0], **sizes(KINDS[0]), device="meta").head.weight.is_meta
     own = ours.create_model(KINDS[0], **sizes(KINDS[0])).eval()
-    program = torch.export.export(own, (torch.randn(1, 3, 32, 32),))
     batch = torch.randn(1, 3, 32, 32)
+    assert torch.equal(pickle.loads(pickle.dumps(own))(batch), own(batch))
+    program = torch.export.export(own, (torch.randn(1, 3, 32, 32),))
     assert_close(program.module()(batch), own(batch))

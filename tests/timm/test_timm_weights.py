@@ -13,7 +13,8 @@ from torch import nn
 
 import vitkit
 import vitkit.timm as ours
-from vitkit import checkpoints
+from vitkit import checkpoints, models
+from vitkit.models import vit
 from vitkit.timm.models import load_checkpoint
 
 theirs = oracle("timm")
@@ -110,6 +111,38 @@ def test_a_file_of_weights_has_the_preprocessing_of_its_architecture(tmp_path: P
         assert own.default_cfg[key] == ours.get_pretrained_cfg(KINDS[0])[key]
 
 
+def test_heads_of_a_file_without_config_are_those_of_the_architecture(tmp_path: Path) -> None:
+    """The tensors do not tell the number of heads: vitkit would guess 1 for this width."""
+    changes = {"embed_dim": 64, "num_heads": 4}
+    model, arguments = save(KINDS[0], tmp_path / "timm", **changes)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    batch = images(model)
+    for how in ({"pretrained": tmp_path / "weights.pth"}, {"checkpoint_path": tmp_path / "weights.pth"}):
+        assert_close(ours.create_model(KINDS[0], **how, **arguments).eval()(batch), model(batch))
+
+
+def test_the_pre_logits_layer_goes_with_the_old_head(tmp_path: Path) -> None:
+    config = vit.Config(
+        image_size=(32, 32),
+        patch_size=(8, 8),
+        width=32,
+        depth=2,
+        num_heads=2,
+        mlp_width=128,
+        num_classes=9,
+        pre_logits=16,
+        activation="gelu_tanh",
+    )
+    loaded = checkpoints.Checkpoint(
+        model=models.build(config), processor=vitkit.Processor.squash(32), labels=tuple("abcdefghi")
+    )
+    checkpoints.save(loaded, tmp_path / "vit.npz", to="npz")
+    own = ours.create_model(KINDS[0], pretrained=tmp_path / "vit.npz", **sizes(KINDS[0]))
+    assert torch.equal(own.blocks[1].mlp.fc1.weight, loaded.model.blocks[1].mlp.fc1.weight)
+    with pytest.raises(RuntimeError, match="pre_logits"):
+        ours.create_model(KINDS[0], pretrained=tmp_path / "vit.npz", **sizes(KINDS[0]) | {"num_classes": 9})
+
+
 def test_a_state_dict_as_overlay() -> None:
     arguments = sizes(KINDS[0])
     model = fill(theirs.create_model(KINDS[0], **arguments))
@@ -159,6 +192,8 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="has the weights of the family beit; expected vit for this model"):
         ours.create_model(KINDS[0], pretrained=tmp_path / "beit", **arguments)
     save(KINDS[0], tmp_path / "vit")
+    with pytest.raises(RuntimeError, match="has num_heads 2; expected 4 for this model"):
+        ours.create_model(KINDS[0], pretrained=tmp_path / "vit", **arguments | {"num_heads": 4})
     with pytest.raises(RuntimeError, match="size mismatch"):
         ours.create_model(KINDS[0], pretrained=tmp_path / "vit", **arguments | {"embed_dim": 64})
     with pytest.raises(RuntimeError, match=r"Missing key\(s\).*blocks\.2"):

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from vitkit import checkpoints
 from vitkit.checkpoints import Checkpoint
 from vitkit.checkpoints.formats.timm import _config
 from vitkit.checkpoints.formats.timm._architectures import Architecture
@@ -17,7 +16,7 @@ from vitkit.config import JsonDict, nearest
 from vitkit.timm.models._features import FeatureGetterNet
 from vitkit.timm.models._registry import CFG_DEFAULTS, CFG_KEYS, PretrainedCfg, get_pretrained_cfg, resolve_name
 from vitkit.timm.models._saved import complete_arguments, read_folder
-from vitkit.timm.models._weights import load_checkpoint, load_weights
+from vitkit.timm.models._weights import load_checkpoint, load_weights, open_checkpoint
 
 Source = str | os.PathLike[str]
 # A prefix of at least two characters, so that C:\ is none.
@@ -137,7 +136,8 @@ def build(
 ) -> Any:
     """Creates the model of an architecture. See `create_model` for the arguments."""
     cfg = resolve_cfg(architecture, pretrained_cfg, pretrained_cfg_overlay).to_dict()
-    loaded = None if pretrained is False else _load(cfg, pretrained, cache_dir)
+    heads = None if architecture.module == "resnetv2" else (architecture.arguments | kwargs).get("num_heads", 12)
+    loaded = None if pretrained is False else _load(cfg, pretrained, cache_dir, heads)
     if isinstance(loaded, Checkpoint) and pretrained is not True:
         cfg |= _cfg_of(loaded)
     taken = ("out_indices", "output_fmt", "feature_cls") if features_only else ("out_indices",)
@@ -172,7 +172,9 @@ def _fill(
     load_weights(model, loaded, loaded.origin.source, strict=strict, **options)
 
 
-def _load(cfg: JsonDict, pretrained: bool | Source, cache_dir: Source | None) -> Checkpoint | Mapping[str, Any]:
+def _load(
+    cfg: JsonDict, pretrained: bool | Source, cache_dir: Source | None, num_heads: int | None
+) -> Checkpoint | Mapping[str, Any]:
     """Returns the weights: those at a path or Hub id, or those that the pretrained_cfg names."""
     source: Any = pretrained
     if pretrained is True:
@@ -190,7 +192,7 @@ def _load(cfg: JsonDict, pretrained: bool | Source, cache_dir: Source | None) ->
             source = download(owner, revision or None, cache_dir)[0]
     elif not isinstance(pretrained, str | os.PathLike):
         raise TypeError(f"pretrained is {pretrained!r}; expected True, False, or a path or Hub id of a checkpoint")
-    return checkpoints.load(source, dtype=None)
+    return open_checkpoint(source, num_heads)
 
 
 def _cfg_of(loaded: Checkpoint) -> JsonDict:

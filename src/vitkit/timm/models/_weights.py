@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from vitkit import checkpoints
 from vitkit.checkpoints import Checkpoint
 from vitkit.checkpoints.formats import formats_for
+from vitkit.checkpoints.locate import locate
 from vitkit.layers import adapt_input_weight, resize_positions, resize_relative
 from vitkit.models import Backbone
 from vitkit.timm.layers import resample_patch_embed
@@ -24,8 +26,15 @@ def load_checkpoint(model: Any, checkpoint_path: str | os.PathLike[str], strict:
 
     Raises CheckpointError for an invalid file, and RuntimeError for weights of another model.
     """
-    loaded = checkpoints.load(checkpoint_path, dtype=None)
+    loaded = open_checkpoint(checkpoint_path, getattr(model.config, "num_heads", None))
     return load_weights(model, loaded, str(checkpoint_path), strict=strict)
+
+
+def open_checkpoint(source: str | os.PathLike[str], num_heads: int | None) -> Checkpoint:
+    """Loads a checkpoint of any format. `num_heads` is used for local files to which no config.json belongs."""
+    local = Path(source).expanduser().exists() or ":" in os.fspath(source)
+    bare = local and num_heads is not None and locate(os.fspath(source), None).config is None
+    return checkpoints.load(source, dtype=None, config={"num_heads": num_heads} if bare else None)
 
 
 def load_weights(
@@ -45,10 +54,14 @@ def load_weights(
     family = loaded.model.family
     if family != model.family:
         raise RuntimeError(f"{source} has the weights of the family {family}; expected {model.family} for this model")
+    heads = getattr(loaded.model.config, "num_heads", None)
+    if heads != getattr(model.config, "num_heads", None):
+        raise RuntimeError(f"{source} has num_heads {heads}; expected {model.config.num_heads} for this model")
     state = timm_state(loaded.model)
     _fit(state, loaded.model, model, bilinear=bilinear)
     if other_head:
-        state = {name: tensor for name, tensor in state.items() if name.partition(".")[0] not in HEADS}
+        dropped = (*HEADS, "pre_logits")
+        state = {name: tensor for name, tensor in state.items() if name.partition(".")[0] not in dropped}
         result = model.load_state_dict(state, strict=False)
         missing = [name for name in result.missing_keys if name.partition(".")[0] not in HEADS]
         if strict and (missing or result.unexpected_keys):
