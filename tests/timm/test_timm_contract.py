@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from oracles import oracle
-from small_models import HYBRID, KINDS, assert_close, images, pair, sizes
+from timm_pairs import HYBRID, KINDS, assert_close, images, pair, sizes
 from torch import nn
 
 import vitkit.timm as ours

@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles import oracle
 from PIL import Image
-from small_models import KINDS, sizes
+from timm_pairs import KINDS, sizes
 
 import vitkit.timm as ours
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles import oracle
-from small_models import KINDS, assert_close, fill, images, pair, sizes
+from timm_pairs import KINDS, assert_close, fill, images, pair, sizes
 from torch import Tensor, nn
 
 import vitkit.timm as ours

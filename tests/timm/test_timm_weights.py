@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 import torch
 from oracles import oracle
-from small_models import KINDS, assert_close, fill, images, sizes
+from timm_pairs import KINDS, assert_close, fill, images, sizes
 from torch import nn
 
 import vitkit
