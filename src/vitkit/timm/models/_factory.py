@@ -16,7 +16,7 @@ from vitkit.config import JsonDict, nearest
 from vitkit.timm.models._features import FeatureGetterNet
 from vitkit.timm.models._registry import CFG_DEFAULTS, CFG_KEYS, PretrainedCfg, get_pretrained_cfg, resolve_name
 from vitkit.timm.models._saved import complete_arguments, read_folder
-from vitkit.timm.models._weights import load_checkpoint, load_weights, open_checkpoint
+from vitkit.timm.models._weights import HEADS, load_checkpoint, load_weights, open_checkpoint
 
 Source = str | os.PathLike[str]
 # A prefix of at least two characters, so that C:\ is none.
@@ -162,7 +162,7 @@ def _fill(
     """Loads weights into a new model. Another number of classes keeps the new head."""
     other = features or model.num_classes != cfg.get("num_classes", model.num_classes)
     if not isinstance(loaded, Checkpoint):
-        state = {name: value for name, value in loaded.items() if not other or name.partition(".")[0] != "head"}
+        state = {name: value for name, value in loaded.items() if not other or name.partition(".")[0] not in HEADS}
         model.load_state_dict(state, strict=strict and not other)
         return
     other = other or loaded.model.config.num_classes != model.num_classes

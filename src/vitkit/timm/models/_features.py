@@ -2,24 +2,12 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
 #: Indices of blocks (negative ones count from the end), the number of last blocks, or None for all.
 Indices = int | Sequence[int] | None
-
-
-class Tapped(Protocol):
-    """A model that returns the outputs of blocks."""
-
-    feature_info: Any
-
-    def prune_intermediate_layers(
-        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Removes the blocks after the last chosen one, and returns the indices of the chosen ones."""
-        ...
 
 
 def feature_take_indices(num_features: int, indices: Indices = None) -> tuple[list[int], int]:

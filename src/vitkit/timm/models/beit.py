@@ -11,7 +11,7 @@ from vitkit.models import beit
 from vitkit.timm.layers import norm_eps
 from vitkit.timm.models._arguments import Shared, bind
 from vitkit.timm.models._blocks import BeitAttention, BeitBlock, drop_path_rates
-from vitkit.timm.models._face import POOLS, TimmViT
+from vitkit.timm.models._timm_vit import POOLS, TimmViT
 from vitkit.timm.models.vision_transformer import PatchEmbed, layer_norm_factory
 
 FIXED: dict[str, tuple[Any, ...]] = {

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vitkit.models import deit
 from vitkit.timm.layers import move_first
 from vitkit.timm.models._arguments import bind
-from vitkit.timm.models._face import TimmViT
+from vitkit.timm.models._timm_vit import TimmViT
 from vitkit.timm.models.vision_transformer import FIXED, VisionTransformer, VisionTransformerArguments
 
 # The distilled DeiT has no options besides sizes.

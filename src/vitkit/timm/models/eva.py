@@ -10,7 +10,7 @@ from vitkit.models import dinov3
 from vitkit.timm.layers import Attention, GluMlp, PatchEmbed, SwiGLU, norm_eps
 from vitkit.timm.models._arguments import Shared, bind
 from vitkit.timm.models._blocks import EvaBlock, drop_path_rates
-from vitkit.timm.models._face import POOLS, TimmViT
+from vitkit.timm.models._timm_vit import POOLS, TimmViT
 from vitkit.timm.models.vision_transformer import layer_norm_factory
 
 FIXED: dict[str, tuple[Any, ...]] = {

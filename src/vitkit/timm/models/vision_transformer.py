@@ -25,7 +25,7 @@ from vitkit.timm.layers import (
 )
 from vitkit.timm.models._arguments import Shared, bind
 from vitkit.timm.models._blocks import Block, drop_path_rates
-from vitkit.timm.models._face import POOLS, TimmViT
+from vitkit.timm.models._timm_vit import POOLS, TimmViT
 
 __all__ = [
     "Attention",
