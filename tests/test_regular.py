@@ -46,6 +46,7 @@ ALLOWED = {
     "inference/runtimes/_program_check.py": "reads a file that is open",
     "train/checkpointing/files.py": "the digest of every file was computed before",
     "train/checkpointing/_storage.py": "the digest of every file was computed before",
+    "checkpoints/formats/timm/_architectures.py": "a file of the package",
     "images/files.py": "wraps a descriptor of regular.open_descriptor",
     "images/turbo.py": "bytes in memory",
     "evaluate/segmentation.py": "bytes in memory",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vitkit.layers import Features
 from vitkit.layers.channels import as_input
-from vitkit.models import resnet
+from vitkit.models import bit
 from vitkit.timm.layers import move_first
 from vitkit.timm.models._arguments import bind
 from vitkit.timm.models._features import Indices, feature_take_indices
@@ -45,10 +45,10 @@ class ResNetV2Arguments:
     device: Any = None
     dtype: Any = None
 
-    def config(self) -> resnet.Config:
+    def config(self) -> bit.Config:
         """Returns the vitkit config."""
         size = (self.img_size, self.img_size) if isinstance(self.img_size, int) else tuple(self.img_size)
-        return resnet.Config(
+        return bit.Config(
             image_size=size,
             channels=self.in_chans,
             depths=tuple(self.layers),
@@ -78,7 +78,7 @@ class ClassifierHead(nn.Module):
         return self.flatten(x if pre_logits else self.fc(x))
 
 
-class ResNetV2(resnet.ResNet):
+class ResNetV2(bit.BiT):
     """BiT ResNet with timm's arguments, methods and parameter names.
 
     Raises TypeError for an unknown argument, and ValueError for an option that vitkit does not have.
@@ -89,7 +89,7 @@ class ResNetV2(resnet.ResNet):
     pretrained_cfg: dict[str, Any]
 
     @classmethod
-    def config_of(cls, **kwargs: Any) -> resnet.Config:
+    def config_of(cls, **kwargs: Any) -> bit.Config:
         """Returns the vitkit config of timm's arguments, with the errors of the constructor."""
         return bind(ResNetV2Arguments, cls.__name__, (), kwargs, FIXED).config()
 
@@ -97,7 +97,7 @@ class ResNetV2(resnet.ResNet):
         arguments = bind(ResNetV2Arguments, type(self).__name__, args, kwargs, FIXED)
         device = torch.device(arguments.device) if arguments.device is not None else torch.get_default_device()
         with torch.device("meta"):
-            resnet.ResNet.__init__(self, arguments.config())
+            bit.BiT.__init__(self, arguments.config())
             for stage in self.stages:
                 for block in stage.get_submodule("blocks").children():
                     move_first(block, "downsample")
