@@ -107,5 +107,5 @@ def test_a_predictor_uses_the_chosen_resampling(tmp_path: Path) -> None:
         (outcome,) = predictor.logits([tmp_path / "large.jpg"])
         outputs[resampling] = outcome.output
     assert all(output is not None for output in outputs.values())
-    with pytest.raises(ValueError, match="unknown resampling 'magick'; choose pillow, torch, draft"):
+    with pytest.raises(ValueError, match="unknown resampling 'magick'; choose one of pillow, torch, draft"):
         Predictor(model, processor, resampling="magick")  # type: ignore[arg-type]

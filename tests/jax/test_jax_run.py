@@ -159,7 +159,7 @@ def test_what_cannot_fit_is_rejected_before_the_first_step(images: Path, tmp_pat
     run = replace(
         run_of(images, "numbers"), objective=supervised.Config(), evaluators=("top1",), metric="top1.accuracy"
     )
-    with pytest.raises(ValueError, match=r"has numbers to predict; set objective\.loss=mse"):
+    with pytest.raises(ValueError, match=r"are numbers; set objective\.loss=mse"):
         jax_run.train(run, tmp_path / "run")
     broken = replace(run_of(images, "numbers"), data=replace(run.data, max_pixels=1))
     with pytest.raises(ValueError, match="no training image can be read"):

@@ -174,10 +174,7 @@ def test_thresholds_that_cannot_be_saved_are_printed(
     assert "tune_threshold needs an evaluator of predictions" in capsys.readouterr().err
     images = ["--data", f"folder:{tmp_path}", "--tune-threshold"]
     assert main(["evaluate", str(workspace / "model"), *images]) == 1
-    assert (
-        "only for models with independent labels (multi-label), but the model's task is single_label_classification"
-        in capsys.readouterr().err
-    )
+    assert "only for multi-label models, but the model's task is single_label_classification" in capsys.readouterr().err
 
 
 def test_numbers_are_predicted_in_their_units_by_every_reader(

@@ -39,7 +39,7 @@ class Example:
     image    upright, any size, mode RGB, or what `images.open_channels` returns for the requested channels
     label    class index, or a tuple of class indices (empty for a regression)
     key      name of the image in messages
-    targets  numbers to predict, for a regression
+    targets  regression targets
     """
 
     image: AnyImage
@@ -51,7 +51,7 @@ class Example:
 class Source(ABC):
     """A map-style dataset of labeled images in a fixed order.
 
-    `classes` are the class names, indexed by label. If `regression` is true, every image has numbers to predict
+    `classes` are the class names, indexed by label. If `regression` is true, every image has regression targets
     (`targets`) instead of a label, and `classes` are the names of these numbers. Without labels there are no classes,
     every label is -1, and `unlabelled` says what labels would need. `skipped` names what was found and is no readable
     file, so that it is not part of the source: broken links, pipes, folders without permission. `lost` is the estimated

@@ -93,8 +93,7 @@ def check_tunable(task: Task, outputs: int) -> None:
     """Raises ValueError unless the labels of a model are independent, so that each has a threshold."""
     if task.function(outputs) != "sigmoid":
         raise ValueError(
-            f"thresholds can be tuned only for models with independent labels (multi-label), but the model's task is "
-            f"{task.problem_type}"
+            f"thresholds can be tuned only for multi-label models, but the model's task is {task.problem_type}"
         )
 
 

@@ -98,7 +98,7 @@ def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: 
     raise ValueError(
         f"{where} has no {kind} column ({', '.join(NAMES[kind][:4])}, ...); its columns are "
         f"{', '.join(map(str, columns)) or 'none'}; append #{kind}=COLUMN to the location"
-        + (" (#target=COLUMN for numbers to predict)" if kind == "label" else "")
+        + (" (#target=COLUMN for regression targets)" if kind == "label" else "")
     )
 
 

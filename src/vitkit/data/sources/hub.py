@@ -1,7 +1,7 @@
 """Data source `hub:uoft-cs/cifar10`: a dataset of the Hugging Face Hub, downloaded and cached by `datasets`.
 
 A configuration follows a colon, a revision an at sign: `hub:owner/name:config@main`. Columns are found by their
-features, or given: `hub:uoft-cs/cifar100#label=coarse_label`, or `#target=age` for numbers to predict. Code of a
+features, or given: `hub:uoft-cs/cifar100#label=coarse_label`, or `#target=age` for regression targets. Code of a
 dataset is never run.
 """
 
