@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitkit import atomic
 from vitkit.checkpoints.containers import open_weights
@@ -18,6 +18,7 @@ from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.transformers import hub
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.hub import Argument
+from vitkit.transformers.initialization import initialize_missing, mark_initialized
 from vitkit.transformers.names import rename, to_v4, to_v5
 
 logger = logging.getLogger("vitkit.transformers")
@@ -171,7 +172,7 @@ def _device(device_map: DeviceMap) -> torch.device:
 
 def expected_name(name: str, prefix: str, expected: Iterable[str]) -> str:
     """Converts a parameter name of transformers 4 or 5, with or without a prefix, to the name in the model."""
-    bare = to_v5(name.removeprefix("vit."))
+    bare = to_v4(name.removeprefix("vit."))
     return prefix + bare if prefix + bare in expected or name.startswith("vit.") else bare
 
 
@@ -192,19 +193,16 @@ def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool)
         )
         raise RuntimeError(f"size mismatch for {wrong}; ignore_mismatched_sizes=True initializes these randomly")
     uninitialized = report.missing_keys | {name for name, *_ in report.mismatched_keys}
-    model.init_weights({_parent(model, name) for name in uninitialized})
+    initialize_missing(model, uninitialized)
     for name, parameter in parameters.items():
         if name not in uninitialized:
             parameter.copy_(tensors.read(name))
+    mark_initialized(model)
     if uninitialized:
         logger.warning(f"newly initialized, train before use: {', '.join(sorted(uninitialized))}")
     if report.unexpected_keys:
         logger.warning(f"not used by {type(model).__name__}: {', '.join(sorted(report.unexpected_keys))}")
     return report
-
-
-def _parent(model: nn.Module, name: str) -> nn.Module:
-    return model.get_submodule(name.rpartition(".")[0])
 
 
 def save(
