@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitkit.transformers import hub, loading
+from vitkit.transformers.adapters import Adapters
 from vitkit.transformers.attention import IMPLEMENTATIONS
 from vitkit.transformers.checkpointing import ActivationCheckpointing
 from vitkit.transformers.configuration import ViTConfig
@@ -19,7 +20,7 @@ from vitkit.transformers.names import NAME_FORMATS
 from vitkit.transformers.properties import PropertyModule
 
 
-class ViTPreTrainedModel(Initialization, ActivationCheckpointing, PropertyModule, ABC):
+class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, PropertyModule, ABC):
     """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as the attribute `vit`."""
 
     config_class: ClassVar[type[ViTConfig]] = ViTConfig
