@@ -47,6 +47,10 @@ class PreTrainedConfig(ABC):
     """Base class of `ViTConfig`: labels, output options, and reading and writing of config.json."""
 
     model_type: ClassVar[str]
+    # Configs of parts of a model, and plans of parallelism: none. The code of transformers reads these.
+    sub_configs: ClassVar[Mapping[str, type["PreTrainedConfig"]]] = {}
+    base_model_tp_plan: ClassVar[Mapping[str, str] | None] = None
+    base_model_pp_plan: ClassVar[Mapping[str, str] | None] = None
 
     architectures: list[str] | None
     dtype: torch.dtype | None
@@ -120,6 +124,10 @@ class PreTrainedConfig(ABC):
     def name_or_path(self, value: object) -> None:
         """Sets the path or Hub id, converted to a string."""
         self._name_or_path = str(value)
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Self:
+        """Returns the config itself, because it has no part for text."""
+        return self
 
     def update(self, values: Mapping[str, object]) -> None:
         """Sets an attribute for each key of a dict."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vitkit.transformers import hub, loading
 from vitkit.transformers.adapters import Adapters
 from vitkit.transformers.attention import IMPLEMENTATIONS
+from vitkit.transformers.capabilities import Capabilities
 from vitkit.transformers.checkpointing import ActivationCheckpointing
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.hub import Argument
@@ -20,7 +21,7 @@ from vitkit.transformers.names import NAME_FORMATS
 from vitkit.transformers.properties import PropertyModule
 
 
-class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, PropertyModule, ABC):
+class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, Capabilities, PropertyModule, ABC):
     """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as the attribute `vit`."""
 
     config_class: ClassVar[type[ViTConfig]] = ViTConfig
@@ -150,7 +151,8 @@ class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, Prop
     def tie_weights(self) -> None:
         """Does nothing, because a ViT has no tied weights."""
 
-    def can_generate(self) -> bool:
+    @classmethod
+    def can_generate(cls) -> bool:
         """Returns False, because a ViT does not generate text."""
         return False
 
