@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
@@ -215,6 +215,9 @@ class PreTrainedConfig(ABC):
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
         """Loads the config from a JSON file."""
         return cls(**hub.read_json(Path(json_file)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__

@@ -73,6 +73,11 @@ def load(
     """
     if not weights_only:
         raise ValueError("weights_only=False is not supported: loading could run code from the file")
+    if torch.get_default_device().type == "meta":
+        raise RuntimeError(
+            "You are using `from_pretrained` with a meta device context manager or `torch.set_default_device('meta')`, "
+            "where no weights can be loaded; call it outside of the context manager"
+        )
     location, kwargs = hub.locate(source, kwargs)
     config, kwargs = _config(location, config, kwargs)
     if state_dict is not None:

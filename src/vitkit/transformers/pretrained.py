@@ -174,7 +174,7 @@ class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, Capa
         if name not in IMPLEMENTATIONS:
             hint = "; sdpa includes the flash kernel" if name.startswith("flash") else ""
             known = ", ".join(IMPLEMENTATIONS)
-            raise ValueError(f"unknown attn_implementation '{name}'; expected one of {known}{hint}")
+            raise ValueError(f'Specified `attn_implementation="{name}"` is not supported; expected one of {known}{hint}')
         self.config._attn_implementation = name
 
     def prune_heads(self, heads_to_prune: Mapping[int, Iterable[int]]) -> None:
