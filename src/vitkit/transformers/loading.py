@@ -18,7 +18,7 @@ from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.transformers import hub
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.hub import Argument
-from vitkit.transformers.initialization import initialize_missing, mark_initialized
+from vitkit.transformers.initialization import create, initialize_missing, mark_initialized
 from vitkit.transformers.names import rename, to_v4, to_v5
 
 logger = logging.getLogger("vitkit.transformers")
@@ -86,9 +86,7 @@ def load(
         tensors = _open_weights(location, variant, use_safetensors)
     tensors = tensors.renamed(lambda name: _map_name(name, key_mapping or {}))
     config.dtype = _dtype(torch_dtype or dtype, config, tensors)
-    with torch.device("meta"):
-        model = model_class(config, *model_args, **kwargs)
-    model.to(config.dtype).to_empty(device=_device(device_map))
+    model = create(model_class, (config, *model_args), kwargs, _device(device_map))
     report = _load_tensors(model, tensors, ignore_mismatched_sizes)
     model.name_or_path = config.name_or_path = os.fspath(source)
     model.eval()
