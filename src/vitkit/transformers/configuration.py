@@ -51,6 +51,10 @@ class PreTrainedConfig(ABC):
     sub_configs: ClassVar[Mapping[str, type["PreTrainedConfig"]]] = {}
     base_model_tp_plan: ClassVar[Mapping[str, str] | None] = None
     base_model_pp_plan: ClassVar[Mapping[str, str] | None] = None
+    # Of models for text.
+    tie_word_embeddings: ClassVar[bool] = False
+    # Whether the class has required arguments.
+    has_no_defaults_at_init: ClassVar[bool] = False
 
     architectures: list[str] | None
     dtype: torch.dtype | None

@@ -31,6 +31,15 @@ DeviceMap = Device | Mapping[str, Device]
 Model = Any
 
 
+class Keys(set[Any]):
+    """A set of keys, which equals a list of the same keys: transformers 5 reports sets, transformers 4 lists."""
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(set(other) if isinstance(other, list) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass
 class LoadingReport:
     """The missing, unexpected and mismatched keys of a loaded file. Returned if `output_loading_info=True`."""
@@ -90,7 +99,8 @@ def load(
     report = _load_tensors(model, tensors, ignore_mismatched_sizes)
     model.name_or_path = config.name_or_path = os.fspath(source)
     model.eval()
-    return (model, vars(report)) if output_loading_info else model
+    keys = {name: Keys(value) if isinstance(value, set) else value for name, value in vars(report).items()}
+    return (model, keys) if output_loading_info else model
 
 
 def _config(
