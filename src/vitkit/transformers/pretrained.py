@@ -142,7 +142,7 @@ class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, Capa
     @loss_function.setter
     def loss_function(self, value: Callable[..., Tensor]) -> None:
         """Replaces the loss function."""
-        self.__dict__["_loss_function"] = value
+        object.__setattr__(self, "_loss_function", value)
 
     def get_output_embeddings(self) -> None:
         """Returns None, because a ViT has no output embeddings."""
@@ -174,7 +174,9 @@ class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, Capa
         if name not in IMPLEMENTATIONS:
             hint = "; sdpa includes the flash kernel" if name.startswith("flash") else ""
             known = ", ".join(IMPLEMENTATIONS)
-            raise ValueError(f'Specified `attn_implementation="{name}"` is not supported; expected one of {known}{hint}')
+            raise ValueError(
+                f'Specified `attn_implementation="{name}"` is not supported; expected one of {known}{hint}'
+            )
         self.config._attn_implementation = name
 
     def prune_heads(self, heads_to_prune: Mapping[int, Iterable[int]]) -> None:
