@@ -140,7 +140,8 @@ class ViTModel(ViTPreTrainedModel):
             "attention_mask": attention_bias(attention_mask, tokens.dtype),
         }
         needed = {name: value for name, value in options.items() if value is not None and value is not False}
-        encoded = self.encoder(tokens, head_mask=head_masks(head_mask, config, tokens.dtype), **needed)
+        masks = None if head_mask is None else head_masks(head_mask, config, tokens.dtype)
+        encoded = self.encoder(tokens, head_mask=masks, **needed)
         normed = self.layernorm(encoded if isinstance(encoded, Tensor) else encoded[0])
         output = BaseModelOutputWithPooling(
             last_hidden_state=normed,
@@ -277,7 +278,7 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel):
             attention_mask=attention_mask,
             return_dict=True,
         )
-        grid = self.vit.embeddings.patch_embeddings.grid_of(*pixel_values.shape[2:])  # type: ignore[union-attr]
+        grid = self.vit.embeddings.grid_of(*pixel_values.shape[2:])  # type: ignore[union-attr]
         patches = rearrange(outputs.last_hidden_state[:, 1:], "b (r s) d -> b d r s", r=grid[0], s=grid[1])
         pixels = self.decoder(patches)
         loss = None
