@@ -191,6 +191,9 @@ def test_modules_wrapped_by_accelerate_give_the_same_outputs(folder5: Path) -> N
     limits = {"cpu": 80_000, "disk": 10**9}
     assert "embeddings" in accelerate.infer_auto_device_map(model, limits, ViTModel._no_split_modules)
     accelerate.cpu_offload(wrapped, execution_device=torch.device("cpu"))
+    for layer in wrapped.encoder.layer:
+        for module in (layer, layer.attention, layer.attention.attention):
+            accelerate.hooks.add_hook_to_module(module, accelerate.hooks.ModelHook())
     assert "forward" in wrapped.encoder.layer[0].attention.__dict__
     options = {"attention_mask": torch.ones(4, 5, dtype=torch.bool), "output_attentions": True}
     expected, got = model(IMAGES, **options), wrapped(IMAGES, **options)
