@@ -187,7 +187,8 @@ def test_attributes_that_transformers_reads(hf: ModuleType) -> None:
 def test_modules_wrapped_by_accelerate_give_the_same_outputs(folder5: Path) -> None:
     """Accelerate replaces the `forward` of every module, also with arguments that transformers does not have."""
     accelerate = oracle("accelerate")
-    model, wrapped = ViTModel.from_pretrained(folder5), ViTModel.from_pretrained(folder5)
+    model = ViTModel.from_pretrained(folder5)
+    wrapped = copy.deepcopy(model)
     limits = {"cpu": 80_000, "disk": 10**9}
     assert "embeddings" in accelerate.infer_auto_device_map(model, limits, ViTModel._no_split_modules)
     accelerate.cpu_offload(wrapped, execution_device=torch.device("cpu"))
