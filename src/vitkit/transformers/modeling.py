@@ -70,7 +70,6 @@ class ViTModel(ViTPreTrainedModel):
         self.encoder = ViTEncoder(config)
         self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.pooler = ViTPooler(config) if add_pooling_layer else None
-        self._name_format = "v4"
         self.register_load_state_dict_pre_hook(accept_both_formats)
         self.register_load_state_dict_post_hook(report_name_format)
         self.register_state_dict_post_hook(write_name_format)
