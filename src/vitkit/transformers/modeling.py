@@ -136,7 +136,7 @@ class ViTModel(ViTPreTrainedModel):
             "output_hidden_states": config.output_hidden_states
             if output_hidden_states is None
             else output_hidden_states,
-            "attention_mask": attention_bias(attention_mask, tokens.dtype),
+            "attention_mask": attention_bias(attention_mask, tokens.dtype, tokens.shape[1]),
         }
         needed = {name: value for name, value in options.items() if value is not None and value is not False}
         masks = None if head_mask is None else head_masks(head_mask, config, tokens.dtype)
