@@ -134,6 +134,8 @@ def test_invalid_layer_indices_and_mask_shapes_raise() -> None:
         model(IMAGES, head_mask=torch.ones(5))
     with pytest.raises(ValueError, match=re.escape("attention_mask has shape (17,); expected (b, n) or (b, h, n, n)")):
         model(IMAGES, attention_mask=torch.ones(17))
+    with pytest.raises(ValueError, match=re.escape("attention_mask has shape (2, 16); its last dimension must be 17")):
+        model(IMAGES, attention_mask=torch.ones(2, 16))
 
 
 def test_one_selected_layer_costs_one_product_of_queries_and_keys() -> None:
@@ -224,12 +226,14 @@ def test_activation_checkpointing_gives_the_same_gradients() -> None:
     plain, checkpointed = make(ViTForImageClassification), make(ViTForImageClassification)
     checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
     assert checkpointed.is_gradient_checkpointing
-    calls = []
-    checkpointed.vit.layers[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    calls, layer_calls = [], []
+    checkpointed.vit.layers[1].attention.register_forward_pre_hook(lambda *_: calls.append(1))
+    checkpointed.vit.layers[1].register_forward_pre_hook(lambda *_: layer_calls.append(1))
     for model in (plain.train(), checkpointed.train()):
         output = model(IMAGES, labels=torch.tensor([0, 1]), output_attentions=[1])
         (output.loss + output.attentions[1].square().sum()).backward()
     assert len(calls) == 2, "the layer ran again in the backward pass"
+    assert len(layer_calls) == 1, "hooks of the layer itself ran once"
     for one, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
     checkpointed.activation_checkpointing_enable(every_n_layers=2)
@@ -245,7 +249,7 @@ def test_activation_checkpointing_gives_the_same_gradients() -> None:
 def test_unknown_attention_implementations_raise() -> None:
     model = make()
     with pytest.raises(
-        ValueError, match=r"'flash_attention_2'; expected one of eager, sdpa; sdpa includes the flash kernel"
+        ValueError, match=r'"flash_attention_2"` is not supported; expected one of eager, sdpa; sdpa includes the flash'
     ):
         model.set_attn_implementation("flash_attention_2")
     model.set_attn_implementation("eager")
@@ -254,7 +258,8 @@ def test_unknown_attention_implementations_raise() -> None:
 
 def test_stochastic_depth_grows_over_the_layers() -> None:
     model = make(drop_path_rate=0.4)
-    assert [layer.drop_path.rate for layer in model.layers] == [0.0, 0.2, 0.4]
+    paths = [(layer.attention.output.drop_path, layer.output.drop_path) for layer in model.layers]
+    assert [[path and path.rate for path in layer] for layer in paths] == [[None, None], [0.2, 0.2], [0.4, 0.4]]
     assert torch.equal(model(IMAGES)[0], make()(IMAGES)[0])
     torch.manual_seed(0)
     first = model.train()(IMAGES)[0]

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
@@ -47,6 +47,14 @@ class PreTrainedConfig(ABC):
     """Base class of `ViTConfig`: labels, output options, and reading and writing of config.json."""
 
     model_type: ClassVar[str]
+    # Configs of parts of a model, and plans of parallelism: none. The code of transformers reads these.
+    sub_configs: ClassVar[Mapping[str, type["PreTrainedConfig"]]] = {}
+    base_model_tp_plan: ClassVar[Mapping[str, str] | None] = None
+    base_model_pp_plan: ClassVar[Mapping[str, str] | None] = None
+    # Of models for text.
+    tie_word_embeddings: ClassVar[bool] = False
+    # Whether the class has required arguments.
+    has_no_defaults_at_init: ClassVar[bool] = False
 
     architectures: list[str] | None
     dtype: torch.dtype | None
@@ -120,6 +128,10 @@ class PreTrainedConfig(ABC):
     def name_or_path(self, value: object) -> None:
         """Sets the path or Hub id, converted to a string."""
         self._name_or_path = str(value)
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Self:
+        """Returns the config itself, because it has no part for text."""
+        return self
 
     def update(self, values: Mapping[str, object]) -> None:
         """Sets an attribute for each key of a dict."""
@@ -207,6 +219,9 @@ class PreTrainedConfig(ABC):
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
         """Loads the config from a JSON file."""
         return cls(**hub.read_json(Path(json_file)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__

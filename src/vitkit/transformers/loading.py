@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitkit import atomic
 from vitkit.checkpoints.containers import open_weights
@@ -19,6 +19,7 @@ from vitkit.regular import read_bytes
 from vitkit.transformers import hub
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.hub import Argument
+from vitkit.transformers.initialization import create, initialize_missing, mark_initialized
 from vitkit.transformers.names import rename, to_v4, to_v5
 
 logger = logging.getLogger("vitkit.transformers")
@@ -29,6 +30,18 @@ DeviceMap = Device | Mapping[str, Device]
 
 # A `ViTPreTrainedModel`, which imports this module.
 Model = Any
+
+
+class Keys(set[Any]):
+    """A set of keys, which equals a list of the same keys: transformers 5 reports sets, transformers 4 lists."""
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(set(other) if isinstance(other, list) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass
@@ -73,6 +86,11 @@ def load(
     """
     if not weights_only:
         raise ValueError("weights_only=False is not supported: loading could run code from the file")
+    if torch.get_default_device().type == "meta":
+        raise RuntimeError(
+            "You are using `from_pretrained` with a meta device context manager or `torch.set_default_device('meta')`, "
+            "where no weights can be loaded; call it outside of the context manager"
+        )
     location, kwargs = hub.locate(source, kwargs)
     config, kwargs = _config(location, config, kwargs)
     if state_dict is not None:
@@ -81,13 +99,12 @@ def load(
         tensors = _open_weights(location, variant, use_safetensors)
     tensors = tensors.renamed(lambda name: _map_name(name, key_mapping or {}))
     config.dtype = _dtype(torch_dtype or dtype, config, tensors)
-    with torch.device("meta"):
-        model = model_class(config, *model_args, **kwargs)
-    model.to(config.dtype).to_empty(device=_device(device_map))
+    model = create(model_class, (config, *model_args), kwargs, _device(device_map))
     report = _load_tensors(model, tensors, ignore_mismatched_sizes)
     model.name_or_path = config.name_or_path = os.fspath(source)
     model.eval()
-    return (model, vars(report)) if output_loading_info else model
+    keys = {name: Keys(value) if isinstance(value, set) else value for name, value in vars(report).items()}
+    return (model, keys) if output_loading_info else model
 
 
 def _config(
@@ -172,7 +189,7 @@ def _device(device_map: DeviceMap) -> torch.device:
 
 def expected_name(name: str, prefix: str, expected: Iterable[str]) -> str:
     """Converts a parameter name of transformers 4 or 5, with or without a prefix, to the name in the model."""
-    bare = to_v5(name.removeprefix("vit."))
+    bare = to_v4(name.removeprefix("vit."))
     return prefix + bare if prefix + bare in expected or name.startswith("vit.") else bare
 
 
@@ -193,19 +210,16 @@ def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool)
         )
         raise RuntimeError(f"size mismatch for {wrong}; ignore_mismatched_sizes=True initializes these randomly")
     uninitialized = report.missing_keys | {name for name, *_ in report.mismatched_keys}
-    model.init_weights({_parent(model, name) for name in uninitialized})
+    initialize_missing(model, uninitialized)
     for name, parameter in parameters.items():
         if name not in uninitialized:
             parameter.copy_(tensors.read(name))
+    mark_initialized(model)
     if uninitialized:
         logger.warning(f"newly initialized, train before use: {', '.join(sorted(uninitialized))}")
     if report.unexpected_keys:
         logger.warning(f"not used by {type(model).__name__}: {', '.join(sorted(report.unexpected_keys))}")
     return report
-
-
-def _parent(model: nn.Module, name: str) -> nn.Module:
-    return model.get_submodule(name.rpartition(".")[0])
 
 
 def save(
@@ -241,10 +255,21 @@ def save(
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype
     model.config.save_pretrained(folder)
-    tensors = _rename(model, model.state_dict() if state_dict is None else state_dict, save_original_format)
+    tensors = _rename(model, _state_dict(model) if state_dict is None else state_dict, save_original_format)
     _write_weights(tensors, folder, max_shard_size, variant)
     if push_to_hub:
         hub.push_folder(folder, ["config.json", "model*"], **hub_options)
+
+
+def _state_dict(model: Model) -> dict[str, Tensor]:
+    """Returns the state dict with the names of transformers 4, also of models with several backbones."""
+    before = getattr(model, "name_format", None)
+    if before is None:
+        return model.state_dict()
+    model.name_format = "v4"
+    state = model.state_dict()
+    model.name_format = before
+    return state
 
 
 def _rename(model: Model, state_dict: Mapping[str, Tensor], to_old_names: bool) -> dict[str, Tensor]:

@@ -67,6 +67,18 @@ LayerOutputs = tuple[Tensor | None, ...] | None
 
 
 @dataclass
+class BaseModelOutput(ModelOutput):
+    """Output of the encoder: tokens before the final norm (b, n, d), hidden states and attention weights.
+
+    Layer outputs are those of `BaseModelOutputWithPooling`.
+    """
+
+    last_hidden_state: Tensor | None = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
+
+
+@dataclass
 class BaseModelOutputWithPooling(ModelOutput):
     """Model output: final tokens (b, n, d), pooled class token (b, d), hidden states and attention weights.
 
@@ -111,4 +123,10 @@ class MaskedImageModelingOutput(ModelOutput):
         return self.reconstruction
 
 
-__all__ = ["BaseModelOutputWithPooling", "ImageClassifierOutput", "MaskedImageModelingOutput", "ModelOutput"]
+__all__ = [
+    "BaseModelOutput",
+    "BaseModelOutputWithPooling",
+    "ImageClassifierOutput",
+    "MaskedImageModelingOutput",
+    "ModelOutput",
+]

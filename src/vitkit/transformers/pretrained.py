@@ -3,20 +3,25 @@
 import copy
 import os
 from abc import ABC
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from vitkit.transformers import hub, loading
+from vitkit.transformers.adapters import Adapters
+from vitkit.transformers.attention import IMPLEMENTATIONS
+from vitkit.transformers.capabilities import Capabilities
+from vitkit.transformers.checkpointing import ActivationCheckpointing
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.hub import Argument
-from vitkit.transformers.modules import IMPLEMENTATIONS, ViTEmbeddings
+from vitkit.transformers.initialization import Initialization
 from vitkit.transformers.names import NAME_FORMATS
+from vitkit.transformers.properties import PropertyModule
 
 
-class ViTPreTrainedModel(nn.Module, ABC):
+class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, Capabilities, PropertyModule, ABC):
     """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as the attribute `vit`."""
 
     config_class: ClassVar[type[ViTConfig]] = ViTConfig
@@ -24,9 +29,10 @@ class ViTPreTrainedModel(nn.Module, ABC):
     main_input_name: ClassVar[str] = "pixel_values"
     # Attributes that Trainer, Accelerate and PEFT read.
     accepts_loss_kwargs: ClassVar[bool] = False
-    supports_gradient_checkpointing: ClassVar[bool] = True
     model_tags: ClassVar[list[str] | None] = None
     _no_split_modules: ClassVar[list[str]] = ["ViTEmbeddings", "ViTLayer"]
+    _loss_function: Callable[..., Tensor]
+    _name_format: str = "v4"
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None
     _tied_weights_keys: ClassVar[Mapping[str, str] | None] = None
 
@@ -41,36 +47,11 @@ class ViTPreTrainedModel(nn.Module, ABC):
         self._check_implementation(config._attn_implementation or "sdpa")
 
     def post_init(self) -> None:
-        """Initializes the weights and prunes `config.pruned_heads`. Called at the end of every constructor."""
-        base = self.base_model
-        if base is not self:
-            head = [child for child in self.children() if child is not base]
-            self.init_weights(module for child in head for module in child.modules())
-            return
-        self.init_weights()
-        for layer, heads in (getattr(self.config, "pruned_heads", None) or {}).items():
-            base.attention_of(int(layer)).prune_heads(heads)
-
-    @torch.no_grad()
-    def init_weights(self, only: Iterable[nn.Module] | None = None) -> None:
-        """Initializes the weights of all modules, or only of the modules in `only`.
-
-        Weights are truncated normal; biases and mask token are zero.
-        """
-        std = self.config.initializer_range
-        for module in self.modules() if only is None else only:
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, ViTEmbeddings):
-                nn.init.trunc_normal_(module.cls_token, std=std)
-                nn.init.trunc_normal_(module.position_embeddings, std=std)
-                if module.mask_token is not None:
-                    nn.init.zeros_(module.mask_token)
+        """Initializes new modules and prunes `config.pruned_heads`. Called at the end of every constructor."""
+        super().post_init()
+        if self.base_model is self:
+            for layer, heads in (getattr(self.config, "pruned_heads", None) or {}).items():
+                self.base_model.attention_of(int(layer)).prune_heads(heads)
 
     @classmethod
     def from_pretrained(
@@ -111,18 +92,20 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @property
     def name_format(self) -> str:
-        """The format of parameter names in `state_dict`: "v5" (the names of the modules) or "v4" (transformers 4).
+        """The format of the names in `state_dict`, `named_parameters` and `named_modules`: "v4" (default) or "v5".
 
-        Transformers before 5.9 uses the v4 names.
+        "v5" are the names of transformers 5.9 and later. Loading accepts both.
         """
         return self.base_model._name_format
 
     @name_format.setter
     def name_format(self, name: str) -> None:
-        """Sets the format of parameter names in `state_dict`. Raises ValueError unless it is "v4" or "v5"."""
+        """Sets the format of the names of modules and parameters. Raises ValueError unless it is "v4" or "v5"."""
         if name not in NAME_FORMATS:
             raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
-        self.base_model._name_format = name
+        for module in self.modules():
+            if isinstance(module, ViTPreTrainedModel):
+                module._name_format = name
 
     @property
     def device(self) -> torch.device:
@@ -147,6 +130,23 @@ class ViTPreTrainedModel(nn.Module, ABC):
         """Returns the patch embedding."""
         return self.base_model.embeddings.patch_embeddings
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the patch embedding."""
+        self.base_model.embeddings.patch_embeddings = value
+
+    @property
+    def loss_function(self) -> Callable[..., Tensor]:
+        """The function from (labels, logits, config) and `num_items_in_batch` to the loss. It can be replaced.
+
+        Raises AttributeError for a model without a loss function.
+        """
+        return self._loss_function
+
+    @loss_function.setter
+    def loss_function(self, value: Callable[..., Tensor]) -> None:
+        """Replaces the loss function."""
+        object.__setattr__(self, "_loss_function", value)
+
     def get_output_embeddings(self) -> None:
         """Returns None, because a ViT has no output embeddings."""
         return
@@ -154,7 +154,8 @@ class ViTPreTrainedModel(nn.Module, ABC):
     def tie_weights(self) -> None:
         """Does nothing, because a ViT has no tied weights."""
 
-    def can_generate(self) -> bool:
+    @classmethod
+    def can_generate(cls) -> bool:
         """Returns False, because a ViT does not generate text."""
         return False
 
@@ -168,44 +169,6 @@ class ViTPreTrainedModel(nn.Module, ABC):
         """Reverts the effect of `enable_input_require_grads`."""
         self._grad_hook.remove()
 
-    def activation_checkpointing_enable(
-        self,
-        activation_checkpointing_kwargs: Mapping[str, Argument] | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
-    ) -> None:
-        """Enables activation checkpointing for every layer or for every n-th layer.
-
-        `activation_checkpointing_kwargs` are options of `torch.utils.checkpoint.checkpoint`. Raises ValueError for
-        `offload`, which is not supported.
-        """
-        if offload:
-            raise ValueError("offload=True is not supported; use offload=False")
-        options = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
-        self.base_model.checkpointing = (every_n_layers, options)
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Argument] | None = None, **options: Argument
-    ) -> None:
-        """Alias of `activation_checkpointing_enable`."""
-        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
-
-    def activation_checkpointing_disable(self) -> None:
-        """Disables activation checkpointing."""
-        self.base_model.checkpointing = None
-
-    gradient_checkpointing_disable = activation_checkpointing_disable
-
-    @property
-    def is_activation_checkpointing(self) -> bool:
-        """Whether activation checkpointing is enabled."""
-        return self.base_model.checkpointing is not None
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """Former name of the attribute `is_activation_checkpointing`."""
-        return self.is_activation_checkpointing
-
     def set_attn_implementation(self, attn_implementation: str) -> None:
         """Selects the attention implementation: "sdpa" (fused kernels of PyTorch) or "eager" (matrix products)."""
         self._check_implementation(attn_implementation)
@@ -214,7 +177,9 @@ class ViTPreTrainedModel(nn.Module, ABC):
         if name not in IMPLEMENTATIONS:
             hint = "; sdpa includes the flash kernel" if name.startswith("flash") else ""
             known = ", ".join(IMPLEMENTATIONS)
-            raise ValueError(f"unknown attn_implementation '{name}'; expected one of {known}{hint}")
+            raise ValueError(
+                f'Specified `attn_implementation="{name}"` is not supported; expected one of {known}{hint}'
+            )
         self.config._attn_implementation = name
 
     def prune_heads(self, heads_to_prune: Mapping[int, Iterable[int]]) -> None:
