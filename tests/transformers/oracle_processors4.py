@@ -1,8 +1,8 @@
-"""Processes images with the slow processors of transformers 4.57.6; test_image_processors.py runs it in its own process.
+"""Processes an image with the slow processors of transformers 4.57.6; test_image_processors.py runs it in a process.
 
 Usage: PYTHONPATH=(folder of transformers 4) python oracle_processors4.py FOLDER. Each subfolder has a
-preprocessor_config.json; `image.png` of FOLDER is processed, the pixels are written to out.npy of the subfolder, and the
-processor as version 4 saves it to `again/`. Warnings are errors.
+preprocessor_config.json; `image.png` of FOLDER is processed. The pixels are written to out.npy of the subfolder, and
+the processor as version 4 saves it to `again/`. Warnings are errors.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The image processors of all families compared with transformers: pixels, files, arguments, and images of 4 channels."""
+"""The image processors of all families compared with transformers: pixels, files, arguments, images of 4 channels."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_pixels_and_files_equal_transformers_5(
     assert np.array_equal(pixels(make(family, {}), **settings), pixels(reference)) or None in settings.values()
     expected, given = json.loads(reference.to_json_string()), json.loads(ours.to_json_string())
     # Where version 4 could not open the file, or would process images differently, another class is named.
-    changed = family == "ViT" and "crop_size" in settings or family == "DeiT" and "shortest_edge" in str(settings)
+    changed = (family == "ViT" and "crop_size" in settings) or (family == "DeiT" and "shortest_edge" in str(settings))
     assert given.pop("image_processor_type") == ("BitImageProcessor" if changed else f"{family}ImageProcessor")
     expected.pop("image_processor_type")
     assert given == expected

@@ -8,9 +8,33 @@ of version 4 are imported from `vitkit.jax` on first use.
 
 from typing import Any
 
+from vitkit.transformers.auto_processing import AutoFeatureExtractor, AutoImageProcessor
 from vitkit.transformers.batch import BatchFeature
 from vitkit.transformers.configuration import ViTConfig
-from vitkit.transformers.image_processing import ViTImageProcessor
+from vitkit.transformers.image_processing import BaseImageProcessor
+from vitkit.transformers.image_processors import (
+    BeitFeatureExtractor,
+    BeitImageProcessor,
+    BeitImageProcessorFast,
+    BeitImageProcessorPil,
+    BitImageProcessor,
+    BitImageProcessorFast,
+    BitImageProcessorPil,
+    ConvNextFeatureExtractor,
+    ConvNextImageProcessor,
+    ConvNextImageProcessorFast,
+    ConvNextImageProcessorPil,
+    DeiTFeatureExtractor,
+    DeiTImageProcessor,
+    DeiTImageProcessorFast,
+    DeiTImageProcessorPil,
+    DINOv3ViTImageProcessor,
+    DINOv3ViTImageProcessorFast,
+    ViTFeatureExtractor,
+    ViTImageProcessor,
+    ViTImageProcessorFast,
+    ViTImageProcessorPil,
+)
 from vitkit.transformers.modeling import ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
 from vitkit.transformers.outputs import (
     BaseModelOutputWithPooling,
@@ -20,10 +44,6 @@ from vitkit.transformers.outputs import (
 )
 from vitkit.transformers.pipelines import pipeline
 from vitkit.transformers.pretrained import ViTPreTrainedModel
-
-# transformers has had several image processors for ViT (slow, fast, PIL) and a feature extractor; here they are one.
-AutoFeatureExtractor = AutoImageProcessor = ViTImageProcessor
-ViTImageProcessorFast = ViTImageProcessorPil = ViTFeatureExtractor = ViTImageProcessor
 
 # ViT is the only family here; loading a folder with another model_type raises ValueError.
 AutoConfig = ViTConfig
@@ -38,8 +58,26 @@ __all__ = [
     "AutoModel",
     "AutoModelForImageClassification",
     "AutoModelForMaskedImageModeling",
+    "BaseImageProcessor",
     "BaseModelOutputWithPooling",
     "BatchFeature",
+    "BeitFeatureExtractor",
+    "BeitImageProcessor",
+    "BeitImageProcessorFast",
+    "BeitImageProcessorPil",
+    "BitImageProcessor",
+    "BitImageProcessorFast",
+    "BitImageProcessorPil",
+    "ConvNextFeatureExtractor",
+    "ConvNextImageProcessor",
+    "ConvNextImageProcessorFast",
+    "ConvNextImageProcessorPil",
+    "DINOv3ViTImageProcessor",
+    "DINOv3ViTImageProcessorFast",
+    "DeiTFeatureExtractor",
+    "DeiTImageProcessor",
+    "DeiTImageProcessorFast",
+    "DeiTImageProcessorPil",
     "ImageClassifierOutput",
     "MaskedImageModelingOutput",
     "ModelOutput",

@@ -52,6 +52,8 @@ SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_center_crop")
 IGNORED = ("image_processor_type", "feature_extractor_type", "processor_class", "_valid_processor_keys", "backend")
 # Keys of preprocessor_config.json that some classes do not have as settings.
 OPTIONAL = ("crop_pct", "do_reduce_labels")
+# Arguments of `from_pretrained` that choose between the processors of transformers; here there is one.
+CHOICES = ("use_fast", "backend", "_from_auto", "_from_pipeline")
 SIDES = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
 
 
@@ -237,7 +239,8 @@ class BaseImageProcessor(ABC):
         `kwargs` are settings and those of `hub.locate`.
         """
         location, rest = hub.locate(pretrained_model_name_or_path, kwargs)
-        rest.pop("use_fast", None)
+        for name in CHOICES:
+            rest.pop(name, None)
         return cls.from_dict(location.read_json("preprocessor_config.json", "processor_config.json"), **rest)
 
     @classmethod

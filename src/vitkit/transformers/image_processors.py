@@ -1,8 +1,11 @@
-"""Image processors of DeiT, BEiT, BiT, DINOv2, DINOv3, ConvNeXT and ResNet, and the feature extractors of transformers 4.
+"""Image processors of DeiT, BEiT, BiT, DINOv2, DINOv3, ConvNeXT and ResNet, and feature extractors of transformers 4.
 
 Each class names the defaults and the positional arguments of its class in transformers; the computation is that of
 `BaseImageProcessor`.
 """
+
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,7 +27,7 @@ class DeiTImageProcessor(BaseImageProcessor):
     """Image processor of DeiT: resizes to 256 x 256 pixels, crops the center and scales to -1..1."""
 
     family = "DeiT"
-    defaults = {
+    defaults: ClassVar[Mapping[str, Argument]] = {
         "size": {"height": 256, "width": 256},
         "resample": 3,
         "do_center_crop": True,
@@ -42,7 +45,12 @@ class BeitImageProcessor(BaseImageProcessor):
     """
 
     family = "Beit"
-    defaults = {"resample": 3, "do_center_crop": False, "crop_size": SQUARE, "do_reduce_labels": False}
+    defaults: ClassVar[Mapping[str, Argument]] = {
+        "resample": 3,
+        "do_center_crop": False,
+        "crop_size": SQUARE,
+        "do_reduce_labels": False,
+    }
     arguments = (*RESIZING, *CROP, *OLD_VALUES, "do_reduce_labels")
     call_arguments = ("segmentation_maps", *RESIZING, *CROP, *VALUES, "do_reduce_labels", *TENSORS)
 
@@ -51,7 +59,7 @@ class BeitImageProcessor(BaseImageProcessor):
     def preprocess(self, images: Images, *args: Argument, **kwargs: Argument) -> BatchFeature:
         """Processes images and segmentation maps.
 
-        Returns `pixel_values`, and with `segmentation_maps` (class indices of pixels, one map per image) `labels`, which
+        Returns `pixel_values`, and with `segmentation_maps` (class indices of pixels, one map per image) `labels`. Maps
         are resized and cropped like the images. Raises ValueError for maps that are not integers from 0 to 255.
         """
         given = dict(zip(self.call_arguments, args, strict=False)) | kwargs
@@ -85,7 +93,7 @@ class BitImageProcessor(BaseImageProcessor):
     """Image processor of BiT and DINOv2: resizes the short side to 224 pixels and crops the center."""
 
     family = "Bit"
-    defaults = {
+    defaults: ClassVar[Mapping[str, Argument]] = {
         "size": {"shortest_edge": 224},
         "resample": 3,
         "do_center_crop": True,
@@ -106,7 +114,7 @@ class ConvNextImageProcessor(BaseImageProcessor):
     """
 
     family = "ConvNext"
-    defaults = {
+    defaults: ClassVar[Mapping[str, Argument]] = {
         "size": {"shortest_edge": 384},
         "crop_pct": 224 / 256,
         "resample": 3,
@@ -126,19 +134,28 @@ class DINOv3ViTImageProcessor(BaseImageProcessor):
     """
 
     family = "DINOv3ViT"
-    defaults = {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}
+    defaults: ClassVar[Mapping[str, Argument]] = {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}
 
 
 class BeitFeatureExtractor(BeitImageProcessor):
     """`BeitImageProcessor` with the defaults of transformers 4: resizes to 256 x 256 pixels and crops the center."""
 
-    defaults = {**BeitImageProcessor.defaults, "size": {"height": 256, "width": 256}, "do_center_crop": True}
+    defaults: ClassVar[Mapping[str, Argument]] = {
+        **BeitImageProcessor.defaults,
+        "size": {"height": 256, "width": 256},
+        "do_center_crop": True,
+    }
 
 
 class ConvNextFeatureExtractor(ConvNextImageProcessor):
     """`ConvNextImageProcessor` with the default filter of transformers 4, which is bilinear."""
 
-    defaults = {**ConvNextImageProcessor.defaults, "resample": 2, "image_mean": list(HALF), "image_std": list(HALF)}
+    defaults: ClassVar[Mapping[str, Argument]] = {
+        **ConvNextImageProcessor.defaults,
+        "resample": 2,
+        "image_mean": list(HALF),
+        "image_std": list(HALF),
+    }
 
 
 # transformers has several classes (slow, fast, PIL) and feature extractors of the same processors; here they are one.

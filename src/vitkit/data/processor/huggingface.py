@@ -129,8 +129,8 @@ def _convnext(settings: Mapping[str, Any]) -> dict[str, Any]:
         return {**settings, "size": square}
     if settings["do_center_crop"] and _size(settings.get("crop_size"), "crop_size") != (edge, edge):
         raise ValueError(
-            f"ConvNextImageProcessor crops to its size {edge}; crop_size {settings['crop_size']!r} would be a second crop: "
-            "set do_center_crop to false"
+            f"ConvNextImageProcessor crops to its size {edge}; crop_size {settings['crop_size']!r} would be a second "
+            "crop: set do_center_crop to false"
         )
     short = {"shortest_edge": int(edge / fraction)}
     return {**settings, "size": short, "do_center_crop": True, "crop_size": square}
