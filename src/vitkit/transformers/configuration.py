@@ -47,6 +47,8 @@ class PreTrainedConfig(ABC):
     """Base class of `ViTConfig`: labels, output options, and reading and writing of config.json."""
 
     model_type: ClassVar[str]
+    # Pipelines of transformers 4 read it.
+    _commit_hash: ClassVar[str | None] = None
 
     architectures: list[str] | None
     dtype: torch.dtype | None

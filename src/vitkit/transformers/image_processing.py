@@ -20,6 +20,7 @@ from vitkit.images import DEFAULT_LIMITS, Channels, Limits, as_array, find_bands
 from vitkit.transformers import hub
 from vitkit.transformers.batch import BatchFeature, Images, count_channels, iterate_images, parse_layout, resize_rgba
 from vitkit.transformers.hub import Argument
+from vitkit.transformers.recognition import rebuild, recognized_class
 
 # The settings of every class, with the defaults of ViTImageProcessor.
 DEFAULTS: dict[str, Argument] = {
@@ -111,6 +112,14 @@ class BaseImageProcessor(ABC):
             if value is None and not (name in SWITCHES and name in given):
                 value = copy.deepcopy(default)
             setattr(self, name, _convert_setting(name, value, given))
+
+    @property
+    def __class__(self) -> type["BaseImageProcessor"]:  # type: ignore[override]
+        """The class, or one that also inherits from transformers' `BaseImageProcessor` if it has been imported."""
+        return recognized_class(type(self), "transformers.image_processing_utils", "BaseImageProcessor")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, (type(self), self.__dict__)
 
     @classmethod
     def settings(cls) -> dict[str, Argument]:
