@@ -9,7 +9,7 @@ of version 4 are imported from `vitkit.jax` on first use.
 from typing import Any
 
 from vitkit.transformers.batch import BatchFeature
-from vitkit.transformers.configuration import ViTConfig
+from vitkit.transformers.configuration import PreTrainedConfig, PretrainedConfig, ViTConfig
 from vitkit.transformers.image_processing import ViTImageProcessor
 from vitkit.transformers.modeling import ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
 from vitkit.transformers.outputs import (
@@ -19,7 +19,7 @@ from vitkit.transformers.outputs import (
     ModelOutput,
 )
 from vitkit.transformers.pipelines import pipeline
-from vitkit.transformers.pretrained import ViTPreTrainedModel
+from vitkit.transformers.pretrained import PreTrainedModel, ViTPreTrainedModel
 
 # transformers has had several image processors for ViT (slow, fast, PIL) and a feature extractor; here they are one.
 AutoFeatureExtractor = AutoImageProcessor = ViTImageProcessor
@@ -43,6 +43,9 @@ __all__ = [
     "ImageClassifierOutput",
     "MaskedImageModelingOutput",
     "ModelOutput",
+    "PreTrainedConfig",
+    "PreTrainedModel",
+    "PretrainedConfig",
     "ViTConfig",
     "ViTFeatureExtractor",
     "ViTForImageClassification",
