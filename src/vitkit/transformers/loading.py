@@ -198,19 +198,27 @@ def _device(device_map: DeviceMap) -> torch.device:
     return torch.device("cpu" if device_map is None else device_map)
 
 
-def expected_name(model: Model, name: str, expected: Iterable[str]) -> str:
-    """Converts a parameter name of any version of transformers, with or without a prefix, to the name in the model."""
+def expected_name(model: Model, name: str, expected: Iterable[str], prefixed: bool) -> str:
+    """Converts a parameter name of any version of transformers, with or without a prefix, to the name in the model.
+
+    `prefixed` is whether names in the file have the prefix of the base model. Then a name without the prefix belongs to
+    the head if the head has it.
+    """
     base = f"{model.base_model_prefix}."
     prefix = "" if model.base_model is model else base
     bare = model.own_name(name.removeprefix(base))
-    return prefix + bare if prefix + bare in expected or name.startswith(base) else bare
+    if name.startswith(base):
+        return prefix + bare
+    return bare if (prefixed and bare in expected) or prefix + bare not in expected else prefix + bare
 
 
 @torch.no_grad()
 def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool) -> LoadingReport:
     """Copies tensors to the model's parameters and initializes the parameters that have no tensor."""
     parameters = dict(model.named_parameters())
-    tensors = tensors.renamed(lambda name: expected_name(model, name, parameters))
+    prefixed = any(name.startswith(f"{model.base_model_prefix}.") for name in tensors.infos)
+    tensors = tensors.renamed(lambda name: expected_name(model, name, parameters, prefixed))
+    tensors = model.arrange(tensors)
     report = LoadingReport(set(parameters) - set(tensors.infos), set(tensors.infos) - set(parameters))
     for name in set(parameters) & set(tensors.infos):
         shapes = tensors.infos[name].shape, tuple(parameters[name].shape)

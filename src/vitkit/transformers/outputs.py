@@ -81,8 +81,45 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 
 @dataclass
+class BaseModelOutput(ModelOutput):
+    """Model output: final tokens (b, n, d), hidden states and attention weights.
+
+    Layer outputs are those of `BaseModelOutputWithPooling`.
+    """
+
+    last_hidden_state: Tensor | None = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
+
+
+@dataclass
+class BackboneOutput(ModelOutput):
+    """Model output: feature maps of the chosen stages, hidden states and attention weights.
+
+    The maps have the shape (b, d, rows, columns). Layer outputs are those of `BaseModelOutputWithPooling`.
+    """
+
+    feature_maps: tuple[Tensor, ...] | None = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
+
+
+@dataclass
 class ImageClassifierOutput(ModelOutput):
     """Model output: loss (if labels were given), logits (b, classes), hidden states and attention weights.
+
+    Layer outputs are those of `BaseModelOutputWithPooling`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
+
+
+@dataclass
+class MaskedLMOutput(ModelOutput):
+    """Model output: loss (if labels were given), logits of visual tokens, hidden states and attention weights.
 
     Layer outputs are those of `BaseModelOutputWithPooling`.
     """
@@ -111,4 +148,12 @@ class MaskedImageModelingOutput(ModelOutput):
         return self.reconstruction
 
 
-__all__ = ["BaseModelOutputWithPooling", "ImageClassifierOutput", "MaskedImageModelingOutput", "ModelOutput"]
+__all__ = [
+    "BackboneOutput",
+    "BaseModelOutput",
+    "BaseModelOutputWithPooling",
+    "ImageClassifierOutput",
+    "MaskedImageModelingOutput",
+    "MaskedLMOutput",
+    "ModelOutput",
+]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from vitkit.checkpoints.tensors import Tensors
 from vitkit.transformers import hub, loading
 from vitkit.transformers.configuration import PretrainedConfig, ViTConfig
 from vitkit.transformers.hub import Argument
@@ -97,6 +98,11 @@ class PreTrainedModel(nn.Module, ABC):
     def own_name(cls, name: str) -> str:
         """Converts a parameter name of any version of transformers, without prefix, to the name in the module tree."""
         return name
+
+    @classmethod
+    def arrange(cls, tensors: Tensors) -> Tensors:
+        """Converts tensors with the names of the module tree that the module tree stores in another form."""
+        return tensors
 
     @classmethod
     def name_in(cls, name: str, name_format: str) -> str:
