@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitkit import atomic
 from vitkit.checkpoints.containers import open_weights
@@ -20,6 +20,7 @@ from vitkit.text import printable
 from vitkit.transformers import hub
 from vitkit.transformers.configuration import PretrainedConfig
 from vitkit.transformers.hub import Argument
+from vitkit.transformers.initialization import initialize_missing, mark_initialized
 from vitkit.transformers.names import rename
 
 logger = logging.getLogger("vitkit.transformers")
@@ -230,20 +231,16 @@ def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool)
         )
         raise RuntimeError(f"size mismatch for {wrong}; ignore_mismatched_sizes=True initializes these randomly")
     uninitialized = report.missing_keys | {name for name, *_ in report.mismatched_keys}
-    model.init_weights({_parent(model, name) for name in uninitialized})
+    initialize_missing(model, uninitialized)
     for name, parameter in parameters.items():
         if name not in uninitialized:
             parameter.copy_(tensors.read(name))
-            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
+    mark_initialized(model)
     if uninitialized:
         logger.warning(f"newly initialized, train before use: {', '.join(sorted(uninitialized))}")
     if report.unexpected_keys:
         logger.warning(f"not used by {type(model).__name__}: {', '.join(sorted(report.unexpected_keys))}")
     return report
-
-
-def _parent(model: nn.Module, name: str) -> nn.Module:
-    return model.get_submodule(name.rpartition(".")[0])
 
 
 def save(

@@ -10,8 +10,8 @@ from vitkit.transformers.configuration import PretrainedConfig
 
 
 def classification_loss(
-    logits: Float[Tensor, "b classes"],
     labels: Shaped[Tensor, "..."],
+    logits: Float[Tensor, "b classes"],
     config: PretrainedConfig,
     num_items_in_batch: Tensor | int | None = None,
 ) -> Float[Tensor, ""]:

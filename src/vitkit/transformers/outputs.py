@@ -67,6 +67,18 @@ LayerOutputs = tuple[Tensor | None, ...] | None
 
 
 @dataclass
+class BaseModelOutput(ModelOutput):
+    """Output of the encoder: tokens before the final norm (b, n, d), hidden states and attention weights.
+
+    Layer outputs are those of `BaseModelOutputWithPooling`.
+    """
+
+    last_hidden_state: Tensor | None = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
+
+
+@dataclass
 class BaseModelOutputWithPooling(ModelOutput):
     """Model output: final tokens (b, n, d), pooled class token (b, d), hidden states and attention weights.
 
@@ -76,18 +88,6 @@ class BaseModelOutputWithPooling(ModelOutput):
 
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
-    hidden_states: LayerOutputs = None
-    attentions: LayerOutputs = None
-
-
-@dataclass
-class BaseModelOutput(ModelOutput):
-    """Model output: final tokens (b, n, d), hidden states and attention weights.
-
-    Layer outputs are those of `BaseModelOutputWithPooling`.
-    """
-
-    last_hidden_state: Tensor | None = None
     hidden_states: LayerOutputs = None
     attentions: LayerOutputs = None
 

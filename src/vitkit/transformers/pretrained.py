@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from vitkit.checkpoints.tensors import Tensors
 from vitkit.transformers import hub, loading
+from vitkit.transformers.attention import IMPLEMENTATIONS
+from vitkit.transformers.checkpointing import ActivationCheckpointing
 from vitkit.transformers.configuration import PretrainedConfig, ViTConfig
 from vitkit.transformers.hub import Argument
-from vitkit.transformers.losses import classification_loss
-from vitkit.transformers.modules import IMPLEMENTATIONS, ViTEmbeddings
+from vitkit.transformers.initialization import Initialization
 from vitkit.transformers.names import NAME_FORMATS, to_v4, to_v5
+from vitkit.transformers.properties import PropertyModule
 
 
-class PreTrainedModel(nn.Module, ABC):
+class PreTrainedModel(Initialization, ActivationCheckpointing, PropertyModule, ABC):
     """Base class of all models. A model with a head stores the model without a head as `base_model_prefix`.
 
     A subclass sets `config_class` and `base_model_prefix`, calls `post_init` at the end of its constructor, and may
@@ -30,9 +32,9 @@ class PreTrainedModel(nn.Module, ABC):
     main_input_name: ClassVar[str] = "pixel_values"
     # Attributes that Trainer, Accelerate and PEFT read.
     accepts_loss_kwargs: ClassVar[bool] = False
-    supports_gradient_checkpointing: ClassVar[bool] = True
     model_tags: ClassVar[list[str] | None] = None
     _no_split_modules: ClassVar[list[str]] = []
+    _loss_function: Callable[..., Tensor]
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None
     _tied_weights_keys: ClassVar[Mapping[str, str] | None] = None
 
@@ -58,41 +60,11 @@ class PreTrainedModel(nn.Module, ABC):
         )
 
     def post_init(self) -> None:
-        """Initializes the weights and applies settings of the config. Called at the end of every constructor.
-
-        Modules that are already initialized, such as a loaded base model, stay as they are. Prunes the heads of
-        `config.pruned_heads` and enables activation checkpointing if `config.gradient_checkpointing` is True.
-        """
-        self.init_weights(module for module in self.modules() if not getattr(module, "_is_hf_initialized", False))
+        """Initializes new modules and prunes `config.pruned_heads`. Called at the end of every constructor."""
+        super().post_init()
         if self.base_model is self:
             for layer, heads in (getattr(self.config, "pruned_heads", None) or {}).items():
                 self.attention_of(int(layer)).prune_heads(heads)
-        if getattr(self.config, "gradient_checkpointing", False):
-            self.activation_checkpointing_enable()
-
-    @torch.no_grad()
-    def init_weights(self, only: Iterable[nn.Module] | None = None) -> None:
-        """Initializes the weights of all modules, or only of the modules in `only`, with `_init_weights`."""
-        for module in list(self.modules()) if only is None else list(only):
-            self._init_weights(module)
-            self._mark_initialized(module)
-
-    @staticmethod
-    def _mark_initialized(module: nn.Module) -> None:
-        """Marks a module as initialized, so that a model of transformers that contains it keeps its weights."""
-        module._is_hf_initialized = True  # type: ignore[assignment]
-        for parameter in module.parameters(recurse=False):
-            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Initializes one module: weights are truncated normal, biases are zero, LayerNorm is the identity."""
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.trunc_normal_(module.weight, std=self.config.initializer_range)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
 
     @classmethod
     def own_name(cls, name: str) -> str:
@@ -152,13 +124,16 @@ class PreTrainedModel(nn.Module, ABC):
 
     @property
     def loss_function(self) -> Callable[..., Tensor]:
-        """The function that returns the classification loss of (labels, logits, config). It can be replaced."""
-        return self.__dict__.get("_loss_function") or _default_loss
+        """The function from (labels, logits, config) and `num_items_in_batch` to the loss. It can be replaced.
+
+        Raises AttributeError for a model without a loss function.
+        """
+        return self._loss_function
 
     @loss_function.setter
-    def loss_function(self, function: Callable[..., Tensor]) -> None:
+    def loss_function(self, value: Callable[..., Tensor]) -> None:
         """Replaces the loss function."""
-        self.__dict__["_loss_function"] = function
+        self.__dict__["_loss_function"] = value
 
     @property
     def device(self) -> torch.device:
@@ -209,44 +184,6 @@ class PreTrainedModel(nn.Module, ABC):
         """Reverts the effect of `enable_input_require_grads`."""
         self._grad_hook.remove()
 
-    def activation_checkpointing_enable(
-        self,
-        activation_checkpointing_kwargs: Mapping[str, Argument] | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
-    ) -> None:
-        """Enables activation checkpointing for every layer or for every n-th layer.
-
-        `activation_checkpointing_kwargs` are options of `torch.utils.checkpoint.checkpoint`. Raises ValueError for
-        `offload`, which is not supported.
-        """
-        if offload:
-            raise ValueError("offload=True is not supported; use offload=False")
-        options = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
-        self.base_model.checkpointing = (every_n_layers, options)
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Argument] | None = None, **options: Argument
-    ) -> None:
-        """Alias of `activation_checkpointing_enable`."""
-        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
-
-    def activation_checkpointing_disable(self) -> None:
-        """Disables activation checkpointing."""
-        self.base_model.checkpointing = None
-
-    gradient_checkpointing_disable = activation_checkpointing_disable
-
-    @property
-    def is_activation_checkpointing(self) -> bool:
-        """Whether activation checkpointing is enabled."""
-        return self.base_model.checkpointing is not None
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """Former name of the attribute `is_activation_checkpointing`."""
-        return self.is_activation_checkpointing
-
     def set_attn_implementation(self, attn_implementation: str | Mapping[str, str]) -> None:
         """Selects the attention implementation: "sdpa" (fused kernels of PyTorch) or "eager" (matrix products).
 
@@ -278,16 +215,6 @@ class PreTrainedModel(nn.Module, ABC):
         self.config.pruned_heads = {layer: sorted(heads) for layer, heads in sorted(pruned.items())}
 
 
-def _default_loss(
-    labels: Tensor,
-    logits: Tensor,
-    config: PretrainedConfig,
-    num_items_in_batch: Tensor | int | None = None,
-    **kwargs: object,
-) -> Tensor:
-    return classification_loss(logits, labels, config, num_items_in_batch)
-
-
 class ViTPreTrainedModel(PreTrainedModel):
     """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as the attribute `vit`."""
 
@@ -295,19 +222,10 @@ class ViTPreTrainedModel(PreTrainedModel):
     base_model_prefix: ClassVar[str] = "vit"
     _no_split_modules: ClassVar[list[str]] = ["ViTEmbeddings", "ViTLayer"]
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Initializes one module. Tokens and position embeddings are truncated normal, the mask token is zero."""
-        super()._init_weights(module)
-        if isinstance(module, ViTEmbeddings):
-            nn.init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
-            nn.init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
-            if module.mask_token is not None:
-                nn.init.zeros_(module.mask_token)
-
     @classmethod
     def own_name(cls, name: str) -> str:
         """Converts a v4 or v5 name to the name in the module tree."""
-        return to_v5(name)
+        return to_v4(name)
 
     @classmethod
     def name_in(cls, name: str, name_format: str) -> str:
@@ -316,15 +234,15 @@ class ViTPreTrainedModel(PreTrainedModel):
 
     @property
     def name_format(self) -> str:
-        """The format of parameter names in `state_dict`: "v5" (the names of the modules) or "v4" (transformers 4).
+        """The format of the names in `state_dict`, `named_parameters` and `named_modules`: "v4" (default) or "v5".
 
-        Transformers before 5.9 uses the v4 names.
+        "v5" are the names of transformers 5.9 and later. Loading accepts both.
         """
         return self.base_model._name_format
 
     @name_format.setter
     def name_format(self, name: str) -> None:
-        """Sets the format of parameter names in `state_dict`. Raises ValueError unless it is "v4" or "v5"."""
+        """Sets the format of the names of modules and parameters. Raises ValueError unless it is "v4" or "v5"."""
         if name not in NAME_FORMATS:
             raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
         self.base_model._name_format = name

@@ -1,7 +1,7 @@
 """Base classes of the families: selection of layer outputs, image checks, embeddings and classification heads."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, TypedDict, Unpack
 
@@ -12,21 +12,21 @@ from torch import Tensor, nn
 
 from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.layers import Taps, check_axes, resize_positions
+from vitkit.transformers.arguments import LayerSelection, attention_bias, head_masks, selected_layers
 from vitkit.transformers.configuration import PretrainedConfig
+from vitkit.transformers.embeddings import ViTPatchEmbeddings
 from vitkit.transformers.families._layers import Encoder, LayerInput
-from vitkit.transformers.modules import ViTPatchEmbeddings
-from vitkit.transformers.names import attention_bias, head_masks, rename, selected_layers
+from vitkit.transformers.losses import classification_loss
+from vitkit.transformers.names import rename
 from vitkit.transformers.outputs import ImageClassifierOutput, LayerOutputs, ModelOutput
 from vitkit.transformers.pretrained import PreTrainedModel
-
-LayerSelection = bool | int | Sequence[int] | None
 
 
 class Options(TypedDict, total=False):
     """Keyword arguments of every `forward`.
 
-    attention_mask         (b, n) or broadcastable to (b, h, n, n); see `names.attention_bias`
-    head_mask              see `names.head_masks`
+    attention_mask         (b, n) or broadcastable to (b, h, n, n); see `arguments.attention_bias`
+    head_mask              see `arguments.head_masks`
     output_attentions      layers whose attention weights are returned: all or none, an index, or several
     output_hidden_states   layers whose outputs are returned; 0 is the input of the first layer
     return_dict            False returns a tuple
@@ -64,7 +64,6 @@ class EncoderModel(PreTrainedModel):
 
     def __init__(self, config: PretrainedConfig):
         super().__init__(config)
-        self._checkpointing: tuple[int, dict[str, Any]] | None = None
         self.register_load_state_dict_pre_hook(_accept_v5_names)
 
     @property
@@ -78,19 +77,6 @@ class EncoderModel(PreTrainedModel):
     def layers(self) -> nn.ModuleList:
         """The name of `encoder.layer` in transformers 5."""
         return self.encoder_layers
-
-    @property
-    def checkpointing(self) -> tuple[int, dict[str, Any]] | None:
-        """Every how many layers, and the options of `torch.utils.checkpoint`; None if disabled."""
-        return self._checkpointing
-
-    @checkpointing.setter
-    def checkpointing(self, value: tuple[int, dict[str, Any]] | None) -> None:
-        """Enables or disables activation checkpointing of the layers."""
-        self._checkpointing = value
-        for index, layer in enumerate(self.encoder_layers):
-            enabled = value is not None and index % value[0] == 0
-            layer.checkpointing = value[1] if enabled and value is not None else None  # type: ignore[assignment]
 
     def run_layers(
         self, tokens: Float[Tensor, "b n d"], inputs: Iterable[LayerInput], taps: Taps | None
@@ -218,12 +204,8 @@ class Embeddings(nn.Module):
     ) -> Float[Tensor, "b p d"]:
         """Returns the patch embeddings without positions. Raises ValueError for an image size other than the native."""
         check_axes(pixel_values)
-        height, width = pixel_values.shape[2:]
-        patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.projection.weight.dtype))
-        if not interpolate_pos_encoding and (height, width) != self.patch_embeddings.image_size:
-            rows, columns = self.patch_embeddings.image_size
-            raise ValueError(f"Input image size ({height}*{width}) doesn't match model ({rows}*{columns}).")
-        return patches
+        dtype = self.patch_embeddings.projection.weight.dtype
+        return self.patch_embeddings(pixel_values.to(dtype), interpolate_pos_encoding)
 
     def forward(
         self,
@@ -260,6 +242,7 @@ class Classifier(HeadModel):
     """Base class of image classifiers. A subclass stores the model and defines `pooled`."""
 
     accepts_loss_kwargs: ClassVar[bool] = True
+    _loss_function: Callable[..., Tensor] = staticmethod(classification_loss)
     # Width of the pooled features, in units of the hidden size.
     pooled_widths: ClassVar[int] = 1
 

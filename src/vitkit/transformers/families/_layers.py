@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -10,12 +9,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vitkit.layers import DropPath, Taps, attention_weights, layer_norm, run_blocks
 from vitkit.layers.attention import Attention
+from vitkit.transformers.activations import make_activation
+from vitkit.transformers.checkpointing import GradientCheckpointingLayer
 from vitkit.transformers.configuration import PretrainedConfig
-from vitkit.transformers.modules import make_activation
+from vitkit.transformers.properties import PropertyModule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +37,6 @@ class LayerInput:
         """The inputs that are arguments of `forward`, by name."""
         given = {name: getattr(self, name) for name in ("bias", "rotation", "head_mask", "record")}
         return {name: value for name, value in given.items() if value is not None}
-
-
-class CheckpointedLayer(nn.Module):
-    """Encoder layer with activation checkpointing during training.
-
-    `checkpointing` are options of `torch.utils.checkpoint.checkpoint`, None if disabled.
-    """
-
-    checkpointing: dict[str, Any] | None = None
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs `forward` and the hooks. With checkpointing, the activations are recomputed in the backward pass."""
-        if self.checkpointing is None or not (self.training and torch.is_grad_enabled()):
-            return super().__call__(*args, **kwargs)
-        return checkpoint(partial(super().__call__, **kwargs), *args, **self.checkpointing)
 
 
 class SelfAttention(nn.Module):
@@ -119,7 +104,7 @@ class NamedAttention(Attention):
         return self.proj(rearrange(weights @ v, "b h n k -> b n (h k)"))
 
 
-class V4Attention(NamedAttention):
+class V4Attention(NamedAttention, PropertyModule):
     """Attention with the module names of transformers 4: `attention.query` and `output.dense`.
 
     The names `q_proj`, `k_proj`, `v_proj` and `o_proj` of transformers 5 refer to the same modules.
@@ -176,7 +161,7 @@ class Intermediate(nn.Module):
         return self.intermediate_act_fn(self.dense(hidden_states))
 
 
-class EncoderLayer(CheckpointedLayer):
+class EncoderLayer(GradientCheckpointingLayer):
     """Pre-norm encoder layer of DeiT, BEiT, MAE and MSN: attention and MLP with residual connections.
 
     `layer_scale` is the initial value of `lambda_1` and `lambda_2`, which scale the branches; None for none.
@@ -227,7 +212,7 @@ class LayerScale(nn.Module):
         return hidden_state * self.lambda1
 
 
-class DinoLayer(CheckpointedLayer):
+class DinoLayer(GradientCheckpointingLayer):
     """Pre-norm encoder layer of DINOv2 and DINOv3, with LayerScale after attention and MLP."""
 
     def __init__(self, config: PretrainedConfig, attention: NamedAttention, mlp: nn.Module):

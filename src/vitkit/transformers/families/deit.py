@@ -23,7 +23,8 @@ from vitkit.transformers.families._base import (
 from vitkit.transformers.families._layers import Encoder, EncoderLayer
 from vitkit.transformers.hub import Argument
 from vitkit.transformers.losses import masked_loss
-from vitkit.transformers.modeling import PatchesToPixels, ViTPooler
+from vitkit.transformers.modeling import PatchesToPixels
+from vitkit.transformers.modules import ViTPooler
 from vitkit.transformers.outputs import (
     BaseModelOutputWithPooling,
     LayerOutputs,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vitkit.checkpoints.tensors import Tensors, fuse_pairs
 from vitkit.layers import MLP, SwiGLU, layer_norm
+from vitkit.transformers.activations import make_activation
 from vitkit.transformers.configuration import PretrainedConfig, Sizes
 from vitkit.transformers.families._backbone import Backbone, BackboneConfig
 from vitkit.transformers.families._base import (
@@ -22,7 +23,6 @@ from vitkit.transformers.families._base import (
     need_pixels,
 )
 from vitkit.transformers.families._layers import DinoLayer, Encoder, LayerScale, V4Attention
-from vitkit.transformers.modules import make_activation
 from vitkit.transformers.outputs import BackboneOutput, BaseModelOutputWithPooling
 
 RENAMES = (

@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from vitkit.layers import Taps, axial_rotation, check_axes, layer_norm, run_blocks
+from vitkit.transformers.activations import make_activation
 from vitkit.transformers.configuration import PretrainedConfig, Sizes, pair
 from vitkit.transformers.families._backbone import Backbone, BackboneConfig
 from vitkit.transformers.families._base import (
@@ -23,7 +24,6 @@ from vitkit.transformers.families._base import (
     need_pixels,
 )
 from vitkit.transformers.families._layers import DinoLayer, LayerInput, LayerScale, NamedAttention
-from vitkit.transformers.modules import make_activation
 from vitkit.transformers.outputs import BackboneOutput, BaseModelOutputWithPooling
 
 
