@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from vitkit.data.processor.geometry import Interpolation, Size
-from vitkit.data.processor.normalization import HALF
+from vitkit.data.processor.normalization import HALF, IMAGENET_MEAN, IMAGENET_STD
 
 #: Filters of Pillow by number.
 _RESAMPLE: Final[dict[int, Interpolation]] = {
@@ -34,9 +34,18 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "DeiT": _CROPPED | {"image_mean": HALF, "image_std": HALF},
     "Beit": _SQUASH | {"image_mean": HALF, "image_std": HALF},
     "Siglip": _SQUASH | {"image_mean": HALF, "image_std": HALF},
+    "DINOv3ViT": _SQUASH | {"resample": 2, "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},
     "CLIP": _CLIP,
     "Bit": _CLIP,
+    "ConvNext": _SQUASH
+    | {"size": {"shortest_edge": 384}, "crop_pct": 224 / 256, "image_mean": HALF, "image_std": HALF},
 }
+#: Classes for which an integer size is the length of the short side.
+_SHORT_SIDE: Final = ("CLIP", "Bit", "ConvNext")
+#: `ConvNextImageProcessor` crops images below this size, and squashes them otherwise.
+_CROPPED_BELOW: Final = 384
+#: Steps of transformers that are off if their value is null; without a value they have the default of the class.
+_SWITCHES: Final = ("do_resize", "do_rescale", "do_normalize")
 #: Steps that `Processor` supports, and steps that do not change pixels.
 _KNOWN_STEPS: Final = frozenset({"do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb"})
 _HARMLESS_STEPS: Final = frozenset({"do_reduce_labels"})
@@ -52,12 +61,13 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of a config file. Missing and null settings get the defaults of the processor class."""
     kind = _kind(config)
     stated = {key: value for key, value in config.items() if value is not None}
+    stated |= {key: False for key in _SWITCHES if key in config and config[key] is None}
     unsupported = [
         key
         for key, value in stated.items()
         if key.startswith("do_") and value and key not in _KNOWN_STEPS | _HARMLESS_STEPS
     ]
-    if "crop_pct" in stated:
+    if "crop_pct" in stated and kind != "ConvNext":
         unsupported.append("crop_pct")
     if unsupported:
         raise ValueError(f"the image processor has unsupported steps: {', '.join(sorted(unsupported))}")
@@ -94,12 +104,36 @@ def _resize_fields(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
     resample = settings["resample"]
     if resample not in _RESAMPLE or isinstance(resample, bool):
         raise ValueError(f"resample must be one of {sorted(_RESAMPLE)} (filters of Pillow), got {resample!r}")
-    if isinstance(size, int) and kind in ("CLIP", "Bit"):
+    if isinstance(size, int) and kind in _SHORT_SIDE:
         size = {"shortest_edge": size}
     interpolation = _RESAMPLE[resample]
     if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
         return {"resize": "shortest", "resize_to": int(size["shortest_edge"]), "interpolation": interpolation}
     return {"resize": "squash", "resize_to": _size(size, "size"), "interpolation": interpolation}
+
+
+def _convnext(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces `crop_pct` of `ConvNextImageProcessor` with the size and crop that it stands for.
+
+    Below 384 pixels, the short side is resized to size / crop_pct and the center is cropped; larger images are
+    squashed. Raises ValueError for a size without `shortest_edge`, an invalid `crop_pct` or a second crop.
+    """
+    size, fraction = settings["size"], settings["crop_pct"]
+    edge = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    if not isinstance(edge, int):
+        raise ValueError(f"size must contain 'shortest_edge' for ConvNextImageProcessor, got {size!r}")
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 1e-6 < fraction <= 1:
+        raise ValueError(f"crop_pct must be above 0 and at most 1, got {fraction!r}")
+    square = {"height": edge, "width": edge}
+    if edge >= _CROPPED_BELOW or not settings["do_resize"]:
+        return {**settings, "size": square}
+    if settings["do_center_crop"] and _size(settings.get("crop_size"), "crop_size") != (edge, edge):
+        raise ValueError(
+            f"ConvNextImageProcessor crops to its size {edge}; crop_size {settings['crop_size']!r} would be a second "
+            "crop: set do_center_crop to false"
+        )
+    short = {"shortest_edge": int(edge / fraction)}
+    return {**settings, "size": short, "do_center_crop": True, "crop_size": square}
 
 
 def _numbers(value: float | Sequence[float], channels: int) -> tuple[float, ...]:
@@ -114,6 +148,8 @@ def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if isinstance(config.get("image_processor"), Mapping):
         config = config["image_processor"]
     settings, kind = _settings(config), _kind(config)
+    if kind == "ConvNext":
+        settings = _convnext(settings)
     how = _resize_fields(settings, kind)
     if settings["do_center_crop"]:
         size = _size(settings.get("crop_size"), "crop_size")
@@ -146,22 +182,36 @@ def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
     return {"height": rows, "width": columns}
 
 
+def written_type(kind: str, size: Mapping[str, object], *, crops: bool, converts: bool) -> str:
+    """Returns the name of the image processor for a file that transformers 4 and 5 process equally.
+
+    `kind` is the family of the preferred class, such as "ViT". The slow processor of transformers 4 for ViT neither
+    keeps the aspect ratio nor crops, and that of DeiT has no conversion to RGB; `BitImageProcessor` has all of them.
+    """
+    keeps_ratio = "shortest_edge" in size
+    if kind in ("ViT", "DINOv3ViT") and (keeps_ratio or crops):
+        kind = "DeiT" if not keeps_ratio and not converts else "Bit"
+    elif kind in ("DeiT", "Beit") and keeps_ratio:
+        kind = "Bit"
+    return f"{kind}ImageProcessor"
+
+
 def write(settings: Mapping[str, Any]) -> dict[str, object]:
     """Returns the content of a preprocessor_config.json. `Processor` fields that transformers lacks are left out."""
     rows, columns = settings["size"]
-    crops = settings["center_crop"] != "none"
+    crops, converts, size = settings["center_crop"] != "none", len(settings["mean"]) == 3, _nearest_size(settings)
     config: dict[str, object] = {
         "do_center_crop": crops,
-        "do_convert_rgb": len(settings["mean"]) == 3,
+        "do_convert_rgb": converts,
         "do_normalize": True,
         "do_rescale": True,
         "do_resize": settings["resize"] != "none",
         "image_mean": list(settings["mean"]),
-        "image_processor_type": "ViTImageProcessor",
+        "image_processor_type": written_type("ViT", size, crops=crops, converts=converts),
         "image_std": list(settings["std"]),
         "resample": next(key for key, name in _RESAMPLE.items() if name == settings["interpolation"]),
         "rescale_factor": settings["rescale"],
-        "size": _nearest_size(settings),
+        "size": size,
     }
     if crops:
         config["crop_size"] = {"height": rows, "width": columns}
