@@ -224,12 +224,14 @@ def test_activation_checkpointing_gives_the_same_gradients() -> None:
     plain, checkpointed = make(ViTForImageClassification), make(ViTForImageClassification)
     checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
     assert checkpointed.is_gradient_checkpointing
-    calls = []
-    checkpointed.vit.layers[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    calls, layer_calls = [], []
+    checkpointed.vit.layers[1].attention.register_forward_pre_hook(lambda *_: calls.append(1))
+    checkpointed.vit.layers[1].register_forward_pre_hook(lambda *_: layer_calls.append(1))
     for model in (plain.train(), checkpointed.train()):
         output = model(IMAGES, labels=torch.tensor([0, 1]), output_attentions=[1])
         (output.loss + output.attentions[1].square().sum()).backward()
     assert len(calls) == 2, "the layer ran again in the backward pass"
+    assert len(layer_calls) == 1, "hooks of the layer itself ran once"
     for one, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
     checkpointed.activation_checkpointing_enable(every_n_layers=2)
@@ -254,7 +256,8 @@ def test_unknown_attention_implementations_raise() -> None:
 
 def test_stochastic_depth_grows_over_the_layers() -> None:
     model = make(drop_path_rate=0.4)
-    assert [layer.drop_path.rate for layer in model.layers] == [0.0, 0.2, 0.4]
+    paths = [(layer.attention.output.drop_path, layer.output.drop_path) for layer in model.layers]
+    assert [[path and path.rate for path in layer] for layer in paths] == [[None, None], [0.2, 0.2], [0.4, 0.4]]
     assert torch.equal(model(IMAGES)[0], make()(IMAGES)[0])
     torch.manual_seed(0)
     first = model.train()(IMAGES)[0]

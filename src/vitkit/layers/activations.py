@@ -1,5 +1,6 @@
 """Activation functions, with the names by which model configs and other libraries select them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,38 @@ class QuickGELU(nn.Module):
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Applies the activation to each element."""
         return x * torch.sigmoid(1.702 * x)
+
+
+class ClippedGELUActivation(nn.Module):
+    """GELU whose values are clipped to [-10, 10], for quantization (Wu et al. 2020)."""
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Applies the activation to each element."""
+        return F.gelu(x).clamp(-10, 10)
+
+
+class LaplaceActivation(nn.Module):
+    """Smooth approximation of the squared ReLU: the distribution function of a normal distribution (MEGA)."""
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Applies the activation to each element."""
+        return 0.5 * (1.0 + torch.erf((x - 0.707107) / (0.282095 * math.sqrt(2.0))))
+
+
+class ReLUSquaredActivation(nn.Module):
+    """Squared ReLU (So et al. 2021, Primer)."""
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Applies the activation to each element."""
+        return F.relu(x).square()
+
+
+class SqrtSoftplusActivation(nn.Module):
+    """Square root of the softplus function."""
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Applies the activation to each element."""
+        return F.softplus(x).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +83,7 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "gelu_tanh": Activation(
         module=partial(nn.GELU, approximate="tanh"),
-        transformers=("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate"),
+        transformers=("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_new", "gelu_fast", "gelu_accurate"),
         timm=("gelu_tanh",),
         function=partial(F.gelu, approximate="tanh"),
         onednn=("gelu", "tanh"),
@@ -74,13 +107,19 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     # Only configs of the transformers API can name these.
     "elu": Activation(module=nn.ELU, transformers=("elu",)),
+    "gelu_clipped": Activation(module=ClippedGELUActivation, transformers=("gelu_10",)),
+    "hardswish": Activation(module=nn.Hardswish, transformers=("hardswish",)),
     "identity": Activation(module=nn.Identity, transformers=("linear",)),
+    "laplace": Activation(module=LaplaceActivation, transformers=("laplace",)),
     "leaky_relu": Activation(module=nn.LeakyReLU, transformers=("leaky_relu",)),
     "mish": Activation(module=nn.Mish, transformers=("mish",)),
+    "prelu": Activation(module=nn.PReLU, transformers=("prelu",)),
     "quick_gelu": Activation(module=QuickGELU, transformers=("quick_gelu",)),
     "relu6": Activation(module=nn.ReLU6, transformers=("relu6",)),
+    "relu_squared": Activation(module=ReLUSquaredActivation, transformers=("relu2",)),
     "selu": Activation(module=nn.SELU, transformers=("selu",)),
     "sigmoid": Activation(module=nn.Sigmoid, transformers=("sigmoid",)),
+    "sqrtsoftplus": Activation(module=SqrtSoftplusActivation, transformers=("sqrtsoftplus",)),
     "tanh": Activation(module=nn.Tanh, transformers=("tanh",)),
 }
 # Activations that a model config can name.

@@ -1,6 +1,7 @@
 """Implements `from_pretrained` and `save_pretrained`, with the parameter names of transformers 4 and 5."""
 
 import copy
+import inspect
 import logging
 import os
 import re
@@ -10,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitkit import atomic
 from vitkit.checkpoints.containers import open_weights
 from vitkit.checkpoints.tensors import Info, Tensors
+from vitkit.text import printable
 from vitkit.transformers import hub
-from vitkit.transformers.configuration import ViTConfig
+from vitkit.transformers.configuration import PretrainedConfig
 from vitkit.transformers.hub import Argument
-from vitkit.transformers.names import rename, to_v4, to_v5
+from vitkit.transformers.initialization import initialize_missing, mark_initialized
+from vitkit.transformers.names import rename
 
 logger = logging.getLogger("vitkit.transformers")
 
@@ -26,7 +29,7 @@ Device = str | int | torch.device | None
 DeviceMap = Device | Mapping[str, Device]
 
 
-# A `ViTPreTrainedModel`, which imports this module.
+# A `PreTrainedModel`, which imports this module.
 Model = Any
 
 
@@ -42,9 +45,9 @@ class LoadingReport:
 
 def load(
     model_class: type[Model],
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None,
     *model_args: Argument,
-    config: ViTConfig | str | os.PathLike[str] | None = None,
+    config: PretrainedConfig | str | os.PathLike[str] | None = None,
     state_dict: Mapping[str, Tensor] | None = None,
     ignore_mismatched_sizes: bool = False,
     output_loading_info: bool = False,
@@ -59,7 +62,7 @@ def load(
 ) -> Any:
     """Loads a model in evaluation mode. Returns (model, report) if `output_loading_info` is True.
 
-    source          folder or hub id; `kwargs` may contain the arguments of `hub.locate`
+    source          folder or hub id, or None with config and state_dict; `kwargs` may contain those of `hub.locate`
     config          replaces the saved config; without it, `kwargs` override attributes of the saved one (num_labels=10)
     state_dict      tensors to use instead of a weights file
     dtype           "auto" uses the dtype of the config, or else of the weights; `torch_dtype` is the old name
@@ -72,8 +75,11 @@ def load(
     """
     if not weights_only:
         raise ValueError("weights_only=False is not supported: loading could run code from the file")
-    location, kwargs = hub.locate(source, kwargs)
-    config, kwargs = _config(location, config, kwargs)
+    if source is None and (config is None or state_dict is None):
+        raise ValueError("from_pretrained(None) needs config= and state_dict=; pass both, or the path of a folder")
+    location, kwargs = hub.locate(source or "", kwargs)
+    config, kwargs = _config(model_class, location, config, kwargs)
+    _check_kwargs(model_class, config, kwargs)
     if state_dict is not None:
         tensors = _from_state_dict(state_dict)
     else:
@@ -84,18 +90,23 @@ def load(
         model = model_class(config, *model_args, **kwargs)
     model.to(config.dtype).to_empty(device=_device(device_map))
     report = _load_tensors(model, tensors, ignore_mismatched_sizes)
-    model.name_or_path = config.name_or_path = os.fspath(source)
+    model.name_or_path = config.name_or_path = location.source
     model.eval()
     return (model, vars(report)) if output_loading_info else model
 
 
 def _config(
-    location: hub.Location, config: ViTConfig | str | os.PathLike[str] | None, kwargs: dict[str, Argument]
-) -> tuple[ViTConfig, dict[str, Argument]]:
+    model_class: type[Model],
+    location: hub.Location,
+    config: PretrainedConfig | str | os.PathLike[str] | None,
+    kwargs: dict[str, Argument],
+) -> tuple[PretrainedConfig, dict[str, Argument]]:
     """Returns the config, and the `kwargs` that are arguments of the model."""
     implementation = kwargs.pop("attn_implementation", None)
-    if isinstance(config, ViTConfig):
-        result, rest = copy.deepcopy(config), kwargs
+    options = {name: kwargs.pop(name) for name in ("torchscript", "gradient_checkpointing") if name in kwargs}
+    own = model_class.config_class
+    if config is not None and not isinstance(config, str | os.PathLike):
+        result, rest = copy.deepcopy(model_class._as_config(config)), kwargs
     else:
         where = location if config is None else replace(location, source=os.fspath(config))
         try:
@@ -105,12 +116,31 @@ def _config(
                 f"{error}: pass config=, or save the config with model.config.save_pretrained (transformers.Trainer "
                 "saves the config only for transformers' own models)"
             ) from None
-        if data.get("model_type", "vit") != "vit":
-            raise ValueError(f"{where.source} has model_type '{data['model_type']}'; expected 'vit': try vitkit.load")
-        result, rest = ViTConfig.from_dict(data, return_unused_kwargs=True, **kwargs)
+        if data.get("model_type", own.model_type) != own.model_type:
+            raise ValueError(
+                f"{where.source} has model_type {printable(str(data['model_type']))[:40]!r}; {model_class.__name__} "
+                f"expects '{own.model_type}': use vitkit.AutoModel or vitkit.load"
+            )
+        result, rest = own.from_dict(data, return_unused_kwargs=True, **kwargs)
     if implementation is not None:
         result._attn_implementation = implementation
+    result.update({name: value for name, value in options.items() if value})
     return result, rest
+
+
+def _check_kwargs(model_class: type[Model], config: PretrainedConfig, kwargs: Mapping[str, Argument]) -> None:
+    """Raises TypeError for keyword arguments that neither the config nor the constructor of the model has."""
+    parameters = inspect.signature(model_class.__init__).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return
+    accepted = [name for name in parameters if name not in ("self", "config")]
+    if unknown := [printable(name)[:40] for name in kwargs if name not in accepted]:
+        known = [name for name in config.to_dict() if name != "model_type"]
+        raise TypeError(
+            f"{model_class.__name__}.__init__() got an unexpected keyword argument '{unknown[0]}'; from_pretrained "
+            f"takes its own arguments, {''.join(f'{name}, ' for name in accepted)}and the attributes of the config: "
+            f"{', '.join(sorted(known))}"
+        )
 
 
 def _from_state_dict(state_dict: Mapping[str, Tensor]) -> Tensors:
@@ -140,7 +170,7 @@ def _map_name(name: str, key_mapping: Mapping[str, str]) -> str:
     return name
 
 
-def _dtype(dtype: torch.dtype | str | None, config: ViTConfig, tensors: Tensors) -> torch.dtype:
+def _dtype(dtype: torch.dtype | str | None, config: PretrainedConfig, tensors: Tensors) -> torch.dtype:
     if dtype not in (None, "auto"):
         return parse_dtype(dtype)
     if isinstance(config.dtype, torch.dtype):
@@ -169,18 +199,27 @@ def _device(device_map: DeviceMap) -> torch.device:
     return torch.device("cpu" if device_map is None else device_map)
 
 
-def expected_name(name: str, prefix: str, expected: Iterable[str]) -> str:
-    """Converts a parameter name of transformers 4 or 5, with or without a prefix, to the name in the model."""
-    bare = to_v5(name.removeprefix("vit."))
-    return prefix + bare if prefix + bare in expected or name.startswith("vit.") else bare
+def expected_name(model: Model, name: str, expected: Iterable[str], prefixed: bool) -> str:
+    """Converts a parameter name of any version of transformers, with or without a prefix, to the name in the model.
+
+    `prefixed` is whether names in the file have the prefix of the base model. Then a name without the prefix belongs to
+    the head if the head has it.
+    """
+    base = f"{model.base_model_prefix}."
+    prefix = "" if model.base_model is model else base
+    bare = model.own_name(name.removeprefix(base))
+    if name.startswith(base):
+        return prefix + bare
+    return bare if (prefixed and bare in expected) or prefix + bare not in expected else prefix + bare
 
 
 @torch.no_grad()
 def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool) -> LoadingReport:
     """Copies tensors to the model's parameters and initializes the parameters that have no tensor."""
     parameters = dict(model.named_parameters())
-    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    tensors = tensors.renamed(lambda name: expected_name(name, prefix, parameters))
+    prefixed = any(name.startswith(f"{model.base_model_prefix}.") for name in tensors.infos)
+    tensors = tensors.renamed(lambda name: expected_name(model, name, parameters, prefixed))
+    tensors = model.arrange(tensors)
     report = LoadingReport(set(parameters) - set(tensors.infos), set(tensors.infos) - set(parameters))
     for name in set(parameters) & set(tensors.infos):
         shapes = tensors.infos[name].shape, tuple(parameters[name].shape)
@@ -192,19 +231,16 @@ def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool)
         )
         raise RuntimeError(f"size mismatch for {wrong}; ignore_mismatched_sizes=True initializes these randomly")
     uninitialized = report.missing_keys | {name for name, *_ in report.mismatched_keys}
-    model.init_weights({_parent(model, name) for name in uninitialized})
+    initialize_missing(model, uninitialized)
     for name, parameter in parameters.items():
         if name not in uninitialized:
             parameter.copy_(tensors.read(name))
+    mark_initialized(model)
     if uninitialized:
         logger.warning(f"newly initialized, train before use: {', '.join(sorted(uninitialized))}")
     if report.unexpected_keys:
         logger.warning(f"not used by {type(model).__name__}: {', '.join(sorted(report.unexpected_keys))}")
     return report
-
-
-def _parent(model: nn.Module, name: str) -> nn.Module:
-    return model.get_submodule(name.rpartition(".")[0])
 
 
 def save(
@@ -228,12 +264,11 @@ def save(
     save_original_format  use the v4 names, which every version of transformers reads; False uses the v5 names
     hub_options           options of `hub.push_folder`
 
-    Raises ValueError for `safe_serialization=False`: a pickle can run code when it is loaded.
+    With `safe_serialization=False` it also writes safetensors, as transformers 5, and logs a warning: a pickle can run
+    code when it is loaded.
     """
     if not safe_serialization:
-        raise ValueError(
-            "safe_serialization=False is not supported: it would write a pickle, which can run code when loaded"
-        )
+        logger.warning("safe_serialization=False has no effect: the weights are saved as safetensors, not as a pickle")
     if not is_main_process:
         return
     folder = hub.make_folder(save_directory)
@@ -249,7 +284,7 @@ def save(
 def _rename(model: Model, state_dict: Mapping[str, Tensor], to_old_names: bool) -> dict[str, Tensor]:
     state = dict(state_dict)
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    rename(state, prefix, to_v4 if to_old_names else to_v5)
+    rename(state, prefix, lambda name: model.name_in(name, "v4" if to_old_names else "v5"))
     return state
 
 

@@ -1,29 +1,21 @@
 """ViT models with the API of transformers: encoder, classifier and masked image modeling."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vitkit.layers import layer_norm
+from vitkit.transformers.arguments import LayerSelection, accept_both_orders, attention_bias, head_masks
+from vitkit.transformers.attention import ViTAttention
 from vitkit.transformers.configuration import ViTConfig, pair
-from vitkit.transformers.hub import Argument
-from vitkit.transformers.modules import ViTAttention, ViTEmbeddings, ViTLayer, make_activation
-from vitkit.transformers.names import (
-    AliasGroup,
-    accept_both_formats,
-    accept_both_orders,
-    attention_bias,
-    head_masks,
-    module_aliases,
-    selected_layers,
-    write_name_format,
-)
+from vitkit.transformers.embeddings import ViTEmbeddings
+from vitkit.transformers.losses import classification_loss, masked_loss
+from vitkit.transformers.modules import ViTEncoder, ViTPooler
+from vitkit.transformers.names import accept_both_formats, named_modules, report_name_format, write_name_format
 from vitkit.transformers.outputs import (
     BaseModelOutputWithPooling,
     ImageClassifierOutput,
@@ -33,102 +25,50 @@ from vitkit.transformers.outputs import (
 from vitkit.transformers.pretrained import ViTPreTrainedModel
 
 
-def classification_loss(
-    logits: Float[Tensor, "b classes"],
-    labels: Shaped[Tensor, "..."],
-    config: ViTConfig,
-    num_items_in_batch: Tensor | int | None = None,
-) -> Float[Tensor, ""]:
-    """Returns the loss of the problem type: mean squared error, cross-entropy or binary cross-entropy.
-
-    If `config.problem_type` is None, the labels determine it and it is stored: regression for one class, single-label
-    classification for integers, else multi-label classification. Raises RuntimeError for class labels that are not
-    integers, as transformers does. With `num_items_in_batch` the cross-entropy is summed
-    and divided by that number, so that every image has the same weight under gradient accumulation.
-    """
-    labels = labels.to(logits.device)
-    if config.problem_type is None:
-        if config.num_labels == 1:
-            config.problem_type = "regression"
-        else:
-            integers = labels.dtype in (torch.int64, torch.int32)
-            config.problem_type = "single_label_classification" if integers else "multi_label_classification"
-    if config.problem_type == "regression":
-        return F.mse_loss(logits.squeeze(), labels.squeeze()) if config.num_labels == 1 else F.mse_loss(logits, labels)
-    if config.problem_type == "multi_label_classification":
-        return F.binary_cross_entropy_with_logits(logits, labels)
-    if labels.is_floating_point() or labels.is_complex():
-        raise RuntimeError(
-            f"the labels of problem_type='single_label_classification' are class indices, expected an integer dtype "
-            f"(torch.long), got {labels.dtype}; set problem_type='regression' for numbers"
-        )
-    logits, labels = logits.view(-1, config.num_labels), labels.view(-1).long()
-    if num_items_in_batch is None:
-        return F.cross_entropy(logits, labels)
-    items = num_items_in_batch.to(logits.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch
-    return F.cross_entropy(logits, labels, reduction="sum") / items
-
-
-# Layers whose outputs are returned: all or none (bool), one index, or several; None uses the config.
-LayerSelection = bool | int | Sequence[int] | None
-
-
-class ViTPooler(nn.Module):
-    """Pooler: a linear layer and an activation, applied to the class token."""
-
-    def __init__(self, config: ViTConfig):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.pooler_output_size or config.hidden_size)
-        self.activation = make_activation(config.pooler_act)
-
-    def forward(self, hidden_states: Float[Tensor, "b n d"]) -> Float[Tensor, "b k"]:
-        """Returns one vector per image, computed from the class token."""
-        return self.activation(self.dense(hidden_states[:, 0]))
-
-
 class ViTModel(ViTPreTrainedModel):
     """ViT encoder with an optional pooler. With `use_mask_token`, patches can be replaced by a mask token."""
 
     def __init__(self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
         super().__init__(config)
         self.embeddings = ViTEmbeddings(config, use_mask_token)
-        # The rate grows linearly from 0 at the first layer to the full rate at the last (Huang et al. 2016; DeiT).
-        rate, last = getattr(config, "drop_path_rate", 0.0), max(config.num_hidden_layers - 1, 1)
-        self.layers = nn.ModuleList(ViTLayer(config, rate * i / last) for i in range(config.num_hidden_layers))
+        self.encoder = ViTEncoder(config)
         self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.pooler = ViTPooler(config) if add_pooling_layer else None
-        # Activation checkpointing: every how many layers, and options of torch.utils.checkpoint; None if disabled.
-        self.checkpointing: tuple[int, dict[str, Argument]] | None = None
-        self._name_format = "v5"
+        self._name_format = "v4"
         self.register_load_state_dict_pre_hook(accept_both_formats)
+        self.register_load_state_dict_post_hook(report_name_format)
         self.register_state_dict_post_hook(write_name_format)
         self.post_init()
 
     @property
-    def encoder(self) -> AliasGroup:
-        """Alias of the module that contained `layer` before transformers 5.9."""
-        return AliasGroup(layer=(self, "layers"))
+    def layers(self) -> nn.ModuleList:
+        """The layers, `encoder.layer`, under their name in transformers 5.9 and later."""
+        return self.encoder.layer
+
+    @layers.setter
+    def layers(self, layers: nn.ModuleList) -> None:
+        """Replaces the layers."""
+        self.encoder.layer = layers
 
     def attention_of(self, layer: int) -> ViTAttention:
         """Returns the attention module of a layer. Raises TypeError if the module was replaced."""
-        attention = self.layers[layer].attention
+        attention = self.encoder.layer[layer].attention
         if not isinstance(attention, ViTAttention):
             raise TypeError(f"the attention of layer {layer} is a {type(attention).__name__}; expected a ViTAttention")
         return attention
 
+    def get_head_mask(
+        self, head_mask: Tensor | Sequence[Tensor | None] | None, num_hidden_layers: int | None = None
+    ) -> Sequence[Tensor | None]:
+        """Splits a head mask into one mask per layer. See `arguments.head_masks`."""
+        return head_masks(head_mask, self.config, self.dtype)
+
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Generator[tuple[str, nn.Module]]:
-        """Yields all modules, then aliases of the layers under their transformers 4 names."""
-        first_visit = memo is None or self not in memo
-        yield from super().named_modules(memo, prefix, remove_duplicate)
-        if first_visit and remove_duplicate:
-            yield from module_aliases(self.layers, f"{prefix}." if prefix else "")
-
-    def modules(self, remove_duplicate: bool = True) -> Generator[nn.Module]:
-        """Yields every module once, without the aliases of `named_modules`."""
-        for _, module in super().named_modules(remove_duplicate=remove_duplicate):
-            yield module
+        """Yields all modules with their names in the `name_format` of the model."""
+        found = super().named_modules(memo, prefix, remove_duplicate)
+        yield from named_modules(found, prefix, self._name_format)
 
     @accept_both_orders(("pixel_values", "bool_masked_pos", "interpolate_pos_encoding", "attention_mask"))
     def forward(
@@ -145,57 +85,41 @@ class ViTModel(ViTPreTrainedModel):
     ) -> BaseModelOutputWithPooling | tuple[Tensor | LayerOutputs, ...]:
         """Returns the tokens, the pooled class token and the outputs of the selected layers.
 
-        `bool_masked_pos` (b, patches) is true for masked patches; see `names.head_masks` and `names.attention_bias` for
-        the shapes of `head_mask` and `attention_mask`. Raises ValueError for unsupported image sizes.
+        `bool_masked_pos` (b, patches) is true for masked patches; see `arguments.head_masks` and
+        `arguments.attention_bias` for the shapes of `head_mask` and `attention_mask`. Raises ValueError for unsupported
+        image sizes.
         """
         if pixel_values is None:
             raise ValueError("You have to specify pixel_values")
         config = self.config
-        weight = self.embeddings.patch_embeddings.projection.weight
-        tokens = self.embeddings(pixel_values.to(weight.dtype), bool_masked_pos, interpolate_pos_encoding)
-        tokens, hidden_states, attentions = self._encode(
-            tokens,
-            attention_bias(attention_mask, tokens.dtype),
-            head_masks(head_mask, config, tokens.dtype),
-            config.output_attentions if output_attentions is None else output_attentions,
-            config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+        tokens = self.embeddings(
+            pixel_values.to(self._input_dtype(pixel_values)), bool_masked_pos, interpolate_pos_encoding
         )
-        normed = self.layernorm(tokens)
+        # An encoder written for transformers 4.57 takes no other arguments, so they are passed only if needed.
+        options: dict[str, object] = {
+            "output_attentions": config.output_attentions if output_attentions is None else output_attentions,
+            "output_hidden_states": config.output_hidden_states
+            if output_hidden_states is None
+            else output_hidden_states,
+            "attention_mask": attention_bias(attention_mask, tokens.dtype),
+        }
+        needed = {name: value for name, value in options.items() if value is not None and value is not False}
+        encoded = self.encoder(tokens, head_mask=head_masks(head_mask, config, tokens.dtype), **needed)
+        normed = self.layernorm(encoded if isinstance(encoded, Tensor) else encoded[0])
         output = BaseModelOutputWithPooling(
             last_hidden_state=normed,
             pooler_output=None if self.pooler is None else self.pooler(normed),
-            hidden_states=hidden_states,
-            attentions=attentions,
+            hidden_states=getattr(encoded, "hidden_states", None),
+            attentions=getattr(encoded, "attentions", None),
         )
         as_output = config.return_dict if return_dict is None else return_dict
         return output if as_output else output.to_tuple()
 
-    def _encode(
-        self,
-        tokens: Float[Tensor, "b n d"],
-        bias: Tensor | None,
-        masks: Sequence[Tensor | None],
-        output_attentions: LayerSelection,
-        output_hidden_states: LayerSelection,
-    ) -> tuple[Tensor, tuple[Tensor | None, ...] | None, tuple[Tensor | None, ...] | None]:
-        """Applies all layers. Returns the tokens, the selected hidden states and the selected attention weights."""
-        depth = len(self.layers)
-        attention_layers = selected_layers(output_attentions, depth, "output_attentions")
-        state_layers = selected_layers(output_hidden_states, depth + 1, "output_hidden_states")
-        states: list[Tensor | None] = [tokens if 0 in state_layers else None]
-        attentions: list[Tensor | None] = []
-        for index, layer in enumerate(self.layers):
-            result = self._run(index, layer, tokens, bias, masks[index], index in attention_layers)
-            tokens, weights = result if isinstance(result, tuple) else (result, None)
-            attentions.append(weights)
-            states.append(tokens if index + 1 in state_layers else None)
-        return tokens, tuple(states) if state_layers else None, tuple(attentions) if attention_layers else None
-
-    def _run(self, index: int, layer: nn.Module, *args: object) -> Tensor | tuple[Tensor, Tensor]:
-        if self.checkpointing is None or not (self.training and torch.is_grad_enabled()):
-            return layer(*args)
-        every, options = self.checkpointing
-        return layer(*args) if index % every else checkpoint(layer, *args, **options)
+    def _input_dtype(self, pixel_values: Tensor) -> torch.dtype:
+        """Returns the dtype of the patch projection, or that of the images if the projection has no weight."""
+        projection = getattr(self.embeddings.patch_embeddings, "projection", None)
+        weight = getattr(projection, "weight", None)
+        return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else pixel_values.dtype
 
 
 class ViTForImageClassification(ViTPreTrainedModel):
@@ -206,6 +130,8 @@ class ViTForImageClassification(ViTPreTrainedModel):
 
     # Makes Trainer pass num_items_in_batch, the number of images of a step over all accumulated batches.
     accepts_loss_kwargs: ClassVar[bool] = True
+
+    _loss_function: Callable[..., Tensor] = staticmethod(classification_loss)
 
     def __init__(self, config: ViTConfig):
         super().__init__(config)
@@ -239,7 +165,10 @@ class ViTForImageClassification(ViTPreTrainedModel):
             return_dict=True,
         )
         logits = self.classifier(outputs.last_hidden_state[:, 0])
-        loss = None if labels is None else classification_loss(logits, labels, self.config, num_items_in_batch)
+        loss = None
+        if labels is not None:
+            items = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
+            loss = self.loss_function(labels, logits, self.config, **items)
         output = ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
@@ -273,7 +202,7 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel):
         rows, columns = pair(config.encoder_stride)
         self.decoder = nn.Sequential(
             nn.Conv2d(config.hidden_size, rows * columns * config.num_channels, kernel_size=1),
-            PatchesToPixels(rows, columns),
+            nn.PixelShuffle(rows) if rows == columns else PatchesToPixels(rows, columns),
         )
         self.post_init()
 
@@ -323,20 +252,3 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel):
         )
         as_output = self.config.return_dict if return_dict is None else return_dict
         return output if as_output else output.to_tuple()
-
-
-def masked_loss(
-    images: Float[Tensor, "b c height width"],
-    reconstruction: Float[Tensor, "b c rows columns"],
-    mask: Shaped[Tensor, "b p"],
-    grid: tuple[int, int],
-) -> Float[Tensor, ""]:
-    """Returns the mean absolute error over the pixels of masked patches (SimMIM, section 3.4).
-
-    Pixels at the right and bottom that fill no patch are ignored.
-    """
-    height, width = reconstruction.shape[2:]
-    rows, columns = height // grid[0], width // grid[1]
-    pixels = repeat(mask, "b (r s) -> b 1 (r p) (s q)", r=grid[0], p=rows, q=columns)
-    difference = F.l1_loss(images[:, :, :height, :width], reconstruction, reduction="none")
-    return (difference * pixels).sum() / (pixels.sum() + 1e-5) / images.shape[1]

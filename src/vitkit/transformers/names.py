@@ -1,25 +1,20 @@
-"""Converts module names, parameter names and `forward` arguments between transformers 4 and 5.
+"""The names of modules and parameters in transformers 4 and 5.
 
-The module tree has the v5 names, those of transformers 5.9 and later (`layers.0.attention.q_proj`). The v4 name
-`encoder.layer[0].attention.attention.query` refers to the same module, `load_state_dict` and `from_pretrained` accept
-both, and `named_modules` lists both, so that PEFT's `target_modules=["query", "value"]` and hooks found by name work.
-`named_parameters` lists the v5 names only.
+The module tree is that of transformers 4 (`encoder.layer.0.attention.attention.query`). Modules have properties with
+the names of transformers 5.9 and later (`layers.0.attention.q_proj`), so that `get_submodule` and assignments work with
+both. `state_dict`, `named_modules` and `named_parameters` have one name for each object, in the model's `name_format`;
+`load_state_dict` and `from_pretrained` accept both.
 """
 
-import functools
-import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any, NoReturn
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, TypeVar
 
-import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit.transformers.configuration import ViTConfig
-from vitkit.transformers.hub import Argument
-
 NAME_FORMATS = ("v4", "v5")
+T = TypeVar("T")
 
 # Modules of a layer: v5 name to v4 name.
 V5_TO_V4 = {
@@ -28,22 +23,26 @@ V5_TO_V4 = {
     "attention.v_proj": "attention.attention.value",
     "attention.o_proj": "attention.output.dense",
     "mlp.fc1": "intermediate.dense",
+    "mlp.activation_fn": "intermediate.intermediate_act_fn",
     "mlp.fc2": "output.dense",
 }
+V4_TO_V5 = {v4: v5 for v5, v4 in V5_TO_V4.items()}
+# Modules of a layer in the order of transformers 5.
+V5_ORDER = ("", "attention", "layernorm_before", "layernorm_after", "intermediate", "mlp", "output")
 
 
 def to_v5(name: str) -> str:
     """Converts the transformers 4 name of a parameter or module to transformers 5. Returns other names unchanged."""
+    if name == "encoder.layer":
+        return "layers"
     match = re.fullmatch(r"encoder\.layer\.(\d+)(\..*)?", name, flags=re.DOTALL)
-    return (
-        name
-        if match is None
-        else f"layers.{match[1]}{_replace_prefix(match[2] or '', {v: k for k, v in V5_TO_V4.items()})}"
-    )
+    return name if match is None else f"layers.{match[1]}{_replace_prefix(match[2] or '', V4_TO_V5)}"
 
 
 def to_v4(name: str) -> str:
     """Converts the transformers 5 name of a parameter or module to transformers 4. Returns other names unchanged."""
+    if name == "layers":
+        return "encoder.layer"
     match = re.fullmatch(r"layers\.(\d+)(\..*)?", name, flags=re.DOTALL)
     return name if match is None else f"encoder.layer.{match[1]}{_replace_prefix(match[2] or '', V5_TO_V4)}"
 
@@ -70,211 +69,89 @@ def rename(mapping: MutableMapping[str, Tensor], prefix: str, convert: Callable[
 
 
 def accept_both_formats(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Pre-hook of `load_state_dict` that converts parameter names of transformers 4 to transformers 5."""
-    rename(state_dict, prefix, to_v5)
+    """Pre-hook of `load_state_dict` that converts parameter names of transformers 5 to transformers 4."""
+    rename(state_dict, prefix, to_v4)
 
 
-def write_name_format(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, _: object) -> None:
-    """Hook of `state_dict` that converts parameter names to the model's `name_format`."""
-    if module._name_format == "v4":
-        rename(state_dict, prefix, to_v4)
+def write_name_format(module: Any, state_dict: dict[str, Tensor], prefix: str, _: object) -> None:
+    """Hook of `state_dict` that converts parameter names to the model's `name_format`, and orders them accordingly."""
+    if module._name_format == "v5":
+        rename(state_dict, prefix, to_v5)
+        entries = in_v5_order([(name.removeprefix(prefix), name) for name in state_dict])
+        ordered = {name: state_dict[name] for _, name in entries}
+        state_dict.clear()
+        state_dict.update(ordered)
 
 
-class ModuleAlias(nn.Module):
-    """Alias of a module under its name in transformers 4. Attributes, calls and hooks are those of the module.
-
-    It is not an `nn.Linear` and has no parameters, so that code that selects modules by type or counts parameters sees
-    each module once.
-    """
-
-    def __init__(self, module: nn.Module):
-        super().__init__()
-        self.__dict__["module"] = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["module"], name)
-
-    def forward(self, *args: object, **kwargs: object) -> object:
-        """Calls the aliased module, including its hooks."""
-        return self.__dict__["module"](*args, **kwargs)
-
-    def extra_repr(self) -> str:
-        """Returns the repr of the aliased module."""
-        return repr(self.__dict__["module"])
+def report_name_format(module: Any, incompatible_keys: Any) -> None:
+    """Hook of `load_state_dict` that converts the reported names to the model's `name_format`."""
+    if module._name_format == "v5":
+        for names in incompatible_keys:
+            names[:] = [_report(name) for name in names]
 
 
-def _forwarded(method: str) -> Callable[..., object]:
-    def forward(self: ModuleAlias, *args: object, **kwargs: object) -> object:
-        return getattr(self.__dict__["module"], method)(*args, **kwargs)
-
-    return forward
+def _report(name: str) -> str:
+    before, dot, own = re.fullmatch(r"(?:(.*?)(\.))?(encoder\.layer\..*)|.*", name, flags=re.DOTALL).groups("")  # type: ignore[union-attr]
+    return f"{before}{dot}{to_v5(own)}" if own else name
 
 
-HOOKS = tuple(name for name in dir(nn.Module) if name.startswith("register_") and name.endswith("_hook"))
-for _name in HOOKS:
-    setattr(ModuleAlias, _name, _forwarded(_name))
-
-
-class AliasGroup(nn.Module):
-    """A parent module that exists only in transformers 4, such as `encoder` or `output`.
-
-    Its attributes are aliases of attributes of other modules: name=(module, attribute). It computes nothing, so
-    registering a hook raises ValueError.
-    """
-
-    def __init__(self, **aliases: tuple[nn.Module, str]):
-        super().__init__()
-        self.__dict__["aliases"] = aliases
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self.__dict__["aliases"]:
-            known = ", ".join(self.__dict__["aliases"])
-            raise AttributeError(f"the group of modules has no '{name}'; its modules are {known}")
-        module, attribute = self.__dict__["aliases"][name]
-        return getattr(module, attribute)
-
-    def __setattr__(self, name: str, value: Tensor | nn.Module) -> None:
-        if name in self.__dict__.get("aliases", {}):
-            module, attribute = self.__dict__["aliases"][name]
-            setattr(module, attribute, value)
+def in_v5_order(entries: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
+    """Sorts the modules or parameters of each layer, given by their v5 names, in the order of transformers 5."""
+    ordered: list[tuple[str, T]] = []
+    layer: list[tuple[int, tuple[str, T]]] = []
+    current = None
+    for name, value in entries:
+        match = re.match(r"(layers\.\d+)(?:\.([^.]*))?", name)
+        if match is None or match[1] != current:
+            ordered += [each for _, each in sorted(layer, key=lambda ranked: ranked[0])]
+            layer, current = [], None if match is None else match[1]
+        if match is None:
+            ordered.append((name, value))
         else:
-            super().__setattr__(name, value)
+            part = match[2] or ""
+            layer.append((V5_ORDER.index(part) if part in V5_ORDER else len(V5_ORDER), (name, value)))
+    return ordered + [each for _, each in sorted(layer, key=lambda ranked: ranked[0])]
 
 
-def _reject_hook(self: AliasGroup, *_: object, **__: object) -> NoReturn:
-    names = ", ".join(f".{name}" for name in self.__dict__["aliases"])
-    raise ValueError(f"a hook on a group of module aliases would never run; register it on {names}")
+class ModuleName(str):
+    """Name of a linear layer that also ends with its name in the other version of transformers.
 
-
-for _name in HOOKS:
-    if "state_dict" not in _name:
-        setattr(AliasGroup, _name, _reject_hook)
-
-
-def module_aliases(layers: nn.ModuleList, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yields an alias with the transformers 4 name for each layer and for each renamed module in it."""
-    for index, layer in enumerate(layers):
-        v4_layer = f"{prefix}encoder.layer.{index}"
-        yield v4_layer, ModuleAlias(layer)
-        for v5, v4 in V5_TO_V4.items():
-            yield f"{v4_layer}.{v4}", ModuleAlias(layer.get_submodule(v5))
-
-
-Forward = Callable[..., Any]
-
-
-def accept_both_orders(v5_names: Sequence[str]) -> Callable[[Forward], Forward]:
-    """Decorator that lets `forward` methods accept the argument order of transformers 4 or 5.
-
-    `v5_names` are the positional parameters of version 5. A call is read as version 5 if it cannot be version 4: a bool
-    where 4 has labels or a head mask, a tensor where 4 has a flag, labels where 4 has a head mask (integers, or floats
-    with the shape of labels and not of a head mask). Raises ValueError for floats that could be either.
+    PEFT selects the modules of `target_modules=["q_proj", "v_proj"]` or `["query", "value"]` by the ends of their
+    names.
     """
 
-    def decorate(forward: Forward) -> Forward:
-        parameters = inspect.signature(forward).parameters.values()
-        v4_names = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY][1:]
+    other: str
 
-        @functools.wraps(forward)
-        def call(self: Any, *args: Argument, **kwargs: Argument) -> Any:
-            # TorchScript passes the defaults of all parameters, also of those that are only keywords.
-            while args and args[-1] is None:
-                args = args[:-1]
-            if not args[1:]:
-                return forward(self, *args, **kwargs)
-            names = v5_names if _is_v5_call(self.config, args, v4_names) else v4_names
-            if len(args) > len(names):
-                raise TypeError(
-                    f"forward takes {len(names)} positional arguments ({', '.join(names)}), got {len(args)}"
-                )
-            named = dict(zip(names, args, strict=False))
-            return forward(self, **named, **kwargs)
+    def __new__(cls, name: str, other: str) -> "ModuleName":
+        """Creates the string `name`."""
+        self = super().__new__(cls, name)
+        self.other = other
+        return self
 
-        return call
+    def __getnewargs__(self) -> tuple[str, str]:
+        return str(self), self.other
 
-    return decorate
+    def endswith(self, suffix: str | tuple[str, ...], *bounds: Any) -> bool:
+        """Returns whether the name, or the name in the other version, ends with a suffix."""
+        return super().endswith(suffix, *bounds) or self.other.endswith(suffix, *bounds)
 
 
-def _is_v5_call(config: ViTConfig, args: Sequence[Argument], v4_names: Sequence[str]) -> bool:
-    flags = ("output_attentions", "output_hidden_states", "interpolate_pos_encoding", "return_dict")
-    for name, value in zip(v4_names, args, strict=False):
-        if name in flags and isinstance(value, Tensor):
-            return True
-        if name in ("labels", "head_mask") and isinstance(value, bool):
-            return True
-    if v4_names[1] == "head_mask" and isinstance(args[1], Tensor) and not any(isinstance(x, Tensor) for x in args[2:3]):
-        return _is_labels(config, args[1], batch=args[0].shape[0])
-    return False
+def named_modules(
+    found: Iterable[tuple[str, nn.Module]], prefix: str, name_format: str
+) -> Iterator[tuple[str, nn.Module]]:
+    """Converts the names of the modules of a model to a name format.
 
-
-def _is_labels(config: ViTConfig, value: Tensor, batch: int) -> bool:
-    if not value.is_floating_point():
-        return True
-    heads, layers = config.num_attention_heads, config.num_hidden_layers
-    as_labels = value.shape in {(batch, config.num_labels)} | ({(batch,)} if config.num_labels == 1 else set())
-    as_mask = value.shape in {(heads,), (layers, heads)} or value.ndim == 5
-    if as_labels and as_mask:
-        raise ValueError(
-            f"the second argument, of shape {tuple(value.shape)}, could be labels or head_mask; pass it as a keyword"
-        )
-    return as_labels
-
-
-def selected_layers(selection: bool | int | Sequence[int] | None, count: int, argument: str) -> frozenset[int]:
-    """Returns the indices of the selected layers. Negative indices count from the end.
-
-    Raises ValueError for an index out of range.
+    If PEFT is loaded, the names of linear layers are of the class `ModuleName`.
     """
-    if selection is None or isinstance(selection, bool):
-        return frozenset(range(count)) if selection else frozenset()
-    indices = [selection] if isinstance(selection, int) else list(selection)
-    if invalid := [index for index in indices if not -count <= index < count]:
-        raise ValueError(f"{argument} contains {invalid}; expected indices from {-count} to {count - 1}")
-    return frozenset(index % count for index in indices)
-
-
-def attention_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Float[Tensor, "..."] | None:
-    """Converts an attention mask, (b, n) or broadcastable to (b, h, n, n), to a bias of the attention logits.
-
-    True or 1 includes a token (the class token is the first), False or 0 excludes it; a floating-point mask with four
-    dimensions is added unchanged. Raises ValueError for another number of dimensions.
-    """
-    if attention_mask is None:
-        return None
-    if attention_mask.ndim == 4:
-        if attention_mask.is_floating_point():
-            return attention_mask.to(dtype)
-        keep = attention_mask.bool()
-    elif attention_mask.ndim == 2:
-        keep = attention_mask.bool()[:, None, None, :]
-    else:
-        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}; expected (b, n) or (b, h, n, n)")
-    # The smallest number instead of minus infinity, so that an image with all tokens masked does not give NaN.
-    return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep, torch.finfo(dtype).min)
-
-
-def head_masks(
-    head_mask: Tensor | Sequence[Tensor | None] | None, config: ViTConfig, dtype: torch.dtype
-) -> Sequence[Tensor | None]:
-    """Splits a head mask into one mask per layer.
-
-    Shapes: (h,), (layers, h) or (layers, b or 1, h, n or 1, n or 1). The mask multiplies the attention weights, so 0
-    disables a head. Raises ValueError for another shape.
-    """
-    layers, heads = config.num_hidden_layers, config.num_attention_heads
-    if head_mask is None:
-        return [None] * layers
-    if not isinstance(head_mask, Tensor):
-        if len(head_mask) != layers:
-            raise ValueError(f"head_mask has {len(head_mask)} entries; expected one per layer, {layers}")
-        return [None if mask is None else mask.to(dtype) for mask in head_mask]
-    mask = head_mask.to(dtype)
-    if mask.shape == (heads,):
-        mask = mask.expand(layers, heads)
-    if mask.shape == (layers, heads):
-        mask = mask[:, None, :, None, None]
-    if mask.ndim != 5 or mask.shape[0] != layers:
-        raise ValueError(
-            f"head_mask has shape {tuple(head_mask.shape)}; expected ({heads},), ({layers}, {heads}) or five dimensions"
-        )
-    return mask.unbind(0)
+    if name_format == "v4" and "peft" not in sys.modules:
+        yield from found
+        return
+    start = f"{prefix}." if prefix else ""
+    own = [(name[len(start) :] if name != prefix else "", module) for name, module in found]
+    if name_format == "v5":
+        own = in_v5_order((to_v5(name), module) for name, module in own)
+    for name, module in own:
+        other = to_v4(name) if name_format == "v5" else to_v5(name)
+        full = f"{start}{name}" if name else prefix
+        linear = other.rpartition(".")[2] != name.rpartition(".")[2] and "peft" in sys.modules
+        yield ModuleName(full, f"{start}{other}") if linear else full, module

@@ -77,6 +77,18 @@ LayerOutputs = tuple[Tensor | None, ...] | None
 
 
 @dataclass
+class BaseModelOutput(ModelOutput):
+    """Output of the encoder: tokens before the final norm (b, n, d), hidden states and attention weights.
+
+    Layer outputs are those of `BaseModelOutputWithPooling`.
+    """
+
+    last_hidden_state: Tensor | None = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
+
+
+@dataclass
 class BaseModelOutputWithPooling(ModelOutput):
     """Model output: final tokens (b, n, d), pooled class token (b, d), hidden states and attention weights.
 
@@ -91,8 +103,33 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 
 @dataclass
+class BackboneOutput(ModelOutput):
+    """Model output: feature maps of the chosen stages, hidden states and attention weights.
+
+    The maps have the shape (b, d, rows, columns). Layer outputs are those of `BaseModelOutputWithPooling`.
+    """
+
+    feature_maps: tuple[Tensor, ...] | None = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
+
+
+@dataclass
 class ImageClassifierOutput(ModelOutput):
     """Model output: loss (if labels were given), logits (b, classes), hidden states and attention weights.
+
+    Layer outputs are those of `BaseModelOutputWithPooling`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
+
+
+@dataclass
+class MaskedLMOutput(ModelOutput):
+    """Model output: loss (if labels were given), logits of visual tokens, hidden states and attention weights.
 
     Layer outputs are those of `BaseModelOutputWithPooling`.
     """
@@ -121,4 +158,12 @@ class MaskedImageModelingOutput(ModelOutput):
         return self.reconstruction
 
 
-__all__ = ["BaseModelOutputWithPooling", "ImageClassifierOutput", "MaskedImageModelingOutput", "ModelOutput"]
+__all__ = [
+    "BackboneOutput",
+    "BaseModelOutput",
+    "BaseModelOutputWithPooling",
+    "ImageClassifierOutput",
+    "MaskedImageModelingOutput",
+    "MaskedLMOutput",
+    "ModelOutput",
+]

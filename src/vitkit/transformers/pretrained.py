@@ -1,91 +1,104 @@
-"""`ViTPreTrainedModel`, the base class with the API of transformers' `PreTrainedModel`."""
+"""`PreTrainedModel`, the base class of all models with the API of transformers, and `ViTPreTrainedModel`."""
 
 import copy
 import os
 from abc import ABC
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from vitkit.checkpoints.tensors import Tensors
 from vitkit.transformers import hub, loading
-from vitkit.transformers.configuration import ViTConfig
+from vitkit.transformers.attention import IMPLEMENTATIONS
+from vitkit.transformers.checkpointing import ActivationCheckpointing
+from vitkit.transformers.configuration import PretrainedConfig, ViTConfig
 from vitkit.transformers.hub import Argument
-from vitkit.transformers.modules import IMPLEMENTATIONS, ViTEmbeddings
-from vitkit.transformers.names import NAME_FORMATS
+from vitkit.transformers.initialization import Initialization
+from vitkit.transformers.names import NAME_FORMATS, to_v4, to_v5
+from vitkit.transformers.properties import PropertyModule
 
 
-class ViTPreTrainedModel(nn.Module, ABC):
-    """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as the attribute `vit`."""
+class PreTrainedModel(Initialization, ActivationCheckpointing, PropertyModule, ABC):
+    """Base class of all models. A model with a head stores the model without a head as `base_model_prefix`.
 
-    config_class: ClassVar[type[ViTConfig]] = ViTConfig
-    base_model_prefix: ClassVar[str] = "vit"
+    A subclass sets `config_class` and `base_model_prefix`, calls `post_init` at the end of its constructor, and may
+    override `_init_weights`, which initializes the parameters of one module.
+    """
+
+    config_class: ClassVar[type[PretrainedConfig]]
+    base_model_prefix: ClassVar[str] = ""
     main_input_name: ClassVar[str] = "pixel_values"
     # Attributes that Trainer, Accelerate and PEFT read.
     accepts_loss_kwargs: ClassVar[bool] = False
-    supports_gradient_checkpointing: ClassVar[bool] = True
     model_tags: ClassVar[list[str] | None] = None
-    _no_split_modules: ClassVar[list[str]] = ["ViTEmbeddings", "ViTLayer"]
+    _no_split_modules: ClassVar[list[str]] = []
+    _loss_function: Callable[..., Tensor]
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None
     _tied_weights_keys: ClassVar[Mapping[str, str] | None] = None
 
-    def __init__(self, config: ViTConfig):
+    def __init__(self, config: PretrainedConfig, *args: object, **kwargs: object):
         super().__init__()
-        if not isinstance(config, ViTConfig):
-            raise TypeError(
-                f"{type(self).__name__} takes a vitkit.ViTConfig, not {type(config).__module__}.{type(config).__name__}"
-            )
-        self.config = config
-        self.name_or_path = config.name_or_path
-        self._check_implementation(config._attn_implementation or "sdpa")
+        self.config: Any = self._as_config(config)
+        self.name_or_path = self.config.name_or_path
+        self._check_implementation(self.config._attn_implementation or "sdpa")
+
+    @classmethod
+    def _as_config(cls, config: PretrainedConfig) -> PretrainedConfig:
+        """Returns a config of `config_class`. Converts a config of transformers with the same model_type."""
+        own = cls.config_class
+        if isinstance(config, own):
+            return config
+        if getattr(config, "model_type", None) == own.model_type and hasattr(config, "to_dict"):
+            implementation = getattr(config, "_attn_implementation", None)
+            implementation = implementation if implementation in IMPLEMENTATIONS else None
+            name = getattr(config, "_name_or_path", "")
+            return own.from_dict(config.to_dict(), attn_implementation=implementation, name_or_path=name)
+        raise TypeError(
+            f"{cls.__name__} takes a vitkit.{own.__name__}, not {type(config).__module__}.{type(config).__name__}"
+        )
 
     def post_init(self) -> None:
-        """Initializes the weights and prunes `config.pruned_heads`. Called at the end of every constructor."""
-        base = self.base_model
-        if base is not self:
-            head = [child for child in self.children() if child is not base]
-            self.init_weights(module for child in head for module in child.modules())
-            return
-        self.init_weights()
-        for layer, heads in (getattr(self.config, "pruned_heads", None) or {}).items():
-            base.attention_of(int(layer)).prune_heads(heads)
+        """Initializes new modules and prunes `config.pruned_heads`. Called at the end of every constructor."""
+        super().post_init()
+        if self.base_model is self:
+            for layer, heads in (getattr(self.config, "pruned_heads", None) or {}).items():
+                self.attention_of(int(layer)).prune_heads(heads)
 
-    @torch.no_grad()
-    def init_weights(self, only: Iterable[nn.Module] | None = None) -> None:
-        """Initializes the weights of all modules, or only of the modules in `only`.
+    @classmethod
+    def own_name(cls, name: str) -> str:
+        """Converts a parameter name of any version of transformers, without prefix, to the name in the module tree."""
+        return name
 
-        Weights are truncated normal; biases and mask token are zero.
-        """
-        std = self.config.initializer_range
-        for module in self.modules() if only is None else only:
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, ViTEmbeddings):
-                nn.init.trunc_normal_(module.cls_token, std=std)
-                nn.init.trunc_normal_(module.position_embeddings, std=std)
-                if module.mask_token is not None:
-                    nn.init.zeros_(module.mask_token)
+    @classmethod
+    def arrange(cls, tensors: Tensors) -> Tensors:
+        """Converts tensors with the names of the module tree that the module tree stores in another form."""
+        return tensors
+
+    @classmethod
+    def name_in(cls, name: str, name_format: str) -> str:
+        """Converts a parameter name of the module tree, without prefix, to "v4" or "v5" names of transformers."""
+        return name
+
+    def attention_of(self, layer: int) -> Any:
+        """Returns the attention module of a layer. Raises ValueError if heads of the model cannot be pruned."""
+        raise ValueError(f"{type(self).__name__} does not support prune_heads")
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Argument, **kwargs: Argument
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *model_args: Argument, **kwargs: Argument
     ) -> Any:
         """Loads a model in evaluation mode from a folder or Hub id. See `loading.load`."""
         return loading.load(cls, pretrained_model_name_or_path, *model_args, **kwargs)
 
     @classmethod
-    def from_config(cls, config: ViTConfig, **kwargs: Argument) -> Self:
+    def from_config(cls, config: PretrainedConfig, **kwargs: Argument) -> Self:
         """Creates a randomly initialized model from a copy of the config.
 
         `kwargs` may contain `attn_implementation`, `dtype` and arguments of the constructor.
         """
-        config = copy.deepcopy(config)
+        config = copy.deepcopy(cls._as_config(config))
         config._attn_implementation = kwargs.pop("attn_implementation", config._attn_implementation)
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or config.dtype
         model = cls(config, **kwargs)
@@ -106,23 +119,21 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @property
     def base_model(self) -> Any:
-        """The `ViTModel`, which has no head."""
-        return getattr(self, self.base_model_prefix, self)  # type: ignore[return-value]
+        """The model without a head."""
+        return getattr(self, self.base_model_prefix, self)
 
     @property
-    def name_format(self) -> str:
-        """The format of parameter names in `state_dict`: "v5" (the names of the modules) or "v4" (transformers 4).
+    def loss_function(self) -> Callable[..., Tensor]:
+        """The function from (labels, logits, config) and `num_items_in_batch` to the loss. It can be replaced.
 
-        Transformers before 5.9 uses the v4 names.
+        Raises AttributeError for a model without a loss function.
         """
-        return self.base_model._name_format
+        return self._loss_function
 
-    @name_format.setter
-    def name_format(self, name: str) -> None:
-        """Sets the format of parameter names in `state_dict`. Raises ValueError unless it is "v4" or "v5"."""
-        if name not in NAME_FORMATS:
-            raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
-        self.base_model._name_format = name
+    @loss_function.setter
+    def loss_function(self, value: Callable[..., Tensor]) -> None:
+        """Replaces the loss function."""
+        self.__dict__["_loss_function"] = value
 
     @property
     def device(self) -> torch.device:
@@ -147,15 +158,20 @@ class ViTPreTrainedModel(nn.Module, ABC):
         """Returns the patch embedding."""
         return self.base_model.embeddings.patch_embeddings
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the patch embedding."""
+        self.base_model.embeddings.patch_embeddings = value
+
     def get_output_embeddings(self) -> None:
-        """Returns None, because a ViT has no output embeddings."""
+        """Returns None, because image models have no output embeddings."""
         return
 
-    def tie_weights(self) -> None:
-        """Does nothing, because a ViT has no tied weights."""
+    def tie_weights(self, *args: object, **kwargs: object) -> None:
+        """Does nothing, because image models have no tied weights."""
 
-    def can_generate(self) -> bool:
-        """Returns False, because a ViT does not generate text."""
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Returns False, because image models do not generate text."""
         return False
 
     def enable_input_require_grads(self) -> None:
@@ -168,46 +184,18 @@ class ViTPreTrainedModel(nn.Module, ABC):
         """Reverts the effect of `enable_input_require_grads`."""
         self._grad_hook.remove()
 
-    def activation_checkpointing_enable(
-        self,
-        activation_checkpointing_kwargs: Mapping[str, Argument] | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
-    ) -> None:
-        """Enables activation checkpointing for every layer or for every n-th layer.
+    def set_attn_implementation(self, attn_implementation: str | Mapping[str, str]) -> None:
+        """Selects the attention implementation: "sdpa" (fused kernels of PyTorch) or "eager" (matrix products).
 
-        `activation_checkpointing_kwargs` are options of `torch.utils.checkpoint.checkpoint`. Raises ValueError for
-        `offload`, which is not supported.
+        A dict has one entry, whose key is the empty string. Raises ValueError for another dict or implementation.
         """
-        if offload:
-            raise ValueError("offload=True is not supported; use offload=False")
-        options = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
-        self.base_model.checkpointing = (every_n_layers, options)
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Argument] | None = None, **options: Argument
-    ) -> None:
-        """Alias of `activation_checkpointing_enable`."""
-        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
-
-    def activation_checkpointing_disable(self) -> None:
-        """Disables activation checkpointing."""
-        self.base_model.checkpointing = None
-
-    gradient_checkpointing_disable = activation_checkpointing_disable
-
-    @property
-    def is_activation_checkpointing(self) -> bool:
-        """Whether activation checkpointing is enabled."""
-        return self.base_model.checkpointing is not None
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """Former name of the attribute `is_activation_checkpointing`."""
-        return self.is_activation_checkpointing
-
-    def set_attn_implementation(self, attn_implementation: str) -> None:
-        """Selects the attention implementation: "sdpa" (fused kernels of PyTorch) or "eager" (matrix products)."""
+        if isinstance(attn_implementation, Mapping):
+            if set(attn_implementation) != {""}:
+                raise ValueError(
+                    f"attn_implementation has keys {', '.join(map(repr, attn_implementation))}; expected only '', "
+                    "because the model has no submodels"
+                )
+            attn_implementation = attn_implementation[""]
         self._check_implementation(attn_implementation)
 
     def _check_implementation(self, name: str) -> None:
@@ -225,3 +213,36 @@ class ViTPreTrainedModel(nn.Module, ABC):
             attention.prune_heads(heads)
             pruned[layer] = attention.pruned_heads | pruned.get(layer, set())
         self.config.pruned_heads = {layer: sorted(heads) for layer, heads in sorted(pruned.items())}
+
+
+class ViTPreTrainedModel(PreTrainedModel):
+    """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as the attribute `vit`."""
+
+    config_class: ClassVar[type[PretrainedConfig]] = ViTConfig
+    base_model_prefix: ClassVar[str] = "vit"
+    _no_split_modules: ClassVar[list[str]] = ["ViTEmbeddings", "ViTLayer"]
+
+    @classmethod
+    def own_name(cls, name: str) -> str:
+        """Converts a v4 or v5 name to the name in the module tree."""
+        return to_v4(name)
+
+    @classmethod
+    def name_in(cls, name: str, name_format: str) -> str:
+        """Converts a name to the v4 or v5 names."""
+        return to_v4(name) if name_format == "v4" else to_v5(name)
+
+    @property
+    def name_format(self) -> str:
+        """The format of the names in `state_dict`, `named_parameters` and `named_modules`: "v4" (default) or "v5".
+
+        "v5" are the names of transformers 5.9 and later. Loading accepts both.
+        """
+        return self.base_model._name_format
+
+    @name_format.setter
+    def name_format(self, name: str) -> None:
+        """Sets the format of the names of modules and parameters. Raises ValueError unless it is "v4" or "v5"."""
+        if name not in NAME_FORMATS:
+            raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
+        self.base_model._name_format = name

@@ -1,0 +1,93 @@
+"""Random initialization of weights, which leaves the weights that were loaded or initialized before unchanged.
+
+transformers marks initialized modules and tensors with the attribute `_is_hf_initialized`. The marks here are the same,
+so that a model of transformers that contains one of ours does not initialize it again.
+"""
+
+from abc import ABC
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitkit.transformers.embeddings import ViTEmbeddings
+
+
+class Initialization(nn.Module, ABC):
+    """Methods of models that initialize weights. Subclasses override `_init_weights`."""
+
+    config: Any
+
+    def post_init(self) -> None:
+        """Initializes the weights of new modules. Called at the end of every constructor.
+
+        Enables activation checkpointing for a config with `gradient_checkpointing=True`.
+        """
+        self.init_weights()
+        if getattr(self.config, "gradient_checkpointing", False) and self.supports_gradient_checkpointing:
+            self.activation_checkpointing_enable()
+            delattr(self.config, "gradient_checkpointing")
+
+    @torch.no_grad()
+    def init_weights(self, only: Iterable[nn.Module] | None = None) -> None:
+        """Initializes modules that were not initialized before, or, if they are given, the modules in `only`.
+
+        A module is initialized by the `_init_weights` of the innermost model that contains it, after its children.
+        """
+        selected = None if only is None else set(only)
+        for module, model in _with_owners(self, self):
+            if module in selected if selected is not None else not getattr(module, "_is_hf_initialized", False):
+                model._init_weights(module)
+            module._is_hf_initialized = True  # type: ignore[assignment]
+
+    initialize_weights = init_weights
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initializes one module: truncated normal weights, zero biases, and a zero mask token."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            _truncated_normal(module.weight, std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.zeros_(module.bias)
+            nn.init.ones_(module.weight)
+        elif isinstance(module, nn.PReLU):
+            nn.init.constant_(module.weight, module.init)
+        elif isinstance(module, ViTEmbeddings):
+            _truncated_normal(module.position_embeddings, std)
+            _truncated_normal(module.cls_token, std)
+            if module.mask_token is not None:
+                nn.init.zeros_(module.mask_token)
+
+
+def _truncated_normal(tensor: Tensor, std: float) -> None:
+    """Samples in float32, which is the only dtype that CPUs sample in every version of PyTorch."""
+    tensor.data = nn.init.trunc_normal_(tensor.data.float(), std=std).to(tensor.dtype)
+
+
+def _with_owners(module: nn.Module, model: Initialization) -> Iterator[tuple[nn.Module, Initialization]]:
+    """Yields the modules of a model, children first, each with the innermost model that contains it."""
+    for child in module.children():
+        yield from _with_owners(child, child if isinstance(child, Initialization) else model)
+    yield module, model
+
+
+def initialize_missing(model: Initialization, missing: Iterable[str]) -> None:
+    """Initializes all modules that contain one of the missing parameters, given by their names."""
+    selected: set[nn.Module] = set()
+    for name in missing:
+        module: nn.Module = model
+        for part in ["", *name.split(".")[:-1]]:
+            module = module.get_submodule(part)
+            selected.add(module)
+    model.init_weights(selected)
+
+
+def mark_initialized(model: nn.Module) -> None:
+    """Marks all modules and tensors of a loaded model as initialized."""
+    for module in model.modules():
+        module._is_hf_initialized = True  # type: ignore[assignment]
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor._is_hf_initialized = True  # type: ignore[attr-defined]

@@ -1,0 +1,37 @@
+"""`PropertyModule`: modules that have a second name, as a property whose setter replaces the module itself."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+from torch import nn
+
+
+class PropertyModule(nn.Module):
+    """Base class of modules whose properties refer to modules.
+
+    `nn.Module` registers an assigned module under the name of the property, next to the module that the property refers
+    to, and the setter is not called. Here the setter is called.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+
+class Replaceable(Protocol):
+    """A class of modules that other modules can replace: `OPTIONS` are optional parameters of its `forward`."""
+
+    OPTIONS: ClassVar[tuple[str, ...]]
+    forward: Callable[..., object]
+
+
+def accepts(module: nn.Module, own: type[Replaceable], option: str) -> bool:
+    """Returns whether the `forward` method of a module, which may replace one of the class `own`, has an option."""
+    forward = module.forward
+    if getattr(forward, "__func__", None) is own.forward:
+        return option in own.OPTIONS
+    parameters = inspect.signature(forward).parameters
+    return option in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
