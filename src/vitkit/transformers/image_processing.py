@@ -195,6 +195,13 @@ class BaseImageProcessor(ABC):
         settings |= {name: bool(settings[name]) for name in SWITCHES}
         return _processor(json.dumps(settings | {"image_processor_type": f"{self.family}ImageProcessor"}))
 
+    def with_settings(self, changes: Mapping[str, Argument]) -> "BaseImageProcessor":
+        """Returns a copy with other settings. Raises TypeError for an unknown setting."""
+        changed = copy.copy(self)
+        for name, value in self._settings_of_call(changes).items():
+            setattr(changed, name, value)
+        return changed
+
     def to_dict(self) -> JsonDict:
         """Returns the content of preprocessor_config.json.
 

@@ -1,12 +1,13 @@
 """Makes vitkit's objects pass the isinstance checks of transformers, where a program has imported transformers as well.
 
-The pipelines of transformers select outputs, image processors and their actions with isinstance. An object passes if its
-`__class__` inherits from the class of transformers; its type stays vitkit's. transformers is never imported here.
+The pipelines of transformers select outputs and image processors with isinstance. An object passes if its `__class__`
+inherits from the class of transformers; its type stays vitkit's. transformers is never imported here.
 """
 
 import sys
 from functools import cache
 from typing import Any
+
 
 def recognized_class(own: type[Any], module: str, name: str) -> type[Any]:
     """Returns a class that inherits from `own` and from the class `name` in a module of transformers.
