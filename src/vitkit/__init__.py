@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from vitkit.data.processor import Processor
     from vitkit.images import ImageError, Limits, open_image
     from vitkit.inference import Classifier, Prediction, Predictor, UntrainedHeadWarning, load
-    from vitkit.jax import FlaxViTForImageClassification, FlaxViTModel
     from vitkit.task import Task
     from vitkit.transformers import (
         ViTConfig,
@@ -26,13 +25,14 @@ if TYPE_CHECKING:
         ViTModel,
         pipeline,
     )
+    from vitkit.transformers.flax_vit import FlaxViTForImageClassification, FlaxViTModel
 
 __version__ = version("vitkit")
 
 _MODULES = {
     "Classifier": "vitkit.inference",
-    "FlaxViTForImageClassification": "vitkit.jax",
-    "FlaxViTModel": "vitkit.jax",
+    "FlaxViTForImageClassification": "vitkit.transformers",
+    "FlaxViTModel": "vitkit.transformers",
     "ImageError": "vitkit.images",
     "Limits": "vitkit.images",
     "Prediction": "vitkit.inference",
