@@ -302,3 +302,63 @@ def test_flax_classes_are_exported():
     )
     with pytest.raises(AttributeError, match=r"no attribute 'FlaxBert'"):
         vitkit.transformers.FlaxBert  # noqa: B018
+
+
+def test_options_of_from_pretrained(tmp_path):
+    reference(transformers.ViTModel, tmp_path / "sub" / "model")
+    options = {"revision": "main", "cache_dir": None, "token": None, "local_files_only": True, "force_download": False}
+    options |= {
+        "from_pt": True,
+        "subfolder": "model",
+        "trust_remote_code": False,
+        "add_pooling_layer": False,
+        "seed": 2,
+    }
+    model = FlaxViTModel.from_pretrained(tmp_path / "sub", **options)
+    assert (model.seed, model.config.model_type, model.framework) == (2, "vit", "flax")
+    assert "pooler" not in model.params
+    output = jax.eval_shape(model, random_images(model.config))
+    assert output.keys() == ("last_hidden_state",)
+    with pytest.raises(
+        TypeError, match="FlaxViTForImageClassification got an unexpected keyword argument 'add_pooling"
+    ):
+        FlaxViTForImageClassification(model.config, add_pooling_layer=False)
+    with pytest.raises(OSError, match=r"none is neither a local folder|has none of|has no"):
+        FlaxViTModel.from_pretrained(tmp_path / "none", local_files_only=True)
+    model.config.save_pretrained(tmp_path / "empty")
+    with pytest.raises(OSError, match=r"has none of flax_model\.msgpack, model\.safetensors"):
+        FlaxViTModel.from_pretrained(tmp_path / "empty")
+
+
+def test_msgpack_files_and_config_methods(tmp_path, small, monkeypatch):
+    small.save_pretrained(tmp_path, safe_serialization=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "flax_model.msgpack"]
+    again = FlaxViTForImageClassification.from_pretrained(tmp_path)
+    assert again.params["vit"].keys() == {"embeddings", "encoder", "layernorm"}
+    assert all((flatten(again.params)[name] == value).all() for name, value in flatten(small.params).items())
+    assert '"model_type": "vit"' in again.config.to_json_string()
+    assert again.config.architectures == ["ViTForImageClassification"]
+    small.save_pretrained(tmp_path)
+    assert not (tmp_path / "flax_model.msgpack").exists(), "an older file would be read instead"
+    uploaded = {}
+    monkeypatch.setattr(
+        "vitkit.transformers.hub.push_folder", lambda folder, files, **rest: uploaded.update(rest, n=files)
+    )
+    small.push_to_hub("me/model", token="secret", safe_serialization=False)
+    assert uploaded == {"repo_id": "me/model", "token": "secret", "n": ["*"]}
+    small.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/model")
+    assert uploaded == {"repo_id": "me/model", "token": None, "n": ["config.json", "model.safetensors"]}
+
+
+def test_module_has_init_and_apply(small):
+    images = random_images(small.config)
+    last = np.transpose(images, (0, 2, 3, 1))
+    logits = small(images).logits
+    assert (small.module.apply({"params": small.params}, last).logits == logits).all()
+    assert (small.module.apply({"params": small.params}, last, True, False, False, False)[0] == logits).all()
+    drawn = small.module.init({"params": jax.random.key(3)}, last, return_dict=False)["params"]
+    assert (flatten(drawn)["classifier/kernel"] == small.params["classifier"]["kernel"]).all()
+    saved = FlaxViTForImageClassification(small.config, seed=3)
+    saved.enable_gradient_checkpointing()
+    np.testing.assert_allclose(saved(images).logits, logits, atol=1e-6)
+    assert not FlaxViTModel.can_generate()
