@@ -86,7 +86,8 @@ class _AutoProcessor:
         data = _read(location, *FILES)
         if data is None or not isinstance(data.get("pretrained_cfg"), Mapping | None):
             return cls._from_checkpoint(location, rest)
-        inner = data.get("image_processor") if isinstance(data.get("image_processor"), Mapping) else data
+        inner: Any = data.get("image_processor")
+        inner = inner if isinstance(inner, Mapping) else data
         stated = next((str(inner[name]) for name in NAMES if inner.get(name)), "")
         if stated == "TimmWrapperImageProcessor" or data.get("pretrained_cfg") is not None:
             return cls._from_checkpoint(location, rest)
@@ -97,7 +98,9 @@ class _AutoProcessor:
         model = vars(config) if hasattr(config, "model_type") else _read(location, "config.json") or {}
         model_type = getattr(config, "model_type", None) or model.get("model_type")
         stated = stated or next((str(model[name]) for name in NAMES if model.get(name)), "")
-        family = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", stated) or FAMILIES.get(str(model_type))
+        family = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", stated) or FAMILIES.get(
+            str(model_type), ""
+        )
         if family in cls.classes:
             return cls.classes[family]
         found = f"{stated!r}" if stated else f"no {NAMES[0]}, and model_type {model_type!r} in config.json"

@@ -141,6 +141,7 @@ class BaseImageProcessor(ABC):
         return batch if settings["device"] is None else batch.to(device=settings["device"])
 
     def _settings_of_call(self, given: Mapping[str, Argument]) -> dict[str, Argument]:
+        given = dict(given)
         check_names(given, "preprocess", self.settings())
         settings = {name: getattr(self, name) for name in self.settings()}
         changes = {name: value for name, value in given.items() if value is not None}

@@ -211,8 +211,9 @@ def _images_of(inputs: Images) -> tuple[Iterable[ImageInput], bool]:
     if isinstance(inputs, Mapping):
         keys = ", ".join(map(str, inputs))
         raise TypeError(f"the input is a dict with {keys}; pass an image, or KeyDataset(dataset, key)")
+    dataset: Any = inputs
     if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__") and not isinstance(inputs, list | tuple):
-        return (inputs[index] for index in range(len(inputs))), False
+        return (dataset[index] for index in range(len(dataset))), False
     return (inputs, False) if isinstance(inputs, Iterable) else ([inputs], True)
 
 
