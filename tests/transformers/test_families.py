@@ -28,7 +28,8 @@ def assert_same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     assert list(ours.keys()) == list(theirs.keys())
     for name, value in theirs.items():
         if isinstance(value, tuple):
-            assert isinstance(ours[name], tuple) and len(ours[name]) == len(value), name
+            assert isinstance(ours[name], tuple)
+            assert len(ours[name]) == len(value), name
             for one, other in zip(ours[name], value, strict=True):
                 torch.testing.assert_close(one, other, **CLOSE)
         else:
@@ -50,7 +51,8 @@ def test_outputs_match_transformers(hf: ModuleType, case: Case) -> None:
                 assert_same(ours(**inputs, output_hidden_states=True, output_attentions=True), theirs)
             assert_same(ours(**inputs), reference(**inputs))
             plain = ours(**inputs, return_dict=False)
-            assert isinstance(plain, tuple) and len(plain) == len(ours(**inputs).to_tuple())
+            assert isinstance(plain, tuple)
+            assert len(plain) == len(ours(**inputs).to_tuple())
 
 
 @pytest.mark.parametrize("case", TRAINED, ids=str)
