@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitkit.checkpoints.tensors import Tensors
 from vitkit.transformers import hub, loading
+from vitkit.transformers.adapters import Adapters
 from vitkit.transformers.attention import IMPLEMENTATIONS
 from vitkit.transformers.checkpointing import ActivationCheckpointing
 from vitkit.transformers.configuration import PretrainedConfig, ViTConfig
@@ -215,7 +216,7 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, PropertyModule, A
         self.config.pruned_heads = {layer: sorted(heads) for layer, heads in sorted(pruned.items())}
 
 
-class ViTPreTrainedModel(PreTrainedModel):
+class ViTPreTrainedModel(Adapters, PreTrainedModel):
     """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as the attribute `vit`."""
 
     config_class: ClassVar[type[PretrainedConfig]] = ViTConfig
