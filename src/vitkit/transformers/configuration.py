@@ -52,6 +52,8 @@ class PretrainedConfig(ABC):
     """
 
     model_type: ClassVar[str] = ""
+    # Pipelines of transformers 4 read it.
+    _commit_hash: ClassVar[str | None] = None
 
     architectures: list[str] | None
     dtype: torch.dtype | None

@@ -20,6 +20,7 @@ from vitkit.images import DEFAULT_LIMITS, Channels, Limits, as_array, find_bands
 from vitkit.transformers import hub
 from vitkit.transformers.batch import BatchFeature, Images, count_channels, iterate_images, parse_layout, resize_rgba
 from vitkit.transformers.hub import Argument
+from vitkit.transformers.recognition import rebuild, recognized_class
 
 # The settings of every class, with the defaults of ViTImageProcessor.
 DEFAULTS: dict[str, Argument] = {
@@ -112,6 +113,14 @@ class BaseImageProcessor(ABC):
                 value = copy.deepcopy(default)
             setattr(self, name, _convert_setting(name, value, given))
 
+    @property
+    def __class__(self) -> type["BaseImageProcessor"]:  # type: ignore[override]
+        """The class, or one that also inherits from transformers' `BaseImageProcessor` if it has been imported."""
+        return recognized_class(type(self), "transformers.image_processing_utils", "BaseImageProcessor")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, (type(self), self.__dict__)
+
     @classmethod
     def settings(cls) -> dict[str, Argument]:
         """Returns the names and defaults of the settings of this class."""
@@ -185,6 +194,13 @@ class BaseImageProcessor(ABC):
         settings = {name: getattr(self, name) for name in self._steps()} | self.extra | changes
         settings |= {name: bool(settings[name]) for name in SWITCHES}
         return _processor(json.dumps(settings | {"image_processor_type": f"{self.family}ImageProcessor"}))
+
+    def with_settings(self, changes: Mapping[str, Argument]) -> "BaseImageProcessor":
+        """Returns a copy with other settings. Raises TypeError for an unknown setting."""
+        changed = copy.copy(self)
+        for name, value in self._settings_of_call(changes).items():
+            setattr(changed, name, value)
+        return changed
 
     def to_dict(self) -> JsonDict:
         """Returns the content of preprocessor_config.json.

@@ -11,6 +11,8 @@ from typing import Any, Self
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from vitkit.transformers.recognition import recognized_class
+
 
 class ModelOutput(OrderedDict[str, Any], ABC):
     """Base class of model outputs: an ordered dict whose values are also attributes.
@@ -21,6 +23,14 @@ class ModelOutput(OrderedDict[str, Any], ABC):
     def __init_subclass__(cls) -> None:
         # torch.export and torch.compile flatten outputs and rebuild them.
         pytree.register_pytree_node(cls, _flatten, lambda values, names: cls(**dict(zip(names, values, strict=True))))
+
+    @property
+    def __class__(self) -> type[Self]:  # type: ignore[override]
+        """The class, or one that also inherits from transformers' `ModelOutput` if transformers has been imported.
+
+        The pipelines of transformers select outputs with isinstance: others become plain dicts without positions.
+        """
+        return recognized_class(type(self), "transformers.utils", "ModelOutput")
 
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
