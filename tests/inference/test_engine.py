@@ -115,7 +115,7 @@ def test_last_block_skips_tokens_that_the_head_does_not_read() -> None:
         other = models.build(dataclasses.replace(model.config, pool=pool))
         assert special_tokens_read(other, random_images(model)) is None
     assert special_tokens_read(tiny("deit"), random_images(tiny("deit"))) == 2
-    assert special_tokens_read(tiny("resnet"), random_images(tiny("resnet"))) is None
+    assert special_tokens_read(tiny("bit"), random_images(tiny("bit"))) is None
 
 
 @pytest.mark.parametrize("fault", ["wrong", "nan", "raises"])

@@ -10,7 +10,7 @@ from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.infer.vit import Fields, infer_vit, parse_overrides
 from vitkit.checkpoints.tensors import Shape
 from vitkit.layers import resnet_stride
-from vitkit.models import hybrid, resnet, vit
+from vitkit.models import bit, hybrid, vit
 
 BACKBONE = "patch_embed.backbone"
 VIT_FIELDS = {field.name for field in fields(vit.Config)}
@@ -86,19 +86,19 @@ def _only(values: Fields, names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names and name != "image_size"}
 
 
-def infer_resnet(
+def infer_bit(
     shapes: Mapping[str, Shape],
     *,
     fields: Fields,
     overrides: Fields,
     image_size: tuple[int, int] | None,
     notes: list[str],
-) -> resnet.Config:
+) -> bit.Config:
     """Infers the depths, widths and number of classes of a BiT ResNet from tensor shapes.
 
     `fields` are the values set by the format. Raises CheckpointError if the tensors do not determine the config.
     """
-    parsed = parse_overrides(resnet.Config, overrides)
+    parsed = parse_overrides(bit.Config, overrides)
     stem = _convolution(shapes, "stem.conv.weight")
     head = shapes.get("head.weight", (0, 0))
     values = {"image_size": image_size or (224, 224), **fields} | {
@@ -110,6 +110,6 @@ def infer_resnet(
     if image_size is None and "image_size" not in {**fields, **parsed}:
         notes.append("image_size is not in the file: using 224x224; any size works")
     try:
-        return configs.from_dict(resnet.Config, values | parsed)
+        return configs.from_dict(bit.Config, values | parsed)
     except ValueError as error:
         raise CheckpointError(str(error)) from None

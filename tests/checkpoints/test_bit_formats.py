@@ -11,15 +11,15 @@ from torch import nn
 
 from vitkit import checkpoints, models
 from vitkit.checkpoints import Checkpoint, CheckpointError, preprocessing
-from vitkit.models import hybrid, resnet
+from vitkit.models import bit, hybrid
 
 SMALL = {"width": 32, "depth": 2, "num_heads": 2, "mlp_width": 64, "num_classes": 5}
 ORIGINAL = {"activation": "gelu_tanh"}
 TIMM = {"weight_eps": 1e-8, "weight_eps_on": "variance", "group_norm_eps": 1e-5, "position_resize": "bicubic_antialias"}
-BIT = resnet.Config(depths=(2, 1, 3, 1), stem_width=32, num_classes=5)
+BIT = bit.Config(depths=(2, 1, 3, 1), stem_width=32, num_classes=5)
 
 
-def checkpoint(config: hybrid.Config | resnet.Config) -> Checkpoint:
+def checkpoint(config: hybrid.Config | bit.Config) -> Checkpoint:
     """Returns a model of this config without zero weights."""
     torch.manual_seed(0)
     model = models.build(config).eval()
@@ -149,7 +149,7 @@ def test_timm_loads_our_bit(tmp_path: Path) -> None:
         torch.testing.assert_close(theirs(images), written.model(images), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("family", ["hybrid", "resnet", "axial", "axial_resnet"])
+@pytest.mark.parametrize("family", ["hybrid", "bit", "axial", "axial_resnet"])
 def test_vitkit_folder_stores_every_field(tmp_path: Path, family: str) -> None:
     written = checkpoint(models.family(family).TINY)
     assert checkpoints.save(written, tmp_path / family) == "vitkit"

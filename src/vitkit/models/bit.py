@@ -78,7 +78,7 @@ class Config:
         return -(-self.image_size[0] // stride), -(-self.image_size[1] // stride)
 
 
-class ResNet(Backbone):
+class BiT(Backbone):
     """BiT ResNet: stem, stages, final norm, global average pooling and linear head.
 
     Parameter names are those of timm's `resnetv2`, except that the head is the linear layer `head` instead of the 1x1
@@ -128,7 +128,7 @@ class ResNet(Backbone):
             nn.init.zeros_(parameter)
 
 
-Model = ResNet
+Model = BiT
 
 # Bottlenecks per stage by number of layers; 50 to 152 from He et al. 2016, 200 from He et al. 2016b.
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
