@@ -21,7 +21,7 @@ from vitkit.train.setup import build_training
 from vitkit.train.tuning import Tuning
 
 FAMILIES = models.families()
-WITH_BLOCKS = [name for name in FAMILIES if name not in ("bit", "axial_resnet")]
+WITH_BLOCKS = [name for name in FAMILIES if name not in ("bit", "resnet", "axial_resnet")]
 
 
 def tiny(family: str) -> models.Backbone:
@@ -172,7 +172,7 @@ def test_layer_wise_learning_rates_of_tokens_stages_and_parts_of_objectives() ->
 
 
 def test_layer_decay_and_muon_need_encoder_blocks() -> None:
-    for family in ("bit", "axial_resnet"):
+    for family in ("bit", "resnet", "axial_resnet"):
         with pytest.raises(ValueError, match="layer_decay needs a model with encoder blocks"):
             optim.build(Optimizer(layer_decay=0.5), tiny(family))
         with pytest.raises(ValueError, match="muon needs trainable matrices in encoder blocks"):
