@@ -145,7 +145,7 @@ class Table:
     def plan(self, expected: Mapping[str, Shape], tensors: Tensors, num_heads: int) -> list[Step]:
         """Returns one step per vitkit tensor, after validating the names, shapes and dtypes in the file.
 
-        There is no step for a batch norm's counter (`COUNTER`) that is not in the file. Raises CheckpointError that lists
+        A batch norm's counter (`COUNTER`) that is not in the file has no step. Raises CheckpointError that lists
         every tensor that is missing, unknown, of another shape or not floating-point.
         """
         steps = [self.step(name) for name in expected]

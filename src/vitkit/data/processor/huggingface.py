@@ -26,6 +26,7 @@ _SQUASH: Final = {"do_center_crop": False, "size": {"height": 224, "width": 224}
 _SHORTEST: Final = {"do_center_crop": True, "size": {"shortest_edge": 224}, "crop_size": 224, "resample": 3}
 _CLIP: Final = _SHORTEST | {"image_mean": _CLIP_MEAN, "image_std": _CLIP_STD}
 _CROPPED: Final = {"do_center_crop": True, "size": {"height": 256, "width": 256}, "crop_size": 224, "resample": 3}
+_CONVNEXT: Final = {"do_center_crop": False, "size": {"shortest_edge": 384}, "resample": 3, "crop_pct": 224 / 256}
 _ALWAYS: Final = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 
 #: Defaults of the image processors of transformers for missing settings.
@@ -36,7 +37,10 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "Siglip": _SQUASH | {"image_mean": HALF, "image_std": HALF},
     "CLIP": _CLIP,
     "Bit": _CLIP,
+    "ConvNext": _CONVNEXT | {"image_mean": HALF, "image_std": HALF},
 }
+#: From this size in pixels on, ConvNext processors resize without a crop and without keeping the aspect ratio.
+_CONVNEXT_SQUASH: Final = 384
 #: Steps that `Processor` supports, and steps that do not change pixels.
 _KNOWN_STEPS: Final = frozenset({"do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb"})
 _HARMLESS_STEPS: Final = frozenset({"do_reduce_labels"})
@@ -57,7 +61,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in stated.items()
         if key.startswith("do_") and value and key not in _KNOWN_STEPS | _HARMLESS_STEPS
     ]
-    if "crop_pct" in stated:
+    if "crop_pct" in stated and kind != "ConvNext":
         unsupported.append("crop_pct")
     if unsupported:
         raise ValueError(f"the image processor has unsupported steps: {', '.join(sorted(unsupported))}")
@@ -102,6 +106,25 @@ def _resize_fields(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {"resize": "squash", "resize_to": _size(size, "size"), "interpolation": interpolation}
 
 
+def _convnext_fields(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a ConvNext processor, which crops in its resize step. Sets `do_center_crop` accordingly.
+
+    Below 384 pixels, the short side becomes size / crop_pct and the center is cropped; else the image is squashed.
+    """
+    size, fraction = settings["size"], settings["crop_pct"]
+    side = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    if type(side) is not int or side < 1:
+        raise ValueError(f"size must be an integer or have shortest_edge, got {size!r}")
+    if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        raise ValueError(f"crop_pct must be above 0 and at most 1, got {fraction!r}")
+    if settings["do_center_crop"] and _size(settings.get("crop_size"), "crop_size") != (side, side):
+        raise ValueError(f"a second crop to {settings.get('crop_size')!r} after size {side} is not supported")
+    settings["do_center_crop"] = crops = bool(settings["do_resize"] and side < _CONVNEXT_SQUASH)
+    settings["size"] = settings["crop_size"] = side
+    to = {"shortest_edge": int(side / fraction)} if crops else side
+    return _resize_fields({**settings, "size": to}, "ConvNext")
+
+
 def _numbers(value: float | Sequence[float], channels: int) -> tuple[float, ...]:
     return (float(value),) * channels if isinstance(value, int | float) else tuple(float(number) for number in value)
 
@@ -114,7 +137,7 @@ def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if isinstance(config.get("image_processor"), Mapping):
         config = config["image_processor"]
     settings, kind = _settings(config), _kind(config)
-    how = _resize_fields(settings, kind)
+    how = _convnext_fields(settings) if kind == "ConvNext" else _resize_fields(settings, kind)
     if settings["do_center_crop"]:
         size = _size(settings.get("crop_size"), "crop_size")
     elif how["resize"] == "squash":
@@ -144,6 +167,26 @@ def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
         return {"shortest_edge": to if isinstance(to, int) else max(to)}
     rows, columns = (to, to) if isinstance(to, int) else to
     return {"height": rows, "width": columns}
+
+
+def convnext(settings: Mapping[str, Any]) -> dict[str, object] | None:
+    """Returns the content of a preprocessor_config.json for a ConvNext processor, or None if it has other steps."""
+    (rows, columns), to = settings["size"], settings["resize_to"]
+    crops = settings["resize"] == "shortest" and settings["center_crop"] != "none" and isinstance(to, int)
+    if rows != columns or crops != (rows < _CONVNEXT_SQUASH) or settings["resize"] not in ("shortest", "squash"):
+        return None
+    if not crops and (settings["center_crop"] != "none" or to is not None):
+        return None
+    fractions = [rows / to, rows / (to + 0.5)] if crops else [224 / 256]
+    fraction = next((each for each in fractions if not crops or (each <= 1 and int(rows / each) == to)), None)
+    if fraction is None:
+        return None
+    config = {name: value for name, value in write(settings).items() if name not in ("do_center_crop", "crop_size")}
+    return config | {
+        "crop_pct": fraction,
+        "image_processor_type": "ConvNextImageProcessor",
+        "size": {"shortest_edge": rows},
+    }
 
 
 def write(settings: Mapping[str, Any]) -> dict[str, object]:

@@ -9,7 +9,7 @@ from vitkit.checkpoints.containers.npz import write_npz
 from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
 from vitkit.checkpoints.formats._unsupported import implied_mismatch
 from vitkit.checkpoints.formats.google._names import group_norm, resnet_convolution, squeeze_norms
-from vitkit.checkpoints.infer.resnet import infer_bit
+from vitkit.checkpoints.infer.bit import infer_bit
 from vitkit.checkpoints.table import Rule, Table, Transform
 from vitkit.models import bit
 

@@ -12,7 +12,7 @@ from vitkit.checkpoints.formats._unsupported import implied_mismatch
 from vitkit.checkpoints.formats.google import bit as original
 from vitkit.checkpoints.formats.timm import _config, vit
 from vitkit.checkpoints.formats.timm._folder import read_processor
-from vitkit.checkpoints.infer.resnet import infer_bit
+from vitkit.checkpoints.infer.bit import infer_bit
 from vitkit.checkpoints.json_files import write_json
 from vitkit.checkpoints.table import Rule, Table, Transform
 from vitkit.data.processor import Processor
@@ -38,7 +38,7 @@ ENTRIES = {
 def describe(raw: RawCheckpoint) -> Description:
     """Reads the config, processor and labels. Without config.json, uses timm's model and the original preprocessing."""
     notes: list[str] = []
-    file_config, labels = ({}, None) if raw.config is None else _config.read_config(raw.config, _config.RESNETS)
+    file_config, labels = ({}, None) if raw.config is None else _config.read_config(raw.config, _config.BITS)
     size = {"image_size": file_config["image_size"]} if "image_size" in file_config else {}
     config = infer_bit(
         TABLE.shapes(raw.tensors),
