@@ -175,5 +175,5 @@ def test_unsupported_configs_and_missing_tensors_raise_errors(tmp_path: Path) ->
     with np.load(tmp_path / "bit.npz") as file:
         part = {key: file[key] for key in file.files if "block3/unit02/a/standard" not in key}
     np.savez(tmp_path / "gap.npz", **part)
-    with pytest.raises(CheckpointError, match=r"bottlenecks are missing: stage 2 block 1"):
+    with pytest.raises(CheckpointError, match=r"residual blocks are missing: stage 2 block 1"):
         checkpoints.load(tmp_path / "gap.npz")

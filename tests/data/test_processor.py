@@ -245,7 +245,7 @@ def test_old_configs_of_other_families() -> None:
         ({"size": {"shortest_edge": 3, "longest_edge": 9}}, "longest_edge"),
         ({"do_pad": True}, "do_pad"),
         ({"do_center_crop": True}, "crop_size"),
-        ({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.9}, "crop_pct"),
+        ({"image_processor_type": "ViTImageProcessor", "crop_pct": 0.9}, "crop_pct"),
         ({"image_processor_type": "OwlImageProcessor"}, "Owl"),
         ({"vitkit": {"center_cop": "torchvision"}}, "center_cop"),
         ({"vitkit": {"center_crop": "opencv"}}, "opencv"),

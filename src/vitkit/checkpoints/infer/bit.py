@@ -58,14 +58,14 @@ OWN_FIELDS = {field.name for field in fields(hybrid.Config)} - VIT_FIELDS
 
 
 def resnet_depths(shapes: Mapping[str, Shape], where: str) -> tuple[int, ...]:
-    """Returns the number of bottleneck blocks in each stage. Raises CheckpointError if a block is missing."""
+    """Returns the number of residual blocks in each stage. Raises CheckpointError if a block is missing."""
     pattern = re.compile(rf"{re.escape(where)}\.(\d{{1,3}})\.blocks\.(\d{{1,3}})\.conv1\.weight")
     found = {(int(match[1]), int(match[2])) for name in shapes if (match := pattern.fullmatch(name))}
     stages = max((stage for stage, _ in found), default=-1) + 1
     depths = tuple(max((b for s, b in found if s == stage), default=0) + 1 for stage in range(stages))
     expected = {(stage, block) for stage, depth in enumerate(depths) for block in range(depth)}
     if absent := sorted(expected - found):
-        raise CheckpointError(f"bottlenecks are missing: {listing([f'stage {s} block {b}' for s, b in absent])}")
+        raise CheckpointError(f"residual blocks are missing: {listing([f'stage {s} block {b}' for s, b in absent])}")
     return depths
 
 

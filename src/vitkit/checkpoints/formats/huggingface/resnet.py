@@ -169,10 +169,7 @@ FORMAT = Format(
     targets=("huggingface",),
     family="resnet",
     table=TABLE,
-    anchors=(
-        r"(?:resnet\.)?embedder\.embedder\.convolution\.weight",
-        r"encoder\.stages\.0\.layers\.0\.layer\.0\.convolution\.weight",
-    ),
+    anchors=(r"(?:resnet\.)?embedder\.embedder\.convolution\.weight",),
     aliases=((r"^resnet\.", ""),),
     accepts=accepts,
     describe=describe,

@@ -8,10 +8,10 @@ from vitkit.checkpoints import meaning, preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.containers.safetensors import write_weights
 from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
-from vitkit.checkpoints.formats._resnet_names import ANCHORS, TABLE
 from vitkit.checkpoints.formats._unsupported import implied_mismatch
 from vitkit.checkpoints.formats.timm import _config, vit
 from vitkit.checkpoints.formats.timm._folder import read_processor
+from vitkit.checkpoints.formats.torchvision.resnet import ANCHORS, TABLE
 from vitkit.checkpoints.infer.resnet import infer_resnet
 from vitkit.checkpoints.json_files import write_json
 from vitkit.data.processor import Processor

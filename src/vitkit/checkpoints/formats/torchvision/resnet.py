@@ -11,11 +11,26 @@ from vitkit import atomic
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
-from vitkit.checkpoints.formats._resnet_names import ANCHORS, TABLE
 from vitkit.checkpoints.formats._unsupported import implied_mismatch
 from vitkit.checkpoints.infer.resnet import infer_resnet
+from vitkit.checkpoints.table import Rule, Table
 from vitkit.models import resnet
 
+# vitkit's stage 0 is their layer1.
+BLOCK, THEIR_BLOCK = "stages.{i}.blocks.{j}", "layer{i+1}.{j}"
+TABLE = Table(
+    (
+        Rule("stem.conv.weight", ("conv1.weight",)),
+        Rule("stem.norm.{norm}", ("bn1.{norm}",)),
+        *(Rule(f"{BLOCK}.conv{part}.weight", (f"{THEIR_BLOCK}.conv{part}.weight",)) for part in (1, 2, 3)),
+        *(Rule(f"{BLOCK}.norm{part}.{{norm}}", (f"{THEIR_BLOCK}.bn{part}.{{norm}}",)) for part in (1, 2, 3)),
+        Rule(f"{BLOCK}.downsample.conv.weight", (f"{THEIR_BLOCK}.downsample.0.weight",)),
+        Rule(f"{BLOCK}.downsample.norm.{{norm}}", (f"{THEIR_BLOCK}.downsample.1.{{norm}}",)),
+        Rule("head.{leaf}", ("fc.{leaf}",)),
+    )
+)
+# `conv1.weight` alone is the end of other names, so that it does not identify the prefix of a wrapper.
+ANCHORS = (r"layer1\.0\.conv1\.weight", r"conv1\.weight", r"bn1\.running_mean")
 TITLE = "torchvision's ResNet"
 IMPLIED = {
     "stem_width": 64,
