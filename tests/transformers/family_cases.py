@@ -26,6 +26,8 @@ DECODER = MLP | {
     "decoder_num_attention_heads": 2,
     "decoder_intermediate_size": 40,
 }
+RESNET: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [16, 24], "depths": [1, 2], "num_labels": 5}
+BASIC = RESNET | {"layer_type": "basic", "hidden_act": "gelu", "downsample_in_first_stage": True}
 GATED = MLP | {"use_gated_mlp": True, "hidden_act": "silu", "key_bias": True}
 
 
@@ -77,6 +79,10 @@ CASES = [
     Case("DINOv3ViTModel", "DINOv3ViTConfig", GATED, name="gated"),
     Case("DINOv3ViTBackbone", "DINOv3ViTConfig", MLP | {"out_features": ["stem", "stage3"], "apply_layernorm": False}),
     Case("DINOv3ViTBackbone", "DINOv3ViTConfig", GATED | {"return_class_token": True}, name="class tokens"),
+    Case("ResNetModel", "ResNetConfig", RESNET | {"downsample_in_bottleneck": True}),
+    Case("ResNetForImageClassification", "ResNetConfig", RESNET, ("labels",)),
+    Case("ResNetForImageClassification", "ResNetConfig", BASIC, ("labels",), name="basic"),
+    Case("ResNetBackbone", "ResNetConfig", RESNET | {"out_features": ["stem", "stage2"]}),
 ]
 
 
@@ -101,6 +107,9 @@ def randomize(model: Any) -> None:
     """Changes all parameters: zeros and ones would hide swapped parameters."""
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            buffer.add_(0.1 * torch.rand_like(buffer))
 
 
 def make_inputs(case: Case, height: int = 32, width: int = 32) -> dict[str, Tensor | bool]:

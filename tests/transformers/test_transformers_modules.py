@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 import user_code5
-from torch import nn
+from torch import Tensor, nn
 from user_code4 import IMAGES, PROGRAMS, SMALL
 
 import vitkit

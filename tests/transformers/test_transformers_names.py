@@ -114,9 +114,7 @@ def test_hooks_of_leaf_modules_run_once(model: ViTForImageClassification) -> Non
         calls: list[str] = []
         model.name_format = name_format
         leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-        handles = [
-            module.register_forward_hook(lambda *_, name=name: calls.append(name)) for name, module in leaves
-        ]
+        handles = [module.register_forward_hook(lambda *_, name=name: calls.append(name)) for name, module in leaves]
         model(IMAGES)
         assert len(leaves) == 26
         assert sorted(calls) == sorted(name for name, _ in leaves)

@@ -49,8 +49,27 @@ def train(model: Any, groups: Any = None, steps: int = 20) -> list[float]:
 
 def printed(library: ModuleType, folder: str) -> Results:
     settings = SMALL | {"num_hidden_layers": 3}
-    activations = ["gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "silu", "swish", "relu", "mish", "linear"]
-    activations += ["gelu_10", "gelu_python_tanh", "laplace", "relu2", "prelu", "gelu_accurate", "leaky_relu", "sigmoid"]
+    activations = [
+        "gelu_new",
+        "gelu_fast",
+        "gelu_pytorch_tanh",
+        "quick_gelu",
+        "silu",
+        "swish",
+        "relu",
+        "mish",
+        "linear",
+    ]
+    activations += [
+        "gelu_10",
+        "gelu_python_tanh",
+        "laplace",
+        "relu2",
+        "prelu",
+        "gelu_accurate",
+        "leaky_relu",
+        "sigmoid",
+    ]
     return {
         kind: str(getattr(library, kind)(library.ViTConfig(**settings)))
         for kind in ("ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling")
@@ -335,7 +354,9 @@ def subclass(library: ModuleType, folder: str) -> Results:
     fresh = TwoHeadsForImageClassification(model.config)
     first = model.second[0].weight
     return {
-        "unchanged": [name for name, tensor in model.state_dict().items() if torch.equal(tensor, base.get(name, tensor))],
+        "unchanged": [
+            name for name, tensor in model.state_dict().items() if torch.equal(tensor, base.get(name, tensor))
+        ],
         "filled": [model.second[2].weight, fresh.second[2].weight, model.second[0].bias],
         "std": 0.01 < first.detach().std().item() < 0.04,
         "shape": tuple(model(IMAGES)["logits"].shape),

@@ -3,7 +3,6 @@
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from user_code4 import IMAGES, LABELS, Program, Results, count, load, train
 
@@ -66,7 +65,7 @@ def replaced(library: ModuleType, folder: str) -> Results:
         elif name == "attention":
             layer.attention = Mean()
         elif name == "value":
-            setattr(layer.attention, "v_proj", nn.Sequential(layer.attention.v_proj, nn.Tanh()))
+            layer.attention.v_proj = nn.Sequential(layer.attention.v_proj, nn.Tanh())
         elif name == "shorter":
             model.vit.layers = model.vit.layers[:1]
         elif name == "layer":

@@ -216,7 +216,7 @@ def expected_name(model: Model, name: str, expected: Iterable[str], prefixed: bo
 @torch.no_grad()
 def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool) -> LoadingReport:
     """Copies tensors to the model's parameters and initializes the parameters that have no tensor."""
-    parameters = dict(model.named_parameters())
+    parameters = _loadable(model)
     prefixed = any(name.startswith(f"{model.base_model_prefix}.") for name in tensors.infos)
     tensors = tensors.renamed(lambda name: expected_name(model, name, parameters, prefixed))
     tensors = model.arrange(tensors)
@@ -241,6 +241,16 @@ def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool)
     if report.unexpected_keys:
         logger.warning(f"not used by {type(model).__name__}: {', '.join(sorted(report.unexpected_keys))}")
     return report
+
+
+def _loadable(model: Model) -> dict[str, Tensor]:
+    """Returns the parameters and the persistent buffers, such as the statistics of batch norms, by name."""
+    found: dict[str, Tensor] = dict(model.named_parameters())
+    for prefix, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                found[f"{prefix}.{name}" if prefix else name] = buffer
+    return found
 
 
 def save(
