@@ -113,8 +113,7 @@ def _config(
             data = where.read_json("config.json")
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{error}: pass config=, or save the config with model.config.save_pretrained (transformers.Trainer "
-                "saves the config only for transformers' own models)"
+                f"{error}: pass config=, or save the config with model.config.save_pretrained"
             ) from None
         if data.get("model_type", own.model_type) != own.model_type:
             raise ValueError(
@@ -125,6 +124,8 @@ def _config(
     if implementation is not None:
         result._attn_implementation = implementation
     result.update({name: value for name, value in options.items() if value})
+    if options.get("torchscript"):
+        result.return_dict = False
     return result, rest
 
 
@@ -135,11 +136,12 @@ def _check_kwargs(model_class: type[Model], config: PretrainedConfig, kwargs: Ma
         return
     accepted = [name for name in parameters if name not in ("self", "config")]
     if unknown := [printable(name)[:40] for name in kwargs if name not in accepted]:
-        known = [name for name in config.to_dict() if name != "model_type"]
+        own = inspect.signature(load).parameters.values()
+        known = {each.name for each in own if each.kind is each.KEYWORD_ONLY} | {*accepted, *hub.DOWNLOAD_OPTIONS}
+        known |= {"attn_implementation", "subfolder", *config.to_dict()} - {"model_type"}
         raise TypeError(
             f"{model_class.__name__}.__init__() got an unexpected keyword argument '{unknown[0]}'; from_pretrained "
-            f"takes its own arguments, {''.join(f'{name}, ' for name in accepted)}and the attributes of the config: "
-            f"{', '.join(sorted(known))}"
+            f"accepts {', '.join(sorted(known))}"
         )
 
 
