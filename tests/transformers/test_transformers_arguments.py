@@ -21,13 +21,24 @@ HARMLESS: dict[str, Any] = {
         ("mirror", "proxies", "resume_download", "max_memory", "offload_folder", "generation_config"), None
     ),
     **dict.fromkeys(("_fast_init", "low_cpu_mem_usage", "local_files_only", "weights_only", "trust_remote_code"), True),
-    "torchscript": False, "subfolder": "", "revision": "main", "adapter_kwargs": {}, "force_download": False,
-    "attn_implementation": "eager", "output_attentions": True, "offload_state_dict": False, "code_revision": None,
+    "torchscript": False,
+    "subfolder": "",
+    "revision": "main",
+    "adapter_kwargs": {},
+    "force_download": False,
+    "attn_implementation": "eager",
+    "output_attentions": True,
+    "offload_state_dict": False,
+    "code_revision": None,
 }
 REFUSED: dict[str, Any] = {
     **dict.fromkeys(("from_tf", "from_flax", "load_in_8bit", "load_in_4bit"), True),
-    "quantization_config": {"bits": 4}, "gguf_file": "a.gguf", "tp_plan": "auto", "device_mesh": "mesh",
-    "weights_only": False, "generation_config": {"a": 1},
+    "quantization_config": {"bits": 4},
+    "gguf_file": "a.gguf",
+    "tp_plan": "auto",
+    "device_mesh": "mesh",
+    "weights_only": False,
+    "generation_config": {"a": 1},
 }
 
 
