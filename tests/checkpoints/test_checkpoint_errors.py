@@ -225,7 +225,7 @@ def test_vitkit_fields_are_bounded_by_the_tensors(field: str, tmp_path: Path) ->
     _load_error(tmp_path / "x", f"{field} is 100000000000000000000, which is too large for the tensors in the file")
 
 
-@pytest.mark.parametrize("family", ["resnet", "hybrid", "dinov3", "beit", "deit"])
+@pytest.mark.parametrize("family", ["bit", "hybrid", "dinov3", "beit", "deit"])
 def test_sizes_of_other_families_are_bounded(family: str, tmp_path: Path) -> None:
     config = import_module(f"vitkit.models.{family}").TINY
     made = checkpoint(TINY, model=models.build(config), labels=default_labels(config.num_classes))

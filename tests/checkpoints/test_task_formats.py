@@ -16,11 +16,11 @@ import vitkit
 from vitkit import checkpoints, models
 from vitkit.checkpoints import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats import all_formats
-from vitkit.checkpoints.formats.timm import bit
+from vitkit.checkpoints.formats.timm import bit as timm_bit
 from vitkit.checkpoints.formats.timm.hybrid import IMPLIED
 from vitkit.checkpoints.load import UNTRAINED
 from vitkit.data.processor import Processor
-from vitkit.models import hybrid, resnet
+from vitkit.models import bit, hybrid
 from vitkit.task import SINGLE_LABEL, Task
 
 LABELS = Task(problem_type="multi_label_classification", threshold=(0.1, 0.5, 0.9))
@@ -28,7 +28,7 @@ NUMBERS = Task(problem_type="regression", target_mean=(35.0, -2.0, 0.0), target_
 NUMBER = Task(problem_type="regression", target_mean=(1987.0,), target_std=(9.0,))
 TASKS = {"labels": LABELS, "numbers": NUMBERS, "one number": NUMBER, "one label": SINGLE_LABEL}
 HYBRID = dataclasses.replace(hybrid.TINY, activation="gelu", norm_eps=1e-6, patch_size=(8, 8), depths=(), **IMPLIED)
-BIT = resnet.Config(image_size=(32, 32), depths=(3, 4, 6, 3), **bit.IMPLIED)
+BIT = bit.Config(image_size=(32, 32), depths=(3, 4, 6, 3), **timm_bit.IMPLIED)
 FOLDERS = [each for each in all_formats() if not each.suffix]
 
 

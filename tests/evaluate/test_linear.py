@@ -10,7 +10,7 @@ from torch import nn
 from vitkit import evaluate, models
 from vitkit.data.loader import Batch
 from vitkit.evaluate import ModelOutputs, linear
-from vitkit.models import axial, resnet, vit
+from vitkit.models import axial, bit, vit
 
 
 def clouds(num: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,4 +98,4 @@ def test_missing_images_and_wrong_models_raise() -> None:
     with pytest.raises(ValueError, match="a number of blocks, as in linear:4, not 'four'"):
         linear.evaluate(subject(models.build(vit.TINY), training=lambda: image_batches(8, 1)), "four")
     with pytest.raises(ValueError, match="has none; use probe"):
-        linear.evaluate(subject(models.build(resnet.TINY), training=lambda: image_batches(8, 1)))
+        linear.evaluate(subject(models.build(bit.TINY), training=lambda: image_batches(8, 1)))

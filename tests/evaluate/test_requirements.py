@@ -16,7 +16,7 @@ from vitkit.data.loader import evaluation_batches
 from vitkit.data.processor import Processor
 from vitkit.evaluate import ModelOutputs, linear, probe
 from vitkit.evaluate.requirements import EvaluationData, check, check_metric
-from vitkit.models import resnet, vit
+from vitkit.models import bit, vit
 from vitkit.task import Task
 from vitkit.train import Run, train
 
@@ -147,7 +147,7 @@ def test_models_that_an_evaluator_cannot_read_are_rejected() -> None:
     with pytest.raises(ValueError, match="knn needs one vector per image, but the model has no pooling"):
         check(data, ["knn"])
     convolutional = EvaluationData(
-        models.build(replace(resnet.TINY, num_classes=6), device="meta"), images, images, PROCESSOR
+        models.build(replace(bit.TINY, num_classes=6), device="meta"), images, images, PROCESSOR
     )
     with pytest.raises(ValueError, match="linear needs encoder blocks over tokens"):
         check(convolutional, ["linear"])

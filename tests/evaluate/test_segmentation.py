@@ -12,7 +12,7 @@ from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.evaluate import ModelOutputs, segmentation
 from vitkit.explain.attention import attention_maps
-from vitkit.models import resnet, vit
+from vitkit.models import bit, vit
 
 PROCESSOR = Processor.squash(32)
 
@@ -107,7 +107,7 @@ def test_wrong_masks_and_models_raise(tmp_path: Path) -> None:
         segmentation.evaluate(subject(("a/1.jpg",)), str(tmp_path))
     Image.new("L", (8, 8), 1).save(tmp_path / "1.png")
     with pytest.raises(ValueError, match="no attention between patches"):
-        segmentation.evaluate(subject(("a/1.jpg",), models.build(resnet.TINY)), str(tmp_path))
+        segmentation.evaluate(subject(("a/1.jpg",), models.build(bit.TINY)), str(tmp_path))
     without = subject(("a/1.jpg",))
     without.processor = None
     with pytest.raises(ValueError, match="needs the image processor"):

@@ -16,9 +16,10 @@ from vitkit.inference import Predictor, engine
 from vitkit.inference.engine import path, quantization
 from vitkit.inference.engine.capabilities import Capabilities, capabilities
 from vitkit.inference.engine.dense import PLAIN, Dense, PatchDense
-from vitkit.inference.engine.fuse import special_tokens_read
+from vitkit.inference.engine.fuse import fold_batch_norms, special_tokens_read
 from vitkit.inference.engine.path import BOUNDS, EIGHT_BITS, SMALL, paths
 from vitkit.inference.engine.quantization import QuantizedDense, Range
+from vitkit.layers import BatchNorm
 
 CPU = capabilities(torch.device("cpu"))
 needs_int8 = pytest.mark.needs("int8")
@@ -115,7 +116,7 @@ def test_last_block_skips_tokens_that_the_head_does_not_read() -> None:
         other = models.build(dataclasses.replace(model.config, pool=pool))
         assert special_tokens_read(other, random_images(model)) is None
     assert special_tokens_read(tiny("deit"), random_images(tiny("deit"))) == 2
-    assert special_tokens_read(tiny("resnet"), random_images(tiny("resnet"))) is None
+    assert special_tokens_read(tiny("bit"), random_images(tiny("bit"))) is None
 
 
 @pytest.mark.parametrize("fault", ["wrong", "nan", "raises"])
@@ -278,3 +279,26 @@ def test_predictor_reports_precision_and_summary() -> None:
     assert Predictor(half, processor).model is half
     with pytest.raises(ValueError, match=r"int8 needs a model in float32, not in bfloat16"):
         _ = Predictor(half, processor, precision="int8").model
+
+
+@pytest.mark.parametrize("family", ["resnet", "axial_resnet"])
+def test_batch_norms_are_folded_into_convolutions_without_hooks(family: str) -> None:
+    torch.manual_seed(0)
+    model = tiny(family)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2.0)
+    images = random_images(model, 2)
+    expected = model.double()(images.double())
+    plain = copy.deepcopy(model)
+    for module in plain.modules():
+        fold_batch_norms(module)
+    left = [name for name, module in plain.named_modules() if isinstance(module, BatchNorm)]
+    assert all(".row." in name or ".column." in name for name in left)  # they follow no convolution of an image
+    torch.testing.assert_close(plain(images.double()), expected, atol=1e-12, rtol=1e-10)
+    hooked = copy.deepcopy(model)
+    hooked.stem.norm.register_forward_hook(lambda *_: torch.zeros(1))
+    fold_batch_norms(hooked.stem)
+    assert isinstance(hooked.stem.norm, BatchNorm)

@@ -89,7 +89,7 @@ def test_openvino_float16_weights_take_half_the_size(exported: Callable[..., Pat
 def test_zero_padding_before_max_pool_is_preserved(tmp_path: Path) -> None:
     """ONNX Runtime folds it into the pool as minus infinity, which changes BiT's outputs by 2.5e-3."""
     needs("onnx")
-    made = checkpoint("resnet")
+    made = checkpoint("bit")
     result = runtimes.export(made, tmp_path / "out", to="onnx")
     assert result.difference < 1e-4
 

@@ -34,13 +34,13 @@ DYNAMIC: dict[str, tuple[str, dict[str, Any]]] = {
     "dinov3": ("dinov3", {}),
     "beit": ("beit", {"relative_resize": "bilinear", "position": "learned"}),
     "axial": ("axial", {}),
-    "resnet": ("resnet", {}),
+    "bit": ("bit", {}),
 }
 FIXED = {
     "beit": ("beit", {}, "geometric steps"),
     "relative": ("vit", {"position": "relative"}, "averaged over pairs of patches"),
     "hybrid": ("hybrid", {}, "the padding of its convolutions"),
-    "resnet": ("resnet", {"padding": "same", "order": "post"}, "the padding of its convolutions"),
+    "bit": ("bit", {"padding": "same", "order": "post"}, "the padding of its convolutions"),
     "axial_resnet": ("axial_resnet", {}, "interpolated for every stage"),
 }
 

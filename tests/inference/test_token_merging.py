@@ -149,7 +149,7 @@ def test_merging_equal_patches_does_not_change_outputs() -> None:
         assert math.isfinite(float(fast.model(gray).sum()))
 
 
-@pytest.mark.parametrize("family", ["beit", "dinov3", "axial", "resnet"])
+@pytest.mark.parametrize("family", ["beit", "dinov3", "axial", "bit"])
 def test_models_with_positions_in_attention_are_rejected(family: str) -> None:
     model = models.build(models.family(family).TINY)
     with pytest.raises(ValueError, match=r"tokens can(not)? be merged"):

@@ -239,9 +239,7 @@ def test_other_families_raise(tmp_path):
         model=models.build(config), processor=Processor.squash((32, 32)), labels=default_labels(0)
     )
     checkpoints.save(checkpoint, tmp_path / "net", to="vitkit")
-    with pytest.raises(
-        ValueError, match=r"is a model of the family 'resnet', but vitkit\.jax supports only plain ViTs"
-    ):
+    with pytest.raises(ValueError, match=r"is a model of the family 'bit', but vitkit\.jax supports only plain ViTs"):
         vitjax.load(tmp_path / "net")
 
 

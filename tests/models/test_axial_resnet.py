@@ -21,7 +21,8 @@ def attention(width: int = 8, num_heads: int = 2, length: int = 5) -> RelativeLi
         for parameter in layer.parameters():
             parameter.copy_(torch.randn_like(parameter))
         for name, buffer in layer.named_buffers():
-            buffer.copy_(torch.rand_like(buffer) + ("var" in name))
+            if buffer.is_floating_point():
+                buffer.copy_(torch.rand_like(buffer) + ("var" in name))
     return layer
 
 

@@ -103,7 +103,7 @@ def test_stochastic_depth_drops_complete_images() -> None:
 
 
 def test_models_and_images_that_cannot_be_packed_are_rejected() -> None:
-    for name, message in (("axial", "need one grid at a time"), ("resnet", "does not process tokens")):
+    for name, message in (("axial", "need one grid at a time"), ("bit", "does not process tokens")):
         model = build_random(models.family(name).TINY)
         with pytest.raises(ValueError, match=message):
             _packing.logits(model, [torch.randn(3, 48, 48), torch.randn(3, 48, 64)])

@@ -123,8 +123,8 @@ def test_every_family_with_patches_supports_other_patch_sizes(name: str) -> None
 
 
 def test_models_without_patches_and_invalid_sizes_are_rejected() -> None:
-    with pytest.raises(ValueError, match="ResNet has no patches, so the patch size cannot change"):
-        build_random(VARIANTS["resnet"]).resize(patch_size=(4, 4))
+    with pytest.raises(ValueError, match="BiT has no patches, so the patch size cannot change"):
+        build_random(VARIANTS["bit"]).resize(patch_size=(4, 4))
     model = build_random(vit.TINY)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match="smaller than one patch"):

@@ -20,7 +20,9 @@ FAMILIES = models.families()
 
 def deeper(name: str) -> Any:
     config = models.family(name).TINY
-    return replace(config, depth=3) if hasattr(config, "depth") else replace(config, depths=(1, 2, 1))
+    if hasattr(config, "depth"):
+        return replace(config, depth=3)
+    return replace(config, depths=(1, 2, 1), **({"widths": (16, 24, 32)} if hasattr(config, "widths") else {}))
 
 
 @pytest.fixture(params=FAMILIES)

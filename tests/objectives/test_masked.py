@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from vitkit import models
 from vitkit.data.loader import Batch
-from vitkit.models import beit, resnet, vit
+from vitkit.models import beit, bit, vit
 from vitkit.objectives import masked, simmim
 
 
@@ -109,10 +109,10 @@ def test_mask_tokens_have_position_embeddings() -> None:
 
 
 def test_unsupported_backbones_and_configs_are_rejected() -> None:
-    with pytest.raises(ValueError, match="masks tokens before the first block, but ResNet has no tokens"):
-        masked.build(masked.Config(), models.build(resnet.TINY))
+    with pytest.raises(ValueError, match="masks tokens before the first block, but BiT has no tokens"):
+        masked.build(masked.Config(), models.build(bit.TINY))
     with pytest.raises(ValueError, match="SimMIM masks tokens"):
-        simmim.build(simmim.Config(), models.build(resnet.TINY))
+        simmim.build(simmim.Config(), models.build(bit.TINY))
     with pytest.raises(ValueError, match="mean has 1 values and std 3, but the model takes 3 channels"):
         built(mean=(0.5,))
     with pytest.raises(ValueError, match="corruption_ratio is 0"):

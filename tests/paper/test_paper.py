@@ -15,7 +15,7 @@ from vitkit.config import override
 from vitkit.data import splits
 from vitkit.data.sources import vtab
 from vitkit.explain import Curve, Curves, _plots
-from vitkit.models import presets, resnet, vit
+from vitkit.models import bit, presets, vit
 from vitkit.paper import figure12, table3, table4, table6, table8, write
 from vitkit.paper.small_scale import SmallScale
 from vitkit.recipes import recipe, recipes
@@ -178,8 +178,8 @@ def test_the_memory_of_a_step_grows_linearly_with_the_images() -> None:
     tokens, width = 17, vit.TINY.width
     assert (four - two) // 2 > vit.TINY.depth * tokens * (3 * width + vit.TINY.mlp_width) * 4
     # The standardized filters of a ResNet are saved once per step.
-    model = models.build(resnet.TINY, device="meta")
-    each, fits = figure12.memory(resnet.TINY, 40)
+    model = models.build(bit.TINY, device="meta")
+    each, fits = figure12.memory(bit.TINY, 40)
     filters = sum(p.numel() for p in model.parameters() if p.ndim == 4) * 4
     once = figure12.saved_bytes(model, 40, 2) - 2 * each
     assert once >= filters

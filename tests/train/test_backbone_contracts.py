@@ -21,7 +21,7 @@ from vitkit.train.setup import build_training
 from vitkit.train.tuning import Tuning
 
 FAMILIES = models.families()
-WITH_BLOCKS = [name for name in FAMILIES if name not in ("resnet", "axial_resnet")]
+WITH_BLOCKS = [name for name in FAMILIES if name not in ("bit", "resnet", "axial_resnet")]
 
 
 def tiny(family: str) -> models.Backbone:
@@ -99,8 +99,8 @@ def test_fsdp_shards_exactly_the_encoder_blocks_and_the_rest(family: str, monkey
 
 @pytest.mark.parametrize("setting", ["activation_checkpointing", "compile"])
 def test_settings_for_blocks_are_rejected_where_there_are_none(setting: str, small_run: Callable[..., Run]) -> None:
-    run = run_of(small_run, "resnet", **{f"hardware__{setting}": True})
-    with pytest.raises(ValueError, match=rf"hardware\.{setting} needs encoder blocks, but the family resnet has none"):
+    run = run_of(small_run, "bit", **{f"hardware__{setting}": True})
+    with pytest.raises(ValueError, match=rf"hardware\.{setting} needs encoder blocks, but the family bit has none"):
         build_training(run, 12, torch.device("cpu"))
 
 
@@ -172,7 +172,7 @@ def test_layer_wise_learning_rates_of_tokens_stages_and_parts_of_objectives() ->
 
 
 def test_layer_decay_and_muon_need_encoder_blocks() -> None:
-    for family in ("resnet", "axial_resnet"):
+    for family in ("bit", "resnet", "axial_resnet"):
         with pytest.raises(ValueError, match="layer_decay needs a model with encoder blocks"):
             optim.build(Optimizer(layer_decay=0.5), tiny(family))
         with pytest.raises(ValueError, match="muon needs trainable matrices in encoder blocks"):

@@ -93,7 +93,7 @@ def test_the_overlay_darkens_by_the_map(tmp_path: Path) -> None:
 
 def test_models_without_attention_show_a_gradient_map() -> None:
     source, processor = Digits(), Processor.squash(40)
-    for family, kind in (("resnet", False), ("vit", True)):
+    for family, kind in (("bit", False), ("vit", True)):
         module = models.family(family)
         tiny = dataclasses.replace(module.TINY, num_classes=10)
         model = models.build(tiny)
@@ -105,7 +105,7 @@ def test_models_without_attention_show_a_gradient_map() -> None:
         assert len(seen) == 5
         assert seen[1].tobytes() == seen[3].tobytes() != seen[0].tobytes()
         assert min(seen[0].size) >= processor.size[0]
-    gradient = mistakes.gradient_map(models.build(models.family("resnet").TINY), torch.randn(2, 3, 40, 40))
+    gradient = mistakes.gradient_map(models.build(models.family("bit").TINY), torch.randn(2, 3, 40, 40))
     assert tuple(gradient.shape) == (2, 2, 2)
 
 

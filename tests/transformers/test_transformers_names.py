@@ -32,47 +32,60 @@ def model() -> ViTForImageClassification:
     return ViTForImageClassification(ViTConfig(32, 2, 4, 64, image_size=16, patch_size=8, num_labels=3)).eval()
 
 
-def test_parameters_have_the_names_of_version_5(hf: ModuleType, model: ViTForImageClassification) -> None:
+def test_parameters_have_the_names_and_order_of_version_5(hf: ModuleType, model: ViTForImageClassification) -> None:
     config = hf.ViTConfig(**{name: value for name, value in model.config.to_dict().items() if name != "model_type"})
     reference = hf.ViTForImageClassification(config)
+    assert list(dict(model.named_parameters())) == list(model.state_dict())
+    assert "vit.encoder.layer.0.attention.attention.query.weight" in model.state_dict()
+    model.name_format = "v5"
     assert list(dict(model.named_parameters())) == list(dict(reference.named_parameters())) == list(model.state_dict())
+    assert [p.shape for p in model.parameters()] == [p.shape for p in reference.parameters()]
+    reference.load_state_dict(model.state_dict())
+    torch.testing.assert_close(reference.eval()(IMAGES).logits, model(IMAGES).logits, atol=1e-5, rtol=1e-5)
+    prefixed = dict(nn.ModuleDict({"inner": model}).named_parameters())
+    assert list(prefixed) == [f"inner.{name}" for name in model.state_dict()]
     assert model.num_parameters() == reference.num_parameters()
 
 
 def test_names_are_converted_in_both_directions(model: ViTForImageClassification) -> None:
     base = list(model.vit.state_dict())
-    assert [to_v5(to_v4(name)) for name in base] == base
-    assert [to_v5(name) for name in base] == base
+    assert [to_v4(to_v5(name)) for name in base] == base
+    assert [to_v4(name) for name in base] == base
+    assert (to_v5("encoder.layer"), to_v4("layers"), to_v5("encoder")) == ("layers", "encoder.layer", "encoder")
     assert to_v4("layers.11.attention.q_proj.lora_A.default.weight") == (
         "encoder.layer.11.attention.attention.query.lora_A.default.weight"
     )
     assert to_v4("layers.0.mlp.fc22.weight") == "encoder.layer.0.mlp.fc22.weight"
-    assert not {to_v4(name) for name in base if "layers" in name} & set(base)
+    assert not {to_v5(name) for name in base if "layer." in name} & set(base)
 
 
 def test_state_dicts_of_both_formats_load_and_are_written(model: ViTForImageClassification) -> None:
-    v5 = model.state_dict()
-    model.name_format = "v4"
     v4 = model.state_dict()
+    model.name_format = "v5"
+    v5 = model.state_dict()
     assert "vit.encoder.layer.0.attention.attention.query.weight" in v4
     assert "vit.encoder.layer.1.output.dense.bias" in v4
     assert len(v4) == len(v5)
     assert not [name for name in v4 if ".layers." in name or "_proj" in name]
+    assert not [name for name in v5 if ".encoder." in name or "query" in name]
     for state_dict in (v4, v5):
         other = ViTForImageClassification(model.config)
         assert other.load_state_dict(state_dict).missing_keys == []
         assert torch.equal(other.eval()(IMAGES).logits, model(IMAGES).logits)
     nested = nn.ModuleDict({"inner": copy.deepcopy(model)})
     nested.load_state_dict({f"inner.{name}": tensor for name, tensor in v4.items()})
-    assert list(nested.state_dict())[4] == "inner.vit.encoder.layer.0.attention.attention.query.weight"
+    assert list(nested.state_dict())[4] == "inner.vit.layers.0.attention.q_proj.weight"
     incomplete = {name: tensor for name, tensor in v4.items() if "layer.1.output.dense.bias" not in name}
-    with pytest.raises(RuntimeError, match=re.escape('Missing key(s) in state_dict: "vit.layers.1.mlp.fc2.bias"')):
-        ViTForImageClassification(model.config).load_state_dict(incomplete)
+    for name_format, missing in (("v4", "vit.encoder.layer.1.output.dense.bias"), ("v5", "vit.layers.1.mlp.fc2.bias")):
+        other = ViTForImageClassification(model.config)
+        other.name_format = name_format
+        with pytest.raises(RuntimeError, match=re.escape(f'Missing key(s) in state_dict: "{missing}"')):
+            other.load_state_dict(incomplete)
     both = v4 | {"vit.layers.0.mlp.fc1.bias": torch.zeros(64)}
     with pytest.raises(
         ValueError,
         match=re.escape(
-            "the state dict contains vit.layers.0.mlp.fc1.bias under both its transformers 4 and transformers 5 names"
+            "the state dict contains vit.encoder.layer.0.intermediate.dense.bias under both its transformers 4 and transformers 5 names"
         ),
     ):
         ViTForImageClassification(model.config).load_state_dict(both)
@@ -85,41 +98,28 @@ def test_modules_are_accessible_by_both_names(model: ViTForImageClassification) 
         assert model.get_submodule(v4) is model.get_submodule(v5)
     assert model.vit.encoder.layer is model.vit.layers
     assert model.vit.encoder.layer[1].attention.attention.query is model.vit.layers[1].attention.q_proj
-    replacement = nn.Linear(32, 32)
-    model.vit.encoder.layer[0].attention.attention.value = replacement
-    assert model.vit.layers[0].attention.v_proj is replacement
-    model.vit.encoder.layer[0].output.dense = nn.Linear(64, 32)
-    assert "vit.encoder.layer.0" not in [name for name, _ in model.named_children()]
-    with pytest.raises(AttributeError, match="the group of modules has no 'quary'; its modules are query, key, value"):
-        _ = model.vit.encoder.layer[0].attention.attention.quary
+    for name_format, names in (("v4", V4_TO_V5), ("v5", V4_TO_V5.values())):
+        model.name_format = name_format
+        listed = dict(model.named_modules())
+        assert set(names) <= set(listed)
+        assert len(listed) == len(set(listed.values())) == len(list(model.modules()))
+        for name, module in listed.items():
+            assert model.get_submodule(name) is module
+        for name, parameter in model.named_parameters():
+            assert model.get_parameter(name) is parameter
 
 
-def test_named_modules_lists_both_names_and_each_module_once(model: ViTForImageClassification) -> None:
-    listed = dict(model.named_modules())
-    assert set(V4_TO_V5) <= set(listed)
-    assert set(V4_TO_V5.values()) <= set(listed)
-    linears = [module for module in listed.values() if isinstance(module, nn.Linear)]
-    assert len(linears) == len(set(linears)) == 2 * 6 + 1
-    sizes = [p.numel() for module in listed.values() for p in module.parameters(recurse=False)]
-    assert sum(sizes) == model.num_parameters()
-    modules = list(model.vit.modules())
-    assert len(modules) == len(set(modules))
-    assert not [module for module in modules if type(module).__name__ == "ModuleAlias"]
-    assert listed["vit.encoder.layer.1.attention.attention.query"].in_features == 32
-    assert len(dict(model.named_modules(remove_duplicate=False))) == len(listed) - 2 * 7
-    assert "ModuleAlias" not in repr(model)
-
-
-def test_hooks_registered_by_either_name_run_once(model: ViTForImageClassification) -> None:
-    calls: list[str] = []
-    for v4, v5 in V4_TO_V5.items():
-        for name in (v4, v5):
-            dict(model.named_modules())[name].register_forward_hook(lambda *_, name=name: calls.append(name))
-    model.vit.encoder.layer[0].register_forward_pre_hook(lambda *_: calls.append("first"))
-    model(IMAGES)
-    assert sorted(calls) == sorted([*V4_TO_V5, *V4_TO_V5.values(), "first"])
-    with pytest.raises(ValueError, match=re.escape("would never run; register it on .query, .key, .value")):
-        model.vit.encoder.layer[0].attention.attention.register_forward_hook(lambda *_: None)
+def test_hooks_of_leaf_modules_run_once(model: ViTForImageClassification) -> None:
+    for name_format in ("v4", "v5"):
+        calls: list[str] = []
+        model.name_format = name_format
+        leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+        handles = [module.register_forward_hook(lambda *_, name=name: calls.append(name)) for name, module in leaves]
+        model(IMAGES)
+        assert len(leaves) == 26
+        assert sorted(calls) == sorted(name for name, _ in leaves)
+        for handle in handles:
+            handle.remove()
 
 
 def test_copies_and_parameter_counts(model: ViTForImageClassification) -> None:
@@ -138,6 +138,7 @@ def test_copies_and_parameter_counts(model: ViTForImageClassification) -> None:
     assert model.half().dtype is torch.float16
 
 
+DENSE = ["attention.output.dense", "intermediate.dense", "output.dense"]
 TARGETS = [["query", "value"], ["q_proj", "v_proj"], "all-linear", r".*encoder\.layer\.1\..*(query|dense)"]
 
 
@@ -149,14 +150,16 @@ def test_lora_finds_modules_by_either_format(model: ViTForImageClassification, t
     base = copy.deepcopy(model)
     adapted = peft.get_peft_model(model, config)
     adapters = [name for name, _ in adapted.named_parameters() if "lora_" in name]
-    found = {name.partition(".lora_")[0].rpartition(".")[2] for name in adapters}
-    layers = {name.split(".")[4] for name in adapters}
-    assert found == {
-        "['query', 'value']": {"q_proj", "v_proj"},
-        "['q_proj', 'v_proj']": {"q_proj", "v_proj"},
-        "all-linear": {"q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"},
-    }.get(str(targets), {"q_proj", "o_proj", "fc1", "fc2"})
-    assert layers == ({"1"} if "encoder" in str(targets) else {"0", "1"})
+    found = {name.partition(".lora_")[0].partition(".vit.")[2] for name in adapters}
+    query, value = "encoder.layer.{}.attention.attention.query", "encoder.layer.{}.attention.attention.value"
+    expected = {
+        "['query', 'value']": [query, value],
+        "['q_proj', 'v_proj']": ["layers.{}.attention.q_proj", "layers.{}.attention.v_proj"],
+        "all-linear": [name.partition(".1.")[0][4:] + ".{}." + name.partition(".1.")[2] for name in list(V4_TO_V5)[:6]],
+    }.get(str(targets), [query, *("encoder.layer.{}." + name for name in DENSE)])
+    layers = [1] if "encoder" in str(targets) else [0, 1]
+    assert found == {name.format(layer) for name in expected for layer in layers}
+    assert len(adapters) == 2 * len(found)
     after = adapted(IMAGES).logits
     assert not torch.allclose(before, after, atol=1e-4)
     adapted(IMAGES, labels=torch.tensor([0, 1])).loss.backward()

@@ -10,7 +10,7 @@ from vitkit.checkpoints.tensors import Tensors
 from vitkit.data.processor import Processor
 
 # Fields that are a side of some tensor.
-SIDES = ("width", "mlp_width", "num_registers", "pre_logits", "channels", "stem_width", "num_classes")
+SIDES = ("width", "mlp_width", "num_registers", "pre_logits", "channels", "stem_width", "widths", "num_classes")
 # Fields that count blocks: each block has at least one tensor.
 COUNTS = ("depth", "depths")
 MAX_INTEGER = 10_000_000

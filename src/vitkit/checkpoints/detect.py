@@ -8,7 +8,7 @@ from functools import cache
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.formats import Format, all_formats, formats_for, list_formats
 from vitkit.checkpoints.json_files import Json
-from vitkit.checkpoints.table import SAME
+from vitkit.checkpoints.table import COUNTER, SAME
 from vitkit.checkpoints.tensors import Tensors
 from vitkit.checkpoints.unwrap import Names, Unwrapped, training_part
 
@@ -63,7 +63,9 @@ def detect_format(tensors: Tensors, config: Json | None, format_name: str | None
             "the tensors are empty, because the weights are sharded over several processes; gather them first "
             "(DeepSpeed: zero_to_fp32.py, or stage3_gather_16bit_weights_on_model_save)"
         )
-    best = min(found, key=lambda each: len(each.unknown) + len(each.outside))
+    # timm and torchvision give a ResNet the same names; without a config.json it is a file, which torchvision writes.
+    single = lambda each: config is None and each.format.suffix != ""  # noqa: E731
+    best = min(found, key=lambda each: (len(each.unknown) + len(each.outside), not single(each)))
     if any(".lora_" in name for name in best.unknown):
         raise CheckpointError(
             "the file contains LoRA adapters that are not merged; merge them with peft "
@@ -118,7 +120,9 @@ def _try(layout: Format, names: Names, config: Json | None) -> Detection | None:
     arranged = layout.arrange(inside)
     unknown = [name for name in arranged.infos if not layout.table.matches(name)]
     applicable = names.applicable(layout.ignored)
-    ignored = {name: why for name in unknown if (why := _ignored(applicable, name) or training_part(name))}
+    ignored = {
+        name: why for name in unknown if (why := _ignored(applicable, name) or training_part(name) or _counter(name))
+    }
     why_ignored = tuple(f"ignored: {why}" for why in dict.fromkeys(ignored.values()))
     return Detection(
         format=layout,
@@ -167,6 +171,10 @@ def _alias(layout: Format, name: str) -> str:
 
 def _ignored(patterns: Iterable[tuple[str, ...]], name: str) -> str | None:
     return next((why for pattern, why, *_ in patterns if _compiled(pattern).fullmatch(name)), None)
+
+
+def _counter(name: str) -> str | None:
+    return f"{name} (a number, not model weights)" if COUNTER.fullmatch(name) else None
 
 
 def _unknown_error(tensors: Tensors, config: Json | None, format_name: str | None) -> str:

@@ -16,6 +16,7 @@ from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin
 from vitkit.checkpoints.detect import Detection, detect_format
 from vitkit.checkpoints.formats import Description, RawCheckpoint
 from vitkit.checkpoints.locate import Files, locate
+from vitkit.checkpoints.table import COUNTER
 from vitkit.data.labels import PLACEHOLDER, SUBSETS, default_labels
 from vitkit.data.processor import Processor
 from vitkit.task import Task
@@ -233,7 +234,10 @@ def _model(config: Any, detected: Detection, dtype: torch.dtype | None) -> model
     state: dict[str, Tensor] = {}
     for step in plan:
         tensor = step.transform.load([detected.tensors.read(name) for name in step.theirs])
-        state[step.ours] = tensor.to(dtype or tensor.dtype).contiguous()
+        kind = torch.int64 if COUNTER.fullmatch(step.ours) else dtype or tensor.dtype
+        state[step.ours] = tensor.to(kind).contiguous()
+    for name in expected.keys() - state.keys():  # batch counters that the file does not have
+        state[name] = torch.zeros((), dtype=torch.int64)
     model.load_state_dict(state, strict=True, assign=True)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
+from vitkit.models import resnet as resnets
 from vitkit.models.vit import Config
 
 
@@ -44,6 +46,16 @@ def torchvision(config: Config) -> Processor:
     native = config.image_size == (224, 224)
     processor = meta(config, 7 / 8 if native else 1.0)
     return replace(processor, interpolation="bilinear") if native else processor
+
+
+def resnet(config: resnets.Config, crop_fraction: float = 7 / 8, **settings: Any) -> Processor:
+    """Returns the processor of torchvision's first ResNet weights: resize (bilinear) to size / crop_fraction, crop.
+
+    `settings` are other fields of the processor, such as `interpolation`.
+    """
+    chosen = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "interpolation": "bilinear", **settings}
+    processor = Processor.crop(config.image_size, crop_fraction, **chosen)
+    return replace(processor, profile="ignore").with_channels(config.channels)
 
 
 def fitted(processor: Processor, config: Config) -> Processor:

@@ -1,8 +1,8 @@
 """Tables that map tensor names of a format to vitkit's names and back, and transform the tensors.
 
 Each format and family has one table, used for reading and writing. In patterns, `{i}` and `{j}` are numbers, `{i+1}`
-and `{j+1}` the same numbers counted from 1 (`{j+1:02}`: with two digits), `{leaf}` is `weight` or `bias`, and `{name}`
-is any name.
+and `{j+1}` the same numbers counted from 1 (`{j+1:02}`: with two digits), `{leaf}` is `weight` or `bias`, `{norm}` a
+parameter or buffer of a batch norm, and `{name}` any name.
 """
 
 import re
@@ -17,6 +17,8 @@ from torch import Tensor
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.tensors import Shape, Tensors
 
+# Names of the step counters of batch norms, which are integers. Files of torch before 0.4.1 do not have them.
+COUNTER = re.compile(r"(.*\.)?num_batches_tracked")
 # Numbers have at most five digits, which bounds the cost of matching untrusted names.
 PLACEHOLDERS = {
     "{i}": r"(?P<i>0|[1-9]\d{0,4})",
@@ -25,6 +27,7 @@ PLACEHOLDERS = {
     "{j+1}": r"(?P<j_from_1>[1-9]\d{0,4})",
     "{j+1:02}": r"(?P<j_from_1>0[1-9]|[1-9]\d{1,4})",
     "{leaf}": r"(?P<leaf>weight|bias)",
+    "{norm}": r"(?P<norm>weight|bias|running_mean|running_var|num_batches_tracked)",
     "{name}": r"(?P<name>.+)",
 }
 
@@ -142,13 +145,18 @@ class Table:
     def plan(self, expected: Mapping[str, Shape], tensors: Tensors, num_heads: int) -> list[Step]:
         """Returns one step per vitkit tensor, after validating the names, shapes and dtypes in the file.
 
-        Raises CheckpointError that lists every tensor that is missing, unknown, of another shape or not floating-point.
+        A batch norm's counter (`COUNTER`) that is not in the file has no step. Raises CheckpointError that lists
+        every tensor that is missing, unknown, of another shape or not floating-point.
         """
         steps = [self.step(name) for name in expected]
         unmapped = [name for name, step in zip(expected, steps, strict=True) if step is None]
         if unmapped:
             raise CheckpointError(f"this format has no names for the tensors {listing(unmapped)}")
-        plan = [step for step in steps if step is not None]
+        plan = [
+            step
+            for step in steps
+            if step is not None and not (COUNTER.fullmatch(step.ours) and step.theirs[0] not in tensors.infos)
+        ]
         wanted = {
             name: tuple(shape)
             for step in plan
@@ -234,7 +242,8 @@ def _problems(wanted: Mapping[str, Shape], tensors: Tensors) -> Iterable[str]:
         yield f"{_count(other)} with a wrong shape: {listing(other)}"
     if unreadable := [f"{name} is {info.problem}" for name, _, info in present if info.problem]:
         yield f"{_count(unreadable)} not readable: {listing(unreadable)}"
-    if integers := [f"{name} is {info.dtype}" for name, _, info in present if not info.dtype.is_floating_point]:
+    floats = [(name, info.dtype) for name, _, info in present if not COUNTER.fullmatch(name)]
+    if integers := [f"{name} is {dtype}" for name, dtype in floats if not dtype.is_floating_point]:
         yield f"{_count(integers)} not floating-point: {listing(integers)}"
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
+from vitkit.checkpoints.table import COUNTER
 from vitkit.checkpoints.tensors import Info, Tensors
 
 # Parts of names that torch and its wrappers insert anywhere: DDP, compile, FSDP, checkpointing, DeepSpeed, Opacus.
@@ -222,7 +223,7 @@ def _rank_of(part: str) -> int | None:
 
 
 def _is_counter(key: str, info: Info) -> bool:
-    return not info.shape and not info.dtype.is_floating_point
+    return not info.shape and not info.dtype.is_floating_point and not COUNTER.fullmatch(key)
 
 
 def _not_model(name: Name, info: Info, root: str, ignored: Sequence[tuple[str, ...]]) -> str | None:

@@ -7,6 +7,7 @@ k width of a head, c channels, r and c (or rows and columns) of the grid.
 from vitkit.layers.activations import ActivationName, activation
 from vitkit.layers.attention import Attention, attention_weights
 from vitkit.layers.axial import AxialBlock, RelativeLineAttention
+from vitkit.layers.batch_norm import BatchNorm
 from vitkit.layers.block import MLP, Block, DropPath, LayerScale, SwiGLU, encoder_blocks, layer_norm, run_blocks
 from vitkit.layers.channels import adapt_input_weight, check_axes
 from vitkit.layers.features import Features, join_tokens
@@ -35,7 +36,7 @@ from vitkit.layers.relative import (
 )
 from vitkit.layers.resize_matrix import is_symbolic
 from vitkit.layers.resnet import (
-    BatchNorm,
+    BasicBlock,
     GroupNorm,
     MaxPoolSame,
     PostBottleneck,
@@ -43,6 +44,7 @@ from vitkit.layers.resnet import (
     ResNetStem,
     StdConv,
     pad_same,
+    plain_conv,
     resnet_stages,
     resnet_stride,
     resnet_width,
@@ -58,6 +60,7 @@ __all__ = [
     "ActivationName",
     "Attention",
     "AxialBlock",
+    "BasicBlock",
     "BatchNorm",
     "Block",
     "Blocks",
@@ -96,6 +99,7 @@ __all__ = [
     "make_taps",
     "num_offsets",
     "pad_same",
+    "plain_conv",
     "pool_tokens",
     "pre_logits",
     "relative_bias",

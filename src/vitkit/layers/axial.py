@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers.attention import Attention
+from vitkit.layers.batch_norm import BatchNorm
 from vitkit.layers.block import DropPath, layer_norm
 from vitkit.layers.position import resize_positions
-from vitkit.layers.resnet import BatchNorm
 
 
 class RelativeLineAttention(nn.Module):

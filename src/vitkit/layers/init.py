@@ -5,9 +5,10 @@ import math
 from torch import nn
 
 from vitkit.layers.attention import Attention
+from vitkit.layers.batch_norm import BatchNorm
 from vitkit.layers.block import MLP, LayerScale, SwiGLU
 from vitkit.layers.pool import MapPool
-from vitkit.layers.resnet import BatchNorm, StdConv
+from vitkit.layers.resnet import StdConv
 
 # The standard deviation of a standard normal distribution truncated at two standard deviations.
 TRUNCATED_STD = 0.87962566103423978
@@ -25,10 +26,7 @@ def init_layers(model: nn.Module) -> None:
             nn.init.constant_(module.weight, getattr(module, "initial", 1.0))
             nn.init.zeros_(module.bias)
         elif isinstance(module, BatchNorm):
-            nn.init.constant_(module.weight, module.initial)
-            nn.init.ones_(module.running_var)
-            for tensor in (module.bias, module.running_mean):
-                nn.init.zeros_(tensor)
+            module.init_weights()
         elif isinstance(module, StdConv):
             init_lecun(module)
         elif isinstance(module, Attention):

@@ -1,4 +1,4 @@
-"""BiT ResNet layers: weight-standardized convolutions with SAME padding, stems and bottlenecks."""
+"""ResNet layers: weight-standardized convolutions with SAME padding, stems and residual blocks."""
 
 import math
 from collections import OrderedDict
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitkit.layers.activations import activation
 from vitkit.layers.channels import adapt_input_convolution, as_input
 
 Padding = Literal["same", "symmetric"]
@@ -71,6 +72,11 @@ class StdConv(nn.Conv2d):
         return ((weight - mean) / deviation).to(self.weight.dtype)
 
 
+def plain_conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """Returns a convolution without bias, with a padding of `kernel // 2` on every side."""
+    return nn.Conv2d(in_width, out_width, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
 class MaxPoolSame(nn.Module):
     """Max-pooling over a square window with SAME padding, filled with minus infinity."""
 
@@ -92,32 +98,6 @@ class GroupNorm(nn.GroupNorm):
         self.initial = initial
 
 
-class BatchNorm(nn.Module):
-    """BatchNorm over dimension 1 of a tensor with any number of trailing dimensions.
-
-    Unlike torch's it has no buffer `num_batches_tracked`, which only a cumulative average needs. `initial` is the
-    initial scale.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, width: int, *, eps: float = 1e-5, momentum: float = 0.1, initial: float = 1.0):
-        super().__init__()
-        self.eps = eps
-        self.momentum = momentum
-        self.initial = initial
-        self.weight = nn.Parameter(torch.full((width,), initial))
-        self.bias = nn.Parameter(torch.zeros(width))
-        self.register_buffer("running_mean", torch.zeros(width))
-        self.register_buffer("running_var", torch.ones(width))
-
-    def forward(self, x: Float[Tensor, "b c *n"]) -> Float[Tensor, "b c *n"]:
-        """Normalizes each channel of `x`, then scales and shifts it."""
-        statistics = (self.running_mean, self.running_var)
-        return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps)
-
-
 # Called as conv(in_width, out_width, kernel, stride) and norm(width), the latter with `initial=0.0` for a zero scale.
 Conv = Callable[..., nn.Module]
 Norm = Callable[..., nn.Module]
@@ -126,20 +106,27 @@ EXPANSION = 4
 
 
 class ResNetStem(nn.Module):
-    """Stem of a ResNet: 7x7 convolution, norm and ReLU (only if `norm` is given), and max-pooling.
+    """Stem of a ResNet: 7x7 convolution, norm and activation (only if `norm` is given), and max-pooling.
 
-    Convolution and pooling have stride 2. Without SAME padding the map is padded with zeros before the pooling. BiT has
-    no norm and no ReLU here, so that values can be negative and such a zero can be the maximum. Floating-point images
-    get the dtype of the weights. Raises ValueError for a wrong number of channels.
+    Convolution and pooling have stride 2. BiT has no norm and no activation here, and without SAME padding its map is
+    padded with zeros before the pooling; such a zero is the maximum of negative values. Floating-point images get the
+    dtype of the weights. Raises ValueError for a wrong number of channels.
     """
 
-    def __init__(self, channels: int, width: int, *, conv: Conv, norm: Norm | None, same: bool = True):
+    def __init__(
+        self, channels: int, width: int, *, conv: Conv, norm: Norm | None, same: bool = True, act: str = "relu"
+    ):
         super().__init__()
         self.channels = channels
         self.conv = conv(channels, width, 7, 2)
         self.norm = nn.Identity() if norm is None else norm(width)
-        self.act = nn.Identity() if norm is None else nn.ReLU()
-        self.pool = MaxPoolSame(3, 2) if same else nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2))
+        self.act = nn.Identity() if norm is None else activation(act)
+        if same:
+            self.pool = MaxPoolSame(3, 2)
+        elif norm is None:
+            self.pool = nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2))
+        else:
+            self.pool = nn.MaxPool2d(3, 2, padding=1)
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b d rows columns"]:
         """Returns a feature map with a quarter of the height and width of the images."""
@@ -155,29 +142,78 @@ class ResNetStem(nn.Module):
 class PostBottleneck(nn.Module):
     """Bottleneck block with norms after the convolutions (He et al. 2016a). The 3x3 convolution has the stride.
 
-    The initial scale of the last norm is zero, so that the bottleneck starts as its shortcut.
+    With `stride_first` the first 1x1 convolution has it, as in the original ResNet; with the 3x3 one it is the variant
+    "v1.5". `out_width` is by default four times `width`, the number of channels of the 3x3 convolution. `activations`
+    are that after the first two convolutions and that after the sum. The initial scale of the last norm is zero, so
+    that the bottleneck starts as its shortcut.
     """
 
-    def __init__(self, in_width: int, width: int, stride: int, *, conv: Conv, norm: Norm):
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        stride: int,
+        *,
+        conv: Conv,
+        norm: Norm,
+        out_width: int | None = None,
+        stride_first: bool = False,
+        activations: tuple[str, str] = ("relu", "relu"),
+    ):
         super().__init__()
-        out_width = EXPANSION * width
-        self.conv1 = conv(in_width, width, 1)
+        out_width = EXPANSION * width if out_width is None else out_width
+        self.conv1 = conv(in_width, width, 1, stride if stride_first else 1)
         self.norm1 = norm(width)
-        self.conv2 = conv(width, width, 3, stride)
+        self.conv2 = conv(width, width, 3, 1 if stride_first else stride)
         self.norm2 = norm(width)
         self.conv3 = conv(width, out_width, 1)
         self.norm3 = norm(out_width, initial=0.0)
-        self.downsample = (
-            nn.Sequential(OrderedDict(conv=conv(in_width, out_width, 1, stride), norm=norm(out_width)))
-            if in_width != out_width or stride != 1
-            else nn.Identity()
-        )
+        self.downsample = projection(in_width, out_width, stride, conv=conv, norm=norm)
+        self.act1, self.act2 = map(activation, activations)
 
     def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:
-        """Returns the ReLU of the sum of the shortcut and the residual branch."""
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = F.relu(self.norm2(self.conv2(y)))
-        return F.relu(self.downsample(x) + self.norm3(self.conv3(y)))
+        """Returns the activation of the sum of the shortcut and the residual branch."""
+        y = self.act1(self.norm1(self.conv1(x)))
+        y = self.act1(self.norm2(self.conv2(y)))
+        return self.act2(self.downsample(x) + self.norm3(self.conv3(y)))
+
+
+class BasicBlock(nn.Module):
+    """Residual block of two 3x3 convolutions with norms after them (He et al. 2016a). The first one has the stride.
+
+    `activations` are that after the first convolution and that after the sum. The initial scale of the last norm is
+    zero, so that the block starts as its shortcut.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        stride: int,
+        *,
+        conv: Conv,
+        norm: Norm,
+        activations: tuple[str, str] = ("relu", "relu"),
+    ):
+        super().__init__()
+        self.conv1 = conv(in_width, width, 3, stride)
+        self.norm1 = norm(width)
+        self.conv2 = conv(width, width, 3)
+        self.norm2 = norm(width, initial=0.0)
+        self.downsample = projection(in_width, width, stride, conv=conv, norm=norm)
+        self.act1, self.act2 = map(activation, activations)
+
+    def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:
+        """Returns the activation of the sum of the shortcut and the residual branch."""
+        y = self.act1(self.norm1(self.conv1(x)))
+        return self.act2(self.downsample(x) + self.norm2(self.conv2(y)))
+
+
+def projection(in_width: int, out_width: int, stride: int, *, conv: Conv, norm: Norm) -> nn.Module:
+    """Returns the shortcut of a post-activation block: the identity, or a 1x1 convolution and a norm if needed."""
+    if in_width == out_width and stride == 1:
+        return nn.Identity()
+    return nn.Sequential(OrderedDict(conv=conv(in_width, out_width, 1, stride), norm=norm(out_width)))
 
 
 class PreBottleneck(nn.Module):

@@ -23,6 +23,7 @@ from vitkit.layers import (
     TapOptions,
     init_layers,
     make_taps,
+    plain_conv,
     run_stages,
 )
 from vitkit.models import Backbone
@@ -73,11 +74,6 @@ class Config:
         """Returns the rows and columns of a stage's output map. Stages count from 0. Every halving rounds up."""
         stride = 4 * 2**stage
         return -(-self.image_size[0] // stride), -(-self.image_size[1] // stride)
-
-
-def plain_conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Returns a convolution without bias, with a padding of `kernel // 2` on every side."""
-    return nn.Conv2d(in_width, out_width, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
 class AxialBottleneck(nn.Module):

@@ -1,88 +1,93 @@
-"""ResNet with GroupNorm and weight standardization: "ResNet (BiT)" of the ViT paper, section 4.1.
+"""ResNet v1.5 with batch norm (He et al. 2016a), as transformers, timm and torchvision have it.
 
-Checkpoints of Big Transfer (Kolesnikov et al. 2020) are pre-activation ("v2") with symmetric padding. big_vision's
-later "bit" is post-activation with SAME padding, as are the hybrids. Both are configs of this family.
+"v1.5" has the stride of a bottleneck in its 3x3 convolution, as all published PyTorch weights do. `models.bit` is the
+ResNet of the ViT paper, with group norm and weight standardization.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Unpack
 
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers import (
+    BasicBlock,
+    BatchNorm,
     Blocks,
     Features,
-    GroupNorm,
     PostBottleneck,
-    PreBottleneck,
     ResNetStem,
-    StdConv,
     TapOptions,
     init_layers,
     make_taps,
-    resnet_stages,
-    resnet_stride,
-    resnet_width,
+    plain_conv,
     run_stages,
 )
+from vitkit.layers.activations import ActivationName
 from vitkit.models import Backbone
 from vitkit.task import SINGLE_LABEL, Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a BiT ResNet. `image_size` is (height, width) in pixels. Images of other sizes also work.
+    """Config of a ResNet. `image_size` is (height, width) in pixels. Images of other sizes also work.
 
-    `depths` are the numbers of bottlenecks per stage, `stem_width` is 64 times the width factor. The epsilon of the
-    weight standardization is added to the variance in BiT (1e-10) and in timm (1e-8), and to the standard deviation in
-    big_vision's "bit" (1e-5, with `norm_eps` 1e-6, padding "same" and order "post"). `num_classes` 0 means no head.
+    `depths` are the numbers of blocks per stage, and `widths` the numbers of output channels of the stages. A
+    bottleneck has `width // reduction` channels inside. `activation` follows the stem and the sums of the blocks, and
+    `inner_activation` the convolutions inside blocks: transformers always has ReLU there. `downsample_in_first_stage`
+    is a stride of 2 in the first stage, and `downsample_in_bottleneck` a stride in the first 1x1 convolution of a
+    bottleneck instead of the 3x3 one (the original "v1"). `num_classes` 0 means no head.
     """
 
     image_size: tuple[int, int] = (224, 224)
     channels: int = 3
-    depths: tuple[int, ...] = (3, 4, 6, 3)
     stem_width: int = 64
-    num_groups: int = 32
+    widths: tuple[int, ...] = (256, 512, 1024, 2048)
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    block: Literal["basic", "bottleneck"] = "bottleneck"
+    reduction: int = 4
+    activation: ActivationName = "relu"
+    inner_activation: ActivationName = "relu"
+    downsample_in_first_stage: bool = False
+    downsample_in_bottleneck: bool = False
     num_classes: int = 1000
     task: Task = SINGLE_LABEL
-    order: Literal["pre", "post"] = "pre"
-    padding: Literal["symmetric", "same"] = "symmetric"
-    norm_eps: float = 1e-5
-    weight_eps: float = 1e-10
-    weight_eps_on: Literal["std", "variance"] = "variance"
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that the model does not support."""
-        if min(self.image_size) < 1 or self.channels < 1:
+        if min(*self.image_size, self.channels, self.stem_width, self.reduction) < 1:
             raise ValueError(
-                f"image_size is {self.image_size}, and channels is {self.channels}; both must be at least 1"
+                f"image_size is {self.image_size}, channels is {self.channels}, stem_width is {self.stem_width} and "
+                f"reduction is {self.reduction}; all must be at least 1"
             )
-        if not self.depths or any(depth < 1 for depth in self.depths):
-            raise ValueError(f"depths is {self.depths}; it needs at least 1 stage, with at least 1 bottleneck each")
-        if self.num_groups < 1 or self.stem_width < 1 or self.stem_width % self.num_groups:
-            raise ValueError(f"stem_width {self.stem_width} is not a positive multiple of num_groups {self.num_groups}")
+        if not self.depths or min(self.depths) < 1:
+            raise ValueError(f"depths is {self.depths}; it needs at least 1 stage, with at least 1 block each")
+        if len(self.widths) != len(self.depths):
+            raise ValueError(f"widths {self.widths} and depths {self.depths} need one value for each stage")
+        least = self.reduction if self.block == "bottleneck" else 1
+        if min(self.widths) < least:
+            raise ValueError(f"widths is {self.widths}; the {self.block} blocks need at least {least} channels")
 
     @property
     def width(self) -> int:
         """Number of output channels of the last stage."""
-        return resnet_width(self.stem_width, self.depths)
+        return self.widths[-1]
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the last feature map at the native image size. Every halving rounds up."""
-        stride = resnet_stride(self.depths)
+        stride = 4 * 2 ** (len(self.depths) - 1 + self.downsample_in_first_stage)
         return -(-self.image_size[0] // stride), -(-self.image_size[1] // stride)
 
 
 class ResNet(Backbone):
-    """BiT ResNet: stem, stages, final norm, global average pooling and linear head.
+    """ResNet: stem, stages of residual blocks with batch norm, global average pooling and linear head.
 
-    Parameter names are those of timm's `resnetv2`, except that the head is the linear layer `head` instead of the 1x1
-    convolution `head.fc`, with the same values.
+    `stem` returns the feature map before the stages. Parameter names are those of the other convolutional families:
+    `stem.conv`, `stages.N.blocks.M.conv1`, `stages.N.blocks.M.downsample.norm`.
     """
 
     embedding_modules = ("stem", "stages")
@@ -91,14 +96,15 @@ class ResNet(Backbone):
         super().__init__()
         self.config = config
         self.width = config.width
-        same, pre = config.padding == "same", config.order == "pre"
-        conv = partial(StdConv, same=same, eps=config.weight_eps, eps_on=config.weight_eps_on)
-        norm = partial(GroupNorm, config.num_groups, eps=config.norm_eps)
-        stem_norm = None if pre else norm
-        self.stem = ResNetStem(config.channels, config.stem_width, conv=conv, norm=stem_norm, same=same)
-        bottleneck = PreBottleneck if pre else PostBottleneck
-        self.stages = resnet_stages(config.stem_width, config.depths, bottleneck=bottleneck, conv=conv, norm=norm)
-        self.norm = norm(self.width) if pre else nn.Identity()
+        self.stem = ResNetStem(
+            config.channels,
+            config.stem_width,
+            conv=plain_conv,
+            norm=BatchNorm,
+            same=False,
+            act=config.activation,
+        )
+        self.stages = nn.Sequential(*(_stage(config, stage) for stage in range(len(config.depths))))
         self.head = nn.Linear(self.width, config.num_classes) if config.num_classes else nn.Identity()
         self.blocks = nn.ModuleList()
 
@@ -106,39 +112,51 @@ class ResNet(Backbone):
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
         """Returns the positions of the last feature map as tokens, without special tokens."""
-        taps = make_taps(blocks, self.num_taps, self._normalized, **options)
+        # The blocks end with an activation; there is no final norm.
+        taps = make_taps(blocks, self.num_taps, lambda _, x: x, **options)
         x = run_stages(self.stem(images), self.stages, taps)
-        if taps is None or not taps.stops:
-            x = self._normalized(len(self.stages) - 1, x)
         features = Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
         return features if taps is None else taps.attach(features)
-
-    def _normalized(self, stage: int, x: Float[Tensor, "b d r c"]) -> Float[Tensor, "b d r c"]:
-        # Pre-activation stages end without norm and activation. Post-activation ones do not, and norm is the identity.
-        return F.relu(self.norm(x)) if stage == len(self.stages) - 1 else x
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
         """Returns the mean over the last feature map."""
         return features.patches.mean(dim=1)
 
     def init_weights(self) -> None:
-        """Initializes convolutions (LeCun normal), norms (scale 1, bias 0) and head (zero, as in BiT, section 3.3)."""
+        """Initializes convolutions (He normal, fan-out), batch norms (last scale of a block 0) and the head."""
         init_layers(self)
-        for parameter in self.head.parameters():
-            nn.init.zeros_(parameter)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(self.head, nn.Linear):
+            self.head.reset_parameters()
+
+
+def _stage(config: Config, stage: int) -> nn.Sequential:
+    width, reduced = config.widths[stage], config.widths[stage] // config.reduction
+    in_width = config.widths[stage - 1] if stage else config.stem_width
+    activations = (config.inner_activation, config.activation)
+    make = partial(BasicBlock, width=width) if config.block == "basic" else partial(
+        PostBottleneck, width=reduced, out_width=width, stride_first=config.downsample_in_bottleneck
+    )  # fmt: skip
+    blocks = []
+    for block in range(config.depths[stage]):
+        stride = 2 if block == 0 and (stage > 0 or config.downsample_in_first_stage) else 1
+        blocks.append(make(in_width, stride=stride, conv=plain_conv, norm=BatchNorm, activations=activations))
+        in_width = width
+    return nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks)))
 
 
 Model = ResNet
 
-# Bottlenecks per stage by number of layers; 50 to 152 from He et al. 2016, 200 from He et al. 2016b.
-DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+# Blocks per stage by number of layers (He et al. 2016a, Table 1).
+BASIC_WIDTHS = (64, 128, 256, 512)
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
-
-def _preset(layers: int, factor: int) -> Config:
-    return Config(depths=DEPTHS[layers], stem_width=64 * factor)
-
-
-TINY = Config(image_size=(40, 40), depths=(1, 2), stem_width=8, num_groups=4, num_classes=5)
-# BiT's published sizes and those of the ViT paper's Table 6.
-SIZES = ((50, 1), (50, 2), (50, 3), (101, 1), (101, 3), (152, 1), (152, 2), (152, 4), (200, 3))
-PRESETS = {f"bit-r{layers}x{factor}": _preset(layers, factor) for layers, factor in SIZES}
+TINY = Config(image_size=(40, 40), stem_width=8, widths=(16, 24), depths=(1, 2), num_classes=5)
+PRESETS = {
+    f"resnet{layers}": Config(depths=depths) if layers >= 50 else Config(
+        depths=depths, widths=BASIC_WIDTHS, block="basic"
+    )
+    for layers, depths in DEPTHS.items()
+}  # fmt: skip

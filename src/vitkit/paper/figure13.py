@@ -7,7 +7,7 @@ import torch
 
 from vitkit import checkpoints
 from vitkit.evaluate import throughput
-from vitkit.models import axial, resnet
+from vitkit.models import axial, bit
 from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import against_flops, findings
 from vitkit.paper.small_scale import SmallScale, Variant
@@ -52,7 +52,7 @@ def study(small: SmallScale) -> Findings:
         "Axial-ViT /4": Variant(axial.Config(**shape, patch_size=(4, 4))),
         "ViT /2": Variant(small.vit(patch_size=(2, 2))),
         "Axial-ViT /2": Variant(axial.Config(**shape, patch_size=(2, 2))),
-        "ResNet": Variant(resnet.Config(image_size=size, depths=(1, 1, 1), stem_width=16, num_groups=4)),
+        "ResNet": Variant(bit.Config(image_size=size, depths=(1, 1, 1), stem_width=16, num_groups=4)),
     }
     outcomes = small.sweep(variants, STEPS)
     speeds = {each.name: speed(each.folders[0], small.side) for each in outcomes}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from vitkit.explain import Curve, Curves
-from vitkit.models import resnet
+from vitkit.models import bit
 from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import SHOT, caveat
 from vitkit.paper._significance import compare
@@ -55,7 +55,7 @@ def models_of(small: SmallScale) -> dict[str, Variant]:
     return {
         "ViT, small": Variant(small.vit(width=32, num_heads=2, mlp_width=64, depth=2)),
         "ViT, larger": Variant(small.vit()),
-        "ResNet": Variant(resnet.Config(image_size=size, depths=(1, 1, 1), stem_width=8, num_groups=4)),
+        "ResNet": Variant(bit.Config(image_size=size, depths=(1, 1, 1), stem_width=8, num_groups=4)),
     }
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vitkit.models import hybrid, resnet, vit
+from vitkit.models import bit, hybrid, vit
 from vitkit.paper import Experiment, Findings, Table, table6
 from vitkit.paper._comparison import against_flops, findings
 from vitkit.paper.small_scale import BATCH, Outcome, SmallScale, Variant
@@ -35,9 +35,9 @@ EXPERIMENT = Experiment(
 )
 
 
-def models_of(small: SmallScale) -> dict[str, tuple[str, vit.Config | hybrid.Config | resnet.Config]]:
+def models_of(small: SmallScale) -> dict[str, tuple[str, vit.Config | hybrid.Config | bit.Config]]:
     """Returns, for each model name, the kind (ViT, hybrid or ResNet) and the config."""
-    models: dict[str, tuple[str, vit.Config | hybrid.Config | resnet.Config]] = {}
+    models: dict[str, tuple[str, vit.Config | hybrid.Config | bit.Config]] = {}
     for width, depth in SIZES:
         shape = {"width": width, "depth": depth, "num_heads": width // 16, "mlp_width": 2 * width}
         plain = small.vit(**shape)
@@ -47,7 +47,7 @@ def models_of(small: SmallScale) -> dict[str, tuple[str, vit.Config | hybrid.Con
         models[f"hybrid {width}x{depth}"] = ("hybrid", hybrid.Config(**size, **shape, **stem))
     for stem in STEMS:
         size = (small.side, small.side)
-        config = resnet.Config(image_size=size, depths=(1, 1, 1), stem_width=stem, num_groups=GROUPS)
+        config = bit.Config(image_size=size, depths=(1, 1, 1), stem_width=stem, num_groups=GROUPS)
         models[f"ResNet x{stem}"] = ("ResNet", config)
     return models
 

@@ -1,6 +1,6 @@
 """Table 2 of the ViT paper: comparison of the best models with the state of the art (section 4.2)."""
 
-from vitkit.models import resnet
+from vitkit.models import bit
 from vitkit.paper import Experiment, Findings, Table, _commands, figure3
 from vitkit.paper._comparison import caveat
 from vitkit.paper._significance import compare
@@ -62,7 +62,7 @@ def study(small: SmallScale) -> Findings:
     variants = {
         "ViT, larger": Variant(small.vit(width=96, num_heads=6, mlp_width=192)),
         "ViT, smaller": Variant(small.vit(width=32, num_heads=2, mlp_width=64)),
-        "ResNet": Variant(resnet.Config(image_size=size, depths=(1, 1, 1), stem_width=16, num_groups=4)),
+        "ResNet": Variant(bit.Config(image_size=size, depths=(1, 1, 1), stem_width=16, num_groups=4)),
     }
     outcomes = small.sweep(variants, STEPS)
     trials = [figure3.tuned(small, each.name, each.folders) for each in outcomes]

@@ -1,7 +1,7 @@
 """Table 7 of the ViT paper: ResNets pre-trained with Adam and with SGD (appendix D.1)."""
 
 from vitkit.explain import Curve, Curves
-from vitkit.models import resnet
+from vitkit.models import bit
 from vitkit.paper import Experiment, Findings, Table, _commands, figure3
 from vitkit.paper._comparison import caveat
 from vitkit.paper._significance import Trial, compare
@@ -44,7 +44,7 @@ EXPERIMENT = Experiment(
 def study(small: SmallScale) -> Findings:
     """Pre-trains a ResNet and a ViT with Adam and with SGD, and fine-tunes the models with the best learning rates."""
     kinds = {
-        "ResNet": resnet.Config(image_size=(small.side, small.side), depths=(1, 1, 1), stem_width=8, num_groups=4),
+        "ResNet": bit.Config(image_size=(small.side, small.side), depths=(1, 1, 1), stem_width=8, num_groups=4),
         "ViT": small.vit(),
     }
     rows, remarks, numbers, all_trials = [], [], {}, []

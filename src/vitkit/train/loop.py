@@ -1,6 +1,6 @@
 """The training loop, which is the same for every objective and model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vitkit import distributed
 from vitkit.data.loader import Batch
 from vitkit.evaluate.flops import FlopCounter
+from vitkit.layers import BatchNorm
 from vitkit.objectives import Objective
 from vitkit.train.checkpointing.files import State
 from vitkit.train.metrics import Metrics
@@ -53,6 +54,11 @@ class Training:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters of the objective. They are cached, because collecting them in every step is slow."""
         return list(self.objective.parameters())
+
+    @cached_property
+    def batch_norms(self) -> list[BatchNorm]:
+        """The batch norms of the objective that update their running statistics in training."""
+        return [each for each in self.objective.modules() if isinstance(each, BatchNorm) and each.training]
 
     @property
     def consumed(self) -> int:
@@ -168,7 +174,22 @@ def update(training: Training, batch: Batch) -> Metrics:
     else:
         training.scaler.step(training.optimizer)
         training.scaler.update()
+    average_statistics(training.batch_norms)
     return Metrics(scalars, {"lr": lr, "grad_norm": norm})
+
+
+@torch.no_grad()
+def average_statistics(layers: Sequence[BatchNorm]) -> None:
+    """Replaces the running statistics of batch norms by their means over all processes, in one all-reduce.
+
+    Each process normalizes with the statistics of its own images. Without this, rank 0 would save its own only.
+    """
+    if distributed.world_size() == 1 or not layers:
+        return
+    tensors = [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]
+    means = distributed.mean(torch.cat(tensors)).split([tensor.numel() for tensor in tensors])
+    for tensor, mean in zip(tensors, means, strict=True):
+        tensor.copy_(mean)
 
 
 def backward(

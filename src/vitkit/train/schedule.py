@@ -1,11 +1,14 @@
 """Learning rate schedules (ViT paper, Tables 3 and 4; big_vision), and a moving average of weights."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from vitkit.layers import BatchNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +67,28 @@ class EMA:
     """Exponential moving average of weights, with a decay that increases during the first updates.
 
     ema <- k ema + (1 - k) weights with k = min(decay, (1 + t) / (10 + t)); t is the number of updates so far. As
-    in TensorFlow, the decay grows with t, which reduces the weight of the initial values in short runs.
+    in TensorFlow, the decay grows with t, which reduces the weight of the initial values in short runs. The running
+    statistics of batch norms are averaged, too, as in timm: those of the last step belong to other weights.
     """
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
-        self.values = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+        self.values = {name: tensor.detach().clone() for name, tensor in self._averaged(module)}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Updates the average with the weights after training step `step` (from 1)."""
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in module.named_parameters():
-            self.values[name].lerp_(parameter.detach(), weight)
+        for name, tensor in self._averaged(module):
+            self.values[name].lerp_(tensor.detach(), weight)
+
+    @staticmethod
+    def _averaged(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        yield from module.named_parameters()
+        for prefix, layer in module.named_modules():
+            if isinstance(layer, BatchNorm):
+                yield f"{prefix}.running_mean", layer.running_mean
+                yield f"{prefix}.running_var", layer.running_var
 
     @torch.no_grad()
     def load(self, values: dict[str, Tensor]) -> None:

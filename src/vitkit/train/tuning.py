@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from vitkit.layers import BatchNorm
 from vitkit.models import Backbone
 
 
@@ -52,7 +53,10 @@ class LowRank(nn.Module):
 
 
 def apply(tuning: Tuning, backbone: Backbone) -> None:
-    """Freezes parameters and adds LoRA updates. Raises ValueError if a pattern matches no parameter."""
+    """Freezes parameters and adds LoRA updates. Raises ValueError if a pattern matches no parameter.
+
+    A batch norm without a trainable parameter also keeps its running statistics and normalizes with them.
+    """
     names = [name for name, _ in backbone.named_parameters()]
     _check_patterns((*tuning.train_only, *tuning.freeze), names, "parameters")
     heads = set(backbone.head_parameters()) if tuning.head_only or tuning.lora_rank else set()
@@ -63,6 +67,9 @@ def apply(tuning: Tuning, backbone: Backbone) -> None:
         chosen = everything or name in heads or _matches(name, tuning.train_only)
         trainable = chosen and not _matches(name, tuning.freeze)
         parameter.requires_grad_(parameter.requires_grad and trainable)
+    for module in backbone.modules():
+        if isinstance(module, BatchNorm) and not any(each.requires_grad for each in module.parameters()):
+            module.freeze()
     if tuning.lora_rank:
         add_low_rank(tuning, backbone)
     if not any(parameter.requires_grad for parameter in backbone.parameters()):

@@ -61,9 +61,10 @@ class ViTSelfAttention(nn.Module):
         `head_mask` (b or 1, h, n or 1, n or 1) multiplies the weights. With "sdpa" the returned weights are those
         before dropout, and `output_attentions` does not change the first output.
         """
-        q, k, v = (
+        # transformers 4 calls the projections in this order, which hooks see.
+        k, v, q = (
             rearrange(projection(hidden_states), "b n (h k) -> b h n k", h=self.num_attention_heads)
-            for projection in (self.query, self.key, self.value)
+            for projection in (self.key, self.value, self.query)
         )
         dropout = self.dropout_prob if self.training else 0.0
         # The fused kernel does not return the weights that a mask with a key dimension has to multiply.

@@ -66,6 +66,13 @@ FAMILIES: Mapping[str, Family] = {
         model="DINOv3ViTModel",
         backbone="DINOv3ViTBackbone",
     ),
+    "resnet": Family(
+        module="families.resnet",
+        config="ResNetConfig",
+        model="ResNetModel",
+        classification=("ResNetForImageClassification",),
+        backbone="ResNetBackbone",
+    ),
     "vit": Family(
         module="modeling",
         config="ViTConfig",

@@ -83,6 +83,9 @@ class PretrainedConfig(ABC):
         for name, value in (defaults | given).items():
             if name not in ("id2label", "label2id"):
                 setattr(self, name, self._convert(name, value))
+        if getattr(self, "torchscript", False):
+            # The models of transformers 4 return tuples for TorchScript.
+            self.return_dict = False
         self._check_problem_type()
 
     @classmethod

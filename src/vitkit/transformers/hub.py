@@ -22,21 +22,22 @@ IGNORED = (
     *("resume_download", "proxies", "mirror", "_fast_init", "low_cpu_mem_usage", "offload_state_dict", "_from_auto"),
     *("_from_pipeline", "_commit_hash", "tqdm_class", "trust_remote_code", "use_kernels", "allow_all_kernels"),
     *("adapter_name", "offload_folder", "offload_buffers", "max_memory", "disable_mmap", "code_revision"),
+    "experts_implementation",
 )
 # Keyword arguments of from_pretrained that must not be set, and the reasons.
 UNSUPPORTED = {
-    "from_tf": "TensorFlow weights are not supported; convert the weights with transformers 4",
+    "from_tf": "convert TensorFlow weights with transformers 4",
     "from_flax": "load Flax weights with vitkit.FlaxViTModel, or convert them with transformers 4",
-    "gguf_file": "GGUF files are not supported; use a folder with model.safetensors",
-    "quantization_config": "load the model and quantize it with torch.ao.quantization or `vitkit export`",
-    "load_in_8bit": "load the model and quantize it with torch.ao.quantization or `vitkit export`",
-    "load_in_4bit": "load the model and quantize it with torch.ao.quantization or `vitkit export`",
-    "tp_plan": "tensor parallelism is not supported; use FSDP through `vitkit train`",
-    "tp_size": "tensor parallelism is not supported; use FSDP through `vitkit train`",
-    "device_mesh": "tensor parallelism is not supported; use FSDP through `vitkit train`",
-    "distributed_config": "tensor parallelism is not supported; use FSDP through `vitkit train`",
-    "fusion_config": "fused modules are not supported; use torch.compile",
-    "kernel_config": "kernels of the Hub are not supported; use attn_implementation='sdpa'",
+    "gguf_file": "use a folder with model.safetensors",
+    "quantization_config": "quantize the loaded model, with torchao for example",
+    "load_in_8bit": "quantize the loaded model, with torchao for example",
+    "load_in_4bit": "quantize the loaded model, with torchao for example",
+    "tp_plan": "distribute the loaded model with FSDP",
+    "tp_size": "distribute the loaded model with FSDP",
+    "device_mesh": "distribute the loaded model with FSDP",
+    "distributed_config": "distribute the loaded model with FSDP",
+    "fusion_config": "use torch.compile",
+    "kernel_config": "use attn_implementation='sdpa'",
     "generation_config": "image models do not generate text",
     "adapter_kwargs": "load adapters with peft.PeftModel.from_pretrained(model, folder)",
 }
@@ -98,7 +99,7 @@ def locate(source: str | os.PathLike[str], kwargs: Mapping[str, Argument]) -> tu
     """
     for name, reason in UNSUPPORTED.items():
         if kwargs.get(name):
-            raise ValueError(f"{name}={printable(str(kwargs[name]))[:40]} is not supported: {reason}")
+            raise ValueError(f"{name}={printable(str(kwargs[name]))[:40]} is not supported; {reason}")
     options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if kwargs.get(name) is not None}
     if kwargs.get("use_auth_token") is not None:
         options.setdefault("token", kwargs["use_auth_token"])

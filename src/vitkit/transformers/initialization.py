@@ -43,6 +43,12 @@ class Initialization(nn.Module, ABC):
 
     initialize_weights = init_weights
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        """Initializes one module if it is new. A model of transformers that contains this one calls it."""
+        if not getattr(module, "_is_hf_initialized", False):
+            self._init_weights(module)
+            module._is_hf_initialized = True  # type: ignore[assignment]
+
     def _init_weights(self, module: nn.Module) -> None:
         """Initializes one module: truncated normal weights, zero biases, and a zero mask token."""
         std = self.config.initializer_range

@@ -113,8 +113,7 @@ def _config(
             data = where.read_json("config.json")
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{error}: pass config=, or save the config with model.config.save_pretrained (transformers.Trainer "
-                "saves the config only for transformers' own models)"
+                f"{error}: pass config=, or save the config with model.config.save_pretrained"
             ) from None
         if data.get("model_type", own.model_type) != own.model_type:
             raise ValueError(
@@ -125,6 +124,8 @@ def _config(
     if implementation is not None:
         result._attn_implementation = implementation
     result.update({name: value for name, value in options.items() if value})
+    if options.get("torchscript"):
+        result.return_dict = False
     return result, rest
 
 
@@ -135,11 +136,12 @@ def _check_kwargs(model_class: type[Model], config: PretrainedConfig, kwargs: Ma
         return
     accepted = [name for name in parameters if name not in ("self", "config")]
     if unknown := [printable(name)[:40] for name in kwargs if name not in accepted]:
-        known = [name for name in config.to_dict() if name != "model_type"]
+        own = inspect.signature(load).parameters.values()
+        known = {each.name for each in own if each.kind is each.KEYWORD_ONLY} | {*accepted, *hub.DOWNLOAD_OPTIONS}
+        known |= {"attn_implementation", "subfolder", *config.to_dict()} - {"model_type"}
         raise TypeError(
             f"{model_class.__name__}.__init__() got an unexpected keyword argument '{unknown[0]}'; from_pretrained "
-            f"takes its own arguments, {''.join(f'{name}, ' for name in accepted)}and the attributes of the config: "
-            f"{', '.join(sorted(known))}"
+            f"accepts {', '.join(sorted(known))}"
         )
 
 
@@ -216,7 +218,7 @@ def expected_name(model: Model, name: str, expected: Iterable[str], prefixed: bo
 @torch.no_grad()
 def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool) -> LoadingReport:
     """Copies tensors to the model's parameters and initializes the parameters that have no tensor."""
-    parameters = dict(model.named_parameters())
+    parameters = _loadable(model)
     prefixed = any(name.startswith(f"{model.base_model_prefix}.") for name in tensors.infos)
     tensors = tensors.renamed(lambda name: expected_name(model, name, parameters, prefixed))
     tensors = model.arrange(tensors)
@@ -241,6 +243,16 @@ def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool)
     if report.unexpected_keys:
         logger.warning(f"not used by {type(model).__name__}: {', '.join(sorted(report.unexpected_keys))}")
     return report
+
+
+def _loadable(model: Model) -> dict[str, Tensor]:
+    """Returns the parameters and the persistent buffers, such as the statistics of batch norms, by name."""
+    found: dict[str, Tensor] = dict(model.named_parameters())
+    for prefix, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                found[f"{prefix}.{name}" if prefix else name] = buffer
+    return found
 
 
 def save(

@@ -103,6 +103,30 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 
 @dataclass
+class BaseModelOutputWithPoolingAndNoAttention(ModelOutput):
+    """Model output: the last feature map (b, d, rows, columns), its mean (b, d, 1, 1), and the outputs of the stages.
+
+    `hidden_states` contains the input of every stage and the output of the last one.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: LayerOutputs = None
+
+
+@dataclass
+class ImageClassifierOutputWithNoAttention(ModelOutput):
+    """Model output: loss (if labels were given), logits (b, classes), and the outputs of the stages.
+
+    `hidden_states` are those of `BaseModelOutputWithPoolingAndNoAttention`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: LayerOutputs = None
+
+
+@dataclass
 class BackboneOutput(ModelOutput):
     """Model output: feature maps of the chosen stages, hidden states and attention weights.
 
@@ -162,7 +186,9 @@ __all__ = [
     "BackboneOutput",
     "BaseModelOutput",
     "BaseModelOutputWithPooling",
+    "BaseModelOutputWithPoolingAndNoAttention",
     "ImageClassifierOutput",
+    "ImageClassifierOutputWithNoAttention",
     "MaskedImageModelingOutput",
     "MaskedLMOutput",
     "ModelOutput",

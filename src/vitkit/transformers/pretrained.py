@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitkit.checkpoints.tensors import Tensors
 from vitkit.transformers import hub, loading
+from vitkit.transformers.adapters import Adapters
 from vitkit.transformers.attention import IMPLEMENTATIONS
 from vitkit.transformers.checkpointing import ActivationCheckpointing
 from vitkit.transformers.configuration import PretrainedConfig, ViTConfig
@@ -18,6 +19,7 @@ from vitkit.transformers.hub import Argument
 from vitkit.transformers.initialization import Initialization
 from vitkit.transformers.names import NAME_FORMATS, to_v4, to_v5
 from vitkit.transformers.properties import PropertyModule
+from vitkit.transformers.recognition import recognized_class
 
 
 class PreTrainedModel(Initialization, ActivationCheckpointing, PropertyModule, ABC):
@@ -43,6 +45,15 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, PropertyModule, A
         self.config: Any = self._as_config(config)
         self.name_or_path = self.config.name_or_path
         self._check_implementation(self.config._attn_implementation or "sdpa")
+
+    @property
+    def __class__(self) -> Any:  # type: ignore[override]
+        """The class of the model. If transformers is imported, it also inherits from its `PreTrainedModel`."""
+        return recognized_class(type(self), "transformers.modeling_utils", "PreTrainedModel")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickle would compare `__class__` with the type.
+        return _create, (type(self),), self.__dict__
 
     @classmethod
     def _as_config(cls, config: PretrainedConfig) -> PretrainedConfig:
@@ -174,6 +185,11 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, PropertyModule, A
         """Returns False, because image models do not generate text."""
         return False
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Returns True, so that transformers does not convert the parameter names, which are already those of files."""
+        return True
+
     def enable_input_require_grads(self) -> None:
         """Makes the patch embeddings require gradients. Activation checkpointing with frozen layers needs this."""
         self._grad_hook = self.get_input_embeddings().register_forward_hook(
@@ -215,7 +231,11 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, PropertyModule, A
         self.config.pruned_heads = {layer: sorted(heads) for layer, heads in sorted(pruned.items())}
 
 
-class ViTPreTrainedModel(PreTrainedModel):
+def _create(own: type[PreTrainedModel]) -> PreTrainedModel:
+    return own.__new__(own)
+
+
+class ViTPreTrainedModel(Adapters, PreTrainedModel):
     """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as the attribute `vit`."""
 
     config_class: ClassVar[type[PretrainedConfig]] = ViTConfig

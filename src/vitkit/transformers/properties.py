@@ -20,6 +20,12 @@ class PropertyModule(nn.Module):
         else:
             super().__setattr__(name, value)
 
+    def __delattr__(self, name: str) -> None:
+        if isinstance(getattr(type(self), name, None), property):
+            object.__delattr__(self, name)
+        else:
+            super().__delattr__(name)
+
 
 class Replaceable(Protocol):
     """A class of modules that other modules can replace: `OPTIONS` are optional parameters of its `forward`."""

@@ -56,7 +56,7 @@ def _model(job: Job) -> Any:
     import torchvision
 
     from vitkit.checkpoints import load
-    from vitkit.checkpoints.formats.torchvision import FORMAT, TABLE
+    from vitkit.checkpoints.formats.torchvision.vit import FORMAT, TABLE
 
     ours = load(f"{job.folder}/vitkit").model
     config = ours.config

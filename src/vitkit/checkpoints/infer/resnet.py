@@ -1,115 +1,68 @@
-"""Infers the config of a hybrid ViT or a BiT ResNet from the shapes of its tensors."""
+"""Infers the config of a ResNet with batch norm from the shapes of its tensors."""
 
-import re
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from vitkit import config as configs
-from vitkit.checkpoints.checkpoint import CheckpointError, listing
-from vitkit.checkpoints.infer.vit import Fields, infer_vit, parse_overrides
+from vitkit.checkpoints.checkpoint import CheckpointError
+from vitkit.checkpoints.infer.bit import convolution, resnet_depths
+from vitkit.checkpoints.infer.vit import Fields, parse_overrides
 from vitkit.checkpoints.tensors import Shape
-from vitkit.layers import resnet_stride
-from vitkit.models import hybrid, resnet, vit
+from vitkit.models.resnet import Config
 
-BACKBONE = "patch_embed.backbone"
-VIT_FIELDS = {field.name for field in fields(vit.Config)}
-
-
-def infer_hybrid(
-    shapes: Mapping[str, Shape],
-    *,
-    defaults: Fields,
-    file_config: Fields,
-    overrides: Fields,
-    image_size: tuple[int, int] | None,
-    notes: list[str],
-) -> hybrid.Config:
-    """Infers the config of a hybrid ViT. Takes the arguments and raises the errors of `infer_vit`."""
-    parsed = parse_overrides(hybrid.Config, overrides)
-    depths = resnet_depths(shapes, f"{BACKBONE}.stages")
-    stride = resnet_stride(depths)
-    stem = _convolution(shapes, f"{BACKBONE}.stem.conv.weight" if depths else f"{BACKBONE}.conv.weight")
-    width, _, rows, columns = _convolution(shapes, "patch_embed.proj.weight")
-    # Convert the patch size from feature map cells to pixels for `infer_vit`.
-    patch = rows * stride, columns * stride
-    pixels = {**shapes, "patch_embed.proj.weight": (width, stem[1], *patch)}
-    size = parsed.get("image_size") or file_config.get("image_size") or image_size
-    covered = None if size is None else _covered(size, patch, stride)
-    plain = infer_vit(
-        pixels,
-        defaults=_only(defaults, VIT_FIELDS | {"position_order"}),
-        file_config=_only(file_config, VIT_FIELDS) | ({"image_size": covered} if "image_size" in file_config else {}),
-        overrides=_only(parsed, VIT_FIELDS) | ({"image_size": covered} if "image_size" in parsed else {}),
-        image_size=covered,
-        notes=notes,
-    )
-    values = configs.to_dict(plain) | {"depths": depths, "stem_width": stem[0]}
-    values |= {name: value for name, value in {**defaults, **file_config, **parsed}.items() if name in OWN_FIELDS}
-    if size is not None and covered == plain.image_size:
-        values["image_size"] = size
-    try:
-        return configs.from_dict(hybrid.Config, values)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
-
-
-OWN_FIELDS = {field.name for field in fields(hybrid.Config)} - VIT_FIELDS
-
-
-def resnet_depths(shapes: Mapping[str, Shape], where: str) -> tuple[int, ...]:
-    """Returns the number of bottleneck blocks in each stage. Raises CheckpointError if a block is missing."""
-    pattern = re.compile(rf"{re.escape(where)}\.(\d{{1,3}})\.blocks\.(\d{{1,3}})\.conv1\.weight")
-    found = {(int(match[1]), int(match[2])) for name in shapes if (match := pattern.fullmatch(name))}
-    stages = max((stage for stage, _ in found), default=-1) + 1
-    depths = tuple(max((b for s, b in found if s == stage), default=0) + 1 for stage in range(stages))
-    expected = {(stage, block) for stage, depth in enumerate(depths) for block in range(depth)}
-    if absent := sorted(expected - found):
-        raise CheckpointError(f"bottlenecks are missing: {listing([f'stage {s} block {b}' for s, b in absent])}")
-    return depths
-
-
-def _convolution(shapes: Mapping[str, Shape], name: str) -> Shape:
-    shape = shapes.get(name, ())
-    if len(shape) != 4 or 0 in shape:
-        raise CheckpointError(f"{name} is missing or is not a convolution with 4 non-empty axes")
-    return shape
-
-
-def _covered(size: tuple[int, int], patch: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Returns the image size (height, width), in pixels, that the complete patches of the feature map cover."""
-    rows, columns = (-(-side // stride) * stride // each * each for side, each in zip(size, patch, strict=True))
-    return rows, columns
-
-
-def _only(values: Fields, names: set[str]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in names and name != "image_size"}
+# Quotients of the channels of a bottleneck's output and of its 3x3 convolution, the usual one first.
+REDUCTIONS = (4, 2, 1, 8)
 
 
 def infer_resnet(
     shapes: Mapping[str, Shape],
     *,
-    fields: Fields,
+    file_config: Fields,
     overrides: Fields,
     image_size: tuple[int, int] | None,
     notes: list[str],
-) -> resnet.Config:
-    """Infers the depths, widths and number of classes of a BiT ResNet from tensor shapes.
+) -> Config:
+    """Infers blocks, depths, widths and the number of classes of a ResNet from tensor shapes.
 
-    `fields` are the values set by the format. Raises CheckpointError if the tensors do not determine the config.
+    `file_config` are fields read from the file, which must agree with the tensors. `image_size` (height, width) is used
+    if the file and the overrides have none. Raises CheckpointError if the tensors do not determine the config.
     """
-    parsed = parse_overrides(resnet.Config, overrides)
-    stem = _convolution(shapes, "stem.conv.weight")
-    head = shapes.get("head.weight", (0, 0))
-    values = {"image_size": image_size or (224, 224), **fields} | {
-        "depths": resnet_depths(shapes, "stages"),
-        "stem_width": stem[0],
-        "channels": stem[1],
-        "num_classes": head[0],
-    }
-    if image_size is None and "image_size" not in {**fields, **parsed}:
+    parsed = parse_overrides(Config, overrides)
+    seen = _structure(shapes)
+    for name, value in seen.items():
+        if name in file_config and file_config[name] != value:
+            raise CheckpointError(f"config.json: {name} is {str(file_config[name])[:80]}, but the tensors have {value}")
+    # A shortcut that changes no widths is there for its stride.
+    projected = "stages.0.blocks.0.downsample.conv.weight" in shapes and seen["stem_width"] == seen["widths"][0]
+    values = {"image_size": image_size or (224, 224), "downsample_in_first_stage": projected} | seen | dict(file_config)
+    if image_size is None and "image_size" not in {**file_config, **parsed}:
         notes.append("image_size is not in the file: using 224x224; any size works")
     try:
-        return configs.from_dict(resnet.Config, values | parsed)
+        return configs.from_dict(Config, values | parsed)
     except ValueError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError(f"config.json: {error}" if file_config else str(error)) from None
+
+
+def _structure(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    stem = convolution(shapes, "stem.conv.weight")
+    depths = resnet_depths(shapes, "stages")
+    bottleneck = "stages.0.blocks.0.conv3.weight" in shapes
+    last = "conv3" if bottleneck else "conv2"
+    widths = tuple(convolution(shapes, f"stages.{stage}.blocks.0.{last}.weight")[0] for stage in range(len(depths)))
+    inner = [convolution(shapes, f"stages.{stage}.blocks.0.conv1.weight")[0] for stage in range(len(depths))]
+    second = convolution(shapes, "stages.0.blocks.0.conv2.weight")
+    if second[1] != inner[0]:
+        raise CheckpointError(
+            f"the 3x3 convolution has {second[1]} input channels for a map of {inner[0]}: grouped convolutions "
+            "(ResNeXt) are not supported; load the model with timm or torchvision"
+        )
+    fits = (ratio for ratio in REDUCTIONS if [width // ratio for width in widths] == inner)
+    return {
+        "stem_width": stem[0],
+        "channels": stem[1],
+        "depths": depths,
+        "widths": widths,
+        "block": "bottleneck" if bottleneck else "basic",
+        "reduction": next(fits, 4) if bottleneck else 4,
+        "num_classes": shapes.get("head.weight", (0,))[0],
+    }

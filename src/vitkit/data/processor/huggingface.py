@@ -196,6 +196,26 @@ def written_type(kind: str, size: Mapping[str, object], *, crops: bool, converts
     return f"{kind}ImageProcessor"
 
 
+def convnext(settings: Mapping[str, Any]) -> dict[str, object] | None:
+    """Returns the content of a preprocessor_config.json for a ConvNext processor, or None if it has other steps."""
+    (rows, columns), to = settings["size"], settings["resize_to"]
+    crops = settings["resize"] == "shortest" and settings["center_crop"] != "none" and isinstance(to, int)
+    if rows != columns or crops != (rows < _CROPPED_BELOW) or settings["resize"] not in ("shortest", "squash"):
+        return None
+    if not crops and (settings["center_crop"] != "none" or to is not None):
+        return None
+    fractions = [rows / to, rows / (to + 0.5)] if crops else [224 / 256]
+    fraction = next((each for each in fractions if not crops or (each <= 1 and int(rows / each) == to)), None)
+    if fraction is None:
+        return None
+    config = {name: value for name, value in write(settings).items() if name not in ("do_center_crop", "crop_size")}
+    return config | {
+        "crop_pct": fraction,
+        "image_processor_type": "ConvNextImageProcessor",
+        "size": {"shortest_edge": rows},
+    }
+
+
 def write(settings: Mapping[str, Any]) -> dict[str, object]:
     """Returns the content of a preprocessor_config.json. `Processor` fields that transformers lacks are left out."""
     rows, columns = settings["size"]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -261,10 +261,13 @@ class Processor:
             )
         return torch.from_numpy(np.stack(arrays))
 
-    def to_huggingface(self) -> dict[str, Any]:
-        """Returns the content of preprocessor_config.json. Settings that transformers lacks are under "vitkit"."""
+    def to_huggingface(self, kind: Literal["ViT", "ConvNext"] = "ViT") -> dict[str, Any]:
+        """Returns the content of preprocessor_config.json. Settings that transformers lacks are under "vitkit".
+
+        `kind` "ConvNext", the processor of ResNets, applies if it can represent the settings (`huggingface.convnext`).
+        """
         settings = to_dict(self)
-        config = huggingface.write(settings)
+        config = (huggingface.convnext(settings) if kind == "ConvNext" else None) or huggingface.write(settings)
         readable = to_dict(Processor(**huggingface.read(config)[0]))
         own = {name: value for name, value in settings.items() if value != readable[name]}
         return dict(sorted((config | ({"vitkit": own} if own else {})).items()))

@@ -124,7 +124,32 @@ def special_tokens_read(model: Backbone, images: Tensor) -> int | None:
     return embedded.num_special if finite else None
 
 
+def fold_batch_norms(parent: nn.Module) -> None:
+    """Folds each batch norm of a module into the convolution of the same name before it: `conv1` and `norm1`.
+
+    In evaluation mode a batch norm is a scale and a shift per channel, computed here in float64. Pairs with hooks are
+    not changed.
+    """
+    for name, norm in list(parent.named_children()):
+        where = name.replace("norm", "conv")
+        conv = getattr(parent, where, None)
+        if type(norm) is not BatchNorm or type(conv) is not nn.Conv2d or _has_hooks(conv) or _has_hooks(norm):
+            continue
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        bias = 0.0 if conv.bias is None else conv.bias.double()
+        weight = (conv.weight.double() * scale[:, None, None, None]).to(conv.weight.dtype)
+        shift = (norm.bias.double() + (bias - norm.running_mean.double()) * scale).to(conv.weight.dtype)
+        conv.weight = nn.Parameter(weight, requires_grad=False)
+        conv.bias = nn.Parameter(shift, requires_grad=False)
+        setattr(parent, name, nn.Identity())
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def _replace(parent: nn.Module, prefix: str, fusion: Fusion) -> None:
+    fold_batch_norms(parent)
     for name, child in list(parent.named_children()):
         path = f"{prefix}.{name}" if prefix else name
         if isinstance(child, FusedBlock):

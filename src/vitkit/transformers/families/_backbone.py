@@ -11,6 +11,7 @@ from vitkit.config import JsonDict
 from vitkit.transformers.configuration import PretrainedConfig
 from vitkit.transformers.families._base import EncoderModel
 from vitkit.transformers.hub import Argument
+from vitkit.transformers.pretrained import PreTrainedModel
 
 
 @dataclass(init=False, eq=False, repr=False)
@@ -82,8 +83,8 @@ class BackboneConfig(PretrainedConfig):
         return data | {"out_features": data.pop("_out_features"), "out_indices": data.pop("_out_indices")}
 
 
-class Backbone(EncoderModel):
-    """Base class of backbones: names, widths and feature maps of the chosen stages."""
+class StageNames(PreTrainedModel):
+    """Base class of backbones: names and widths of the stages."""
 
     @property
     def stage_names(self) -> list[str]:
@@ -114,6 +115,10 @@ class Backbone(EncoderModel):
     def channels(self) -> list[int]:
         """Number of channels of the chosen stages."""
         return [self.out_feature_channels[name] for name in self.out_features]
+
+
+class Backbone(EncoderModel, StageNames):
+    """Base class of backbones with encoder layers."""
 
     def feature_maps(
         self, states: Sequence[Tensor], grid: tuple[int, int], special: int, norm: nn.Module

@@ -1,7 +1,7 @@
 """Base classes of the families: selection of layer outputs, image checks, embeddings and classification heads."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, TypedDict, Unpack
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.layers import Taps, check_axes, resize_positions
+from vitkit.transformers import names
 from vitkit.transformers.arguments import LayerSelection, attention_bias, head_masks, selected_layers
 from vitkit.transformers.configuration import PretrainedConfig
 from vitkit.transformers.embeddings import ViTPatchEmbeddings
 from vitkit.transformers.families._layers import Encoder, LayerInput
 from vitkit.transformers.losses import classification_loss
-from vitkit.transformers.names import rename
 from vitkit.transformers.outputs import ImageClassifierOutput, LayerOutputs, ModelOutput
 from vitkit.transformers.pretrained import PreTrainedModel
 
@@ -78,6 +78,12 @@ class EncoderModel(PreTrainedModel):
         """The name of `encoder.layer` in transformers 5."""
         return self.encoder_layers
 
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Yields all modules with their names. PEFT also finds linear layers by their names in transformers 5."""
+        yield from names.named_modules(super().named_modules(memo, prefix, remove_duplicate), prefix, "v4")
+
     def run_layers(
         self, tokens: Float[Tensor, "b n d"], inputs: Iterable[LayerInput], taps: Taps | None
     ) -> Float[Tensor, "b n d"]:
@@ -130,7 +136,7 @@ class EncoderModel(PreTrainedModel):
 
 def _accept_v5_names(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
     assert isinstance(module, PreTrainedModel)
-    rename(state_dict, prefix, module.own_name)
+    names.rename(state_dict, prefix, module.own_name)
     infos = {name: Info(tuple(tensor.shape), tensor.dtype) for name, tensor in state_dict.items()}
     arranged = module.arrange(Tensors(infos, state_dict.__getitem__))
     if set(arranged.infos) != set(state_dict):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit.layers import DropPath, Taps, attention_weights, layer_norm, run_blocks
+from vitkit.layers import DropPath, PositionInput, Taps, attention_weights, layer_norm, run_blocks
 from vitkit.layers.attention import Attention
 from vitkit.transformers.activations import make_activation
 from vitkit.transformers.checkpointing import GradientCheckpointingLayer
@@ -19,18 +19,14 @@ from vitkit.transformers.properties import PropertyModule
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerInput:
-    """Inputs of one encoder layer other than the tokens, as `vitkit.layers.run_blocks` expects them.
+class LayerInput(PositionInput):
+    """Inputs of one encoder layer other than the tokens. Inputs that the layer does not use are None.
 
-    `bias` is added to the attention logits, `rotation` rotates the patches, `head_mask` multiplies the attention
-    weights, and the weights are appended to `record`. Inputs that the layer does not use are None.
+    `head_mask` multiplies the attention weights, and the weights are appended to `record`.
     """
 
-    bias: Tensor | None = None
-    rotation: Tensor | None = None
     head_mask: Tensor | None = None
     record: list[Tensor] | None = None
-    added: ClassVar[None] = None
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -249,4 +245,4 @@ class Encoder(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Runs the tokens through all layers, with one `LayerInput` per layer. `taps` collects outputs of layers."""
         inputs = [LayerInput()] * len(self.layer) if inputs is None else inputs
-        return run_blocks(self.layer, hidden_states, inputs, taps=taps)  # type: ignore[arg-type]
+        return run_blocks(self.layer, hidden_states, inputs, taps=taps)

@@ -169,7 +169,7 @@ class DINOv3ViTPreTrainedModel(EncoderModel):
         self, tokens: Float[Tensor, "b n d"], inputs: Iterable[LayerInput], taps: Taps | None
     ) -> Float[Tensor, "b n d"]:
         """Runs the tokens through all layers."""
-        return run_blocks(self.layer, tokens, inputs, taps=taps)  # type: ignore[arg-type]
+        return run_blocks(self.layer, tokens, inputs, taps=taps)
 
     def grid_of(self, pixel_values: Float[Tensor, "b c height width"]) -> tuple[int, int]:
         """Returns the number of rows and columns of patches of images."""

@@ -9,9 +9,9 @@ from vitkit.checkpoints.containers.npz import write_npz
 from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
 from vitkit.checkpoints.formats._unsupported import implied_mismatch
 from vitkit.checkpoints.formats.google._names import group_norm, resnet_convolution, squeeze_norms
-from vitkit.checkpoints.infer.resnet import infer_resnet
+from vitkit.checkpoints.infer.bit import infer_bit
 from vitkit.checkpoints.table import Rule, Table, Transform
-from vitkit.models import resnet
+from vitkit.models import bit
 
 IMPLIED = {
     "weight_eps": 1e-10,
@@ -50,7 +50,7 @@ TABLE = Table(
 def describe(raw: RawCheckpoint) -> Description:
     """Infers depths and widths from the tensors. The processor ignores the aspect ratio and scales pixels to -1..1."""
     notes: list[str] = []
-    config = infer_resnet(
+    config = infer_bit(
         TABLE.shapes(raw.tensors),
         fields=IMPLIED,
         overrides=raw.overrides,
@@ -61,7 +61,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=preprocessing.google(any_config), notes=tuple(notes))
 
 
-def unsupported_reason(config: resnet.Config) -> str | None:
+def unsupported_reason(config: bit.Config) -> str | None:
     """Returns an error message if layer order, padding or norm epsilons differ from Big Transfer, or None."""
     return implied_mismatch(config, "Big Transfer's .npz", IMPLIED)
 
@@ -74,7 +74,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
 FORMAT = Format(
     name="bit_npz",
     targets=("npz",),
-    family="resnet",
+    family="bit",
     table=TABLE,
     anchors=(r"resnet/root_block/standardized_conv2d(_\d+)?/kernel",),
     # Files of fine-tuned models number their layers: standardized_conv2d_17.

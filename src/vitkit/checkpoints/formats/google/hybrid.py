@@ -9,7 +9,7 @@ from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
 from vitkit.checkpoints.formats._unsupported import implied_mismatch
 from vitkit.checkpoints.formats.google import vit
 from vitkit.checkpoints.formats.google._names import group_norm, resnet_convolution, squeeze_norms
-from vitkit.checkpoints.infer.resnet import BACKBONE, VIT_FIELDS, infer_hybrid
+from vitkit.checkpoints.infer.bit import BACKBONE, VIT_FIELDS, infer_hybrid
 from vitkit.checkpoints.table import Table
 from vitkit.models import hybrid
 from vitkit.models.vit import Config

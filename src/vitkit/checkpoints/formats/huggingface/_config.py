@@ -78,10 +78,11 @@ def read_config(data: Json) -> tuple[dict[str, Any], tuple[str, ...] | None]:
         values["num_classes"] = len(parsed.id2label)
     values["activation"] = ACTIVATIONS[parsed.hidden_act]
     values |= {key: value for key, value in (parsed.vitkit or {}).items() if key in EXTRA}
-    return values, _labels(parsed.id2label)
+    return values, read_labels(parsed.id2label)
 
 
-def _labels(names: Mapping[str, str] | None) -> tuple[str, ...] | None:
+def read_labels(names: Mapping[str, str] | None) -> tuple[str, ...] | None:
+    """Returns the labels in `id2label` in order, or None. Raises CheckpointError if a class has none."""
     if names is None:
         return None
     try:

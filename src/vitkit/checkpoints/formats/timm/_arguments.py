@@ -14,6 +14,7 @@ READ = frozenset(
         *("reg_tokens", "num_reg_tokens", "pre_norm", "final_norm", "fc_norm", "use_fc_norm", "pos_embed"),
         *("global_pool", "act_layer", "swiglu_mlp", "swiglu_align_to", "rope_temperature", "ref_feat_shape"),
         *("use_abs_pos_emb", "use_rel_pos_bias", "use_shared_rel_pos_bias", "distilled", "layers", "width_factor"),
+        *("channels", "base_width", "stem_width"),
     )
 )
 # No effect on the output of a trained model at its own image size.
@@ -42,6 +43,8 @@ SUPPORTED: dict[str, tuple[object, ...]] = {
     "preact": (True,),
     "bottle_ratio": (0.25,),
     "stem_chs": (64,),
+    "cardinality": (1,),
+    "block_reduce_first": (1,),
 }
 # Arguments that entry points of timm set by themselves.
 BY_ARCHITECTURE: dict[str, dict[str, object]] = {"test_vit3": {"pool_include_prefix": True}}

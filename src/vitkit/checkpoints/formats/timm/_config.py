@@ -23,7 +23,10 @@ SIGLIP_TANH = re.compile(
 ARCHITECTURE = "vit_base_patch16_224"
 EXTRA = (*TRAINING, "layer_scale", "position_tokens")
 VITS = re.compile(r"test_vit\d*(\.|$)|(vit|deit3?|beit3?|beitv2|eva|flexivit|aimv2)_")
-RESNETS = re.compile(r"resnetv2_")
+BITS = re.compile(r"resnetv2_")
+# Others have another stem, grouped convolutions or attention (resnet50d, resnext50_32x4d, seresnet50).
+RESNETS = re.compile(r"(resnet(18|26|34|50|101|152|200)|wide_resnet(50|101)_2)(\.|$)")
+TITLES = {VITS: "ViT, DeiT or BEiT", BITS: "BiT ResNet", RESNETS: "ResNet"}
 # (pattern of names, depth, num_heads) of timm's entry points; None where they differ. The first match counts.
 SIZES: tuple[tuple[str, int | None, int | None], ...] = (
     (r"test_vit2?(\.|$)", None, 2),
@@ -191,8 +194,9 @@ def check_architecture(name: str, known: re.Pattern[str]) -> None:
             f"{shown} applies norms after attention and MLP (post-norm), which vitkit does not support"
         )
     if not known.match(name):
-        expected = "ViT, DeiT or BEiT" if known is VITS else "BiT ResNet"
-        raise CheckpointError(f"config.json: architecture is {name[:60]!r}, but the tensors are those of a {expected}")
+        raise CheckpointError(
+            f"config.json: architecture is {name[:60]!r}, but the tensors are those of a {TITLES[known]}"
+        )
 
 
 def architecture_size(name: str) -> tuple[int | None, int | None]:

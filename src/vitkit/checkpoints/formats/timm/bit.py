@@ -9,17 +9,17 @@ from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.containers.safetensors import write_weights
 from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
 from vitkit.checkpoints.formats._unsupported import implied_mismatch
-from vitkit.checkpoints.formats.google import bit
+from vitkit.checkpoints.formats.google import bit as original
 from vitkit.checkpoints.formats.timm import _config, vit
 from vitkit.checkpoints.formats.timm._folder import read_processor
-from vitkit.checkpoints.infer.resnet import infer_resnet
+from vitkit.checkpoints.infer.bit import infer_bit
 from vitkit.checkpoints.json_files import write_json
 from vitkit.checkpoints.table import Rule, Table, Transform
 from vitkit.data.processor import Processor
-from vitkit.models import resnet
-from vitkit.models.resnet import DEPTHS
+from vitkit.models import bit
+from vitkit.models.bit import DEPTHS
 
-IMPLIED = bit.IMPLIED | {"weight_eps": 1e-8}
+IMPLIED = original.IMPLIED | {"weight_eps": 1e-8}
 HEAD = Transform(lambda parts: parts[0][:, :, 0, 0], lambda ours, heads: [ours[:, :, None, None]])
 TABLE = Table(
     (
@@ -38,9 +38,9 @@ ENTRIES = {
 def describe(raw: RawCheckpoint) -> Description:
     """Reads the config, processor and labels. Without config.json, uses timm's model and the original preprocessing."""
     notes: list[str] = []
-    file_config, labels = ({}, None) if raw.config is None else _config.read_config(raw.config, _config.RESNETS)
+    file_config, labels = ({}, None) if raw.config is None else _config.read_config(raw.config, _config.BITS)
     size = {"image_size": file_config["image_size"]} if "image_size" in file_config else {}
-    config = infer_resnet(
+    config = infer_bit(
         TABLE.shapes(raw.tensors),
         fields=IMPLIED | size,
         overrides=raw.overrides,
@@ -52,7 +52,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def unsupported_reason(config: resnet.Config) -> str | None:
+def unsupported_reason(config: bit.Config) -> str | None:
     """Returns an error message if timm has no BiT with these depths, stem width and epsilons, or None."""
     if (config.depths, config.stem_width) not in ENTRIES:
         return f"timm has no BiT of depths {config.depths} and stem {config.stem_width}; use to='vitkit'"
@@ -84,7 +84,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
 FORMAT = Format(
     name="bit_timm",
     targets=("timm",),
-    family="resnet",
+    family="bit",
     table=TABLE,
     anchors=(r"stem\.conv\.weight", r"stages\.0\.blocks\.0\.conv3\.weight", r"norm\.weight"),
     accepts=vit.FORMAT.accepts,

@@ -9,7 +9,7 @@ from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
 from vitkit.checkpoints.formats._unsupported import implied_mismatch
 from vitkit.checkpoints.formats.timm import _config, vit
 from vitkit.checkpoints.formats.timm._folder import read_processor
-from vitkit.checkpoints.infer.resnet import BACKBONE, VIT_FIELDS, infer_hybrid
+from vitkit.checkpoints.infer.bit import BACKBONE, VIT_FIELDS, infer_hybrid
 from vitkit.checkpoints.json_files import write_json
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.models import hybrid

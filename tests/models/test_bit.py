@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitkit import models
 from vitkit.layers import GroupNorm, PostBottleneck, PreBottleneck, StdConv
-from vitkit.models import hybrid, resnet
+from vitkit.models import bit, hybrid
 
 TIMM = {
     "resnetv2_50x1_bit": "bit-r50x1",
@@ -47,7 +47,7 @@ def test_parameter_counts(name: str, parameters: int) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters == _count(config)
 
 
-def _count(config: resnet.Config) -> int:
+def _count(config: bit.Config) -> int:
     """Counts the parameters: convolutions have no bias, a norm has two vectors, the head is a linear layer."""
     total, in_width = 49 * config.channels * config.stem_width, config.stem_width
     for stage, depth in enumerate(config.depths):
@@ -67,7 +67,7 @@ def test_equals_timm_with_its_epsilon() -> None:
     timm_conv = partial(timm_layers.StdConv2d, eps=1e-8)
     channels = (128, 256, 512, 1024)
     theirs = timm_resnet.ResNetV2([2, 1, 3, 1], channels, 7, stem_chs=32, stem_type="fixed", conv_layer=timm_conv)
-    _equal(theirs, resnet.Config(depths=(2, 1, 3, 1), stem_width=32, num_classes=7, weight_eps=1e-8))
+    _equal(theirs, bit.Config(depths=(2, 1, 3, 1), stem_width=32, num_classes=7, weight_eps=1e-8))
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_equals_timm_at_full_size(timm_name: str) -> None:
     _equal(theirs, models.preset(TIMM[timm_name], num_classes=7, weight_eps=1e-8))
 
 
-def _equal(theirs: torch.nn.Module, config: resnet.Config) -> None:
+def _equal(theirs: torch.nn.Module, config: bit.Config) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in theirs.eval().named_parameters():
@@ -99,7 +99,7 @@ def _equal(theirs: torch.nn.Module, config: resnet.Config) -> None:
 
 
 def test_the_zero_padding_of_the_pooling_can_be_the_maximum() -> None:
-    model = models.build(resnet.TINY).eval()
+    model = models.build(bit.TINY).eval()
     images = torch.randn(1, 3, 40, 40)
     # All values of the map are negative: the zeros of the padding are the maximum at the border.
     model.stem.conv.forward = lambda x: -torch.ones(1, 8, 20, 20)
@@ -114,7 +114,7 @@ def test_the_post_activation_order_equals_the_resnet_of_the_hybrids() -> None:
     backbone = models.build(hybrid.TINY).patch_embed.backbone
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    config = resnet.Config(
+    config = bit.Config(
         image_size=(36, 32),
         depths=hybrid.TINY.depths,
         stem_width=hybrid.TINY.stem_width,
@@ -163,14 +163,14 @@ def test_standardized_filters_do_not_depend_on_scale_and_shift(eps_on: str) -> N
 def test_config_grid_equals_the_grid_of_the_features() -> None:
     for size in [(40, 40), (33, 50), (1, 7), (47, 64)]:
         for padding in ("same", "symmetric"):
-            config = models.configs.override(resnet.TINY, {"image_size": size, "padding": padding})
+            config = models.configs.override(bit.TINY, {"image_size": size, "padding": padding})
             assert models.build(config).eval().features(torch.randn(1, 3, *size)).grid == config.grid
 
 
 def test_unsupported_configs_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"depths is \(\); it needs at least 1 stage"):
-        resnet.Config(depths=())
+        bit.Config(depths=())
     with pytest.raises(ValueError, match=r"stem_width 16 is not a positive multiple of num_groups 32"):
-        resnet.Config(stem_width=16)
+        bit.Config(stem_width=16)
     with pytest.raises(ValueError, match=r"takes images with 3 channels, but these have 4"):
-        models.build(resnet.TINY)(torch.zeros(1, 4, 40, 40))
+        models.build(bit.TINY)(torch.zeros(1, 4, 40, 40))

@@ -1,0 +1,1 @@
+"""torchvision's checkpoint formats: state dicts of its `VisionTransformer` and `ResNet`."""
