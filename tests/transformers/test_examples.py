@@ -1,6 +1,7 @@
 """Examples of the documentation of transformers 4 with a changed import, and local folders for the ids of the Hub."""
 
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -83,6 +84,38 @@ predicted_class_idx = jax.numpy.argmax(logits, axis=-1)
 print("Predicted class:", model.config.id2label[predicted_class_idx.item()])
 """
 
+RESNET = """
+from transformers import AutoFeatureExtractor, AutoModelForImageClassification
+from PIL import Image
+import requests
+import torch
+
+image = Image.open(requests.get("http://images.cocodataset.org/val2017/000000039769.jpg", stream=True).raw)
+
+feature_extractor = AutoFeatureExtractor.from_pretrained("microsoft/resnet-50")
+model = AutoModelForImageClassification.from_pretrained("microsoft/resnet-50")
+
+inputs = feature_extractor(image, return_tensors="pt")
+
+with torch.no_grad():
+    logits = model(**inputs).logits
+
+# model predicts one of the 1000 ImageNet classes
+predicted_label = logits.argmax(-1).item()
+print(model.config.id2label[predicted_label])
+"""
+# The preprocessor_config.json of microsoft/resnet-50.
+RESNET_PREPROCESSOR = {
+    "crop_pct": 0.875,
+    "do_normalize": True,
+    "do_resize": True,
+    "feature_extractor_type": "ConvNextFeatureExtractor",
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "resample": 3,
+    "size": 224,
+}
+
 
 @pytest.fixture
 def hub(offline_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -125,14 +158,31 @@ def test_feature_extractor_and_classifier(hf: ModuleType, hub: Path, capsys: pyt
     assert capsys.readouterr().out == f"Predicted class: {LABELS[int(logits.argmax())]}\n"
 
 
+def test_auto_classes_on_a_resnet(hf: ModuleType, hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = hub / "microsoft/resnet-50"
+    torch.manual_seed(0)
+    config = hf.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[2, 1], id2label=LABELS)
+    model = hf.ResNetForImageClassification(config).eval()
+    torch.nn.init.normal_(model.classifier[1].weight)
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(RESNET_PREPROCESSOR))
+    pixels = hf.AutoImageProcessor.from_pretrained(folder, backend="pil")(Image.fromarray(PIXELS), return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**pixels).logits
+    scope = run(RESNET, "vitkit")
+    assert torch.equal(scope["inputs"].pixel_values, pixels["pixel_values"])
+    torch.testing.assert_close(scope["logits"], logits, atol=1e-5, rtol=1e-5)
+    assert capsys.readouterr().out == f"{LABELS[int(logits.argmax())]}\n"
+
+
 def test_flax_model_and_classifier(hf: ModuleType, hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     oracle("flax")
     tokens = expected(hf, "ViTModel", hub / "google/vit-base-patch16-224-in21k").last_hidden_state
-    scope = run(FLAX_MODEL, "vitkit.transformers")
+    scope = run(FLAX_MODEL, "vitkit")
     np.testing.assert_allclose(scope["last_hidden_states"], tokens.numpy(), atol=1e-5)
     capsys.readouterr()
     logits = expected(hf, "ViTForImageClassification", hub / "google/vit-base-patch16-224").logits
-    run(FLAX_CLASSIFIER, "vitkit.transformers")
+    run(FLAX_CLASSIFIER, "vitkit")
     assert capsys.readouterr().out == f"Predicted class: {LABELS[int(logits.argmax())]}\n"
 
 
