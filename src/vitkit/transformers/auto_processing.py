@@ -91,7 +91,11 @@ class _AutoProcessor:
         stated = next((str(inner[name]) for name in NAMES if inner.get(name)), "")
         if stated == "TimmWrapperImageProcessor" or data.get("pretrained_cfg") is not None:
             return cls._from_checkpoint(location, rest)
-        return cls._class(location, stated, config).from_dict(data, **rest)
+        processor_class = cls._class(location, stated, config)
+        model = _read(location, "config.json") or {}
+        if model and "model_type" not in model:  # a folder of vitkit
+            return _exact(processor_class, data, rest)
+        return processor_class.from_dict(data, **rest)
 
     @classmethod
     def _class(cls, location: hub.Location, stated: str, config: Argument) -> type[BaseImageProcessor]:
@@ -121,7 +125,7 @@ class _AutoProcessor:
             )
         data = checkpoint_processor(location).to_huggingface()
         family = str(data["image_processor_type"]).removesuffix("ImageProcessor")
-        return cls.classes[family].from_dict(data, **settings)
+        return _exact(cls.classes[family], data, settings)
 
 
 class AutoImageProcessor(_AutoProcessor):
@@ -136,6 +140,15 @@ class AutoFeatureExtractor(_AutoProcessor):
 
     classes = FEATURE_EXTRACTORS
     kind = "feature extractor"
+
+
+def _exact(processor_class: type[BaseImageProcessor], data: JsonDict, settings: dict[str, Argument]) -> Any:
+    """Creates a processor that also has the rounding of the center crop in a file of vitkit."""
+    result = processor_class.from_dict(data, **settings)
+    processor: BaseImageProcessor = result[0] if isinstance(result, tuple) else result
+    if "vitkit" in data:
+        processor.extra = {"vitkit": data["vitkit"]}
+    return result
 
 
 def _read(location: hub.Location, *names: str) -> JsonDict | None:

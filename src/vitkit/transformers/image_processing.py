@@ -264,7 +264,8 @@ class BaseImageProcessor(ABC):
     def from_dict(cls, image_processor_dict: Json, return_unused_kwargs: bool = False, **kwargs: Argument) -> Any:
         """Creates a processor from the content of a config file. `kwargs` replace settings.
 
-        Returns (processor, unused kwargs) if `return_unused_kwargs`. Raises ValueError for unsupported steps.
+        The center crop is that of transformers, also in a file of vitkit that states another rounding for the same
+        crop. Returns (processor, unused kwargs) if `return_unused_kwargs`. Raises ValueError for unsupported steps.
         """
         data = image_processor_dict.get("image_processor") or image_processor_dict
         defaults = cls.settings()
@@ -276,6 +277,8 @@ class BaseImageProcessor(ABC):
         others = [name for name in data if name not in known and name not in OPTIONAL]
         if steps := sorted(name for name in others if name.startswith("do_") and data[name]):
             raise ValueError(f"the file enables steps that {cls.__name__} does not support: {', '.join(steps)}")
+        if isinstance(own := known.pop("vitkit", None), Mapping):
+            known |= {"vitkit": more} if (more := {key: own[key] for key in own if key != "center_crop"}) else {}
         processor = cls(**known | kwargs)
         return (processor, unused) if return_unused_kwargs else processor
 
