@@ -144,7 +144,7 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, PropertyModule, A
     @loss_function.setter
     def loss_function(self, value: Callable[..., Tensor]) -> None:
         """Replaces the loss function."""
-        self.__dict__["_loss_function"] = value
+        object.__setattr__(self, "_loss_function", value)
 
     @property
     def device(self) -> torch.device:
