@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from vitkit.data.processor import Processor
     from vitkit.images import ImageError, Limits, open_image
     from vitkit.inference import Classifier, Prediction, Predictor, UntrainedHeadWarning, load
-    from vitkit.jax import FlaxViTForImageClassification, FlaxViTModel
     from vitkit.task import Task
     from vitkit.transformers import (
         AutoBackbone,
@@ -80,6 +79,7 @@ if TYPE_CHECKING:
         ViTMSNModel,
         pipeline,
     )
+    from vitkit.transformers.flax_vit import FlaxViTForImageClassification, FlaxViTModel
 
 __version__ = version("vitkit")
 
@@ -129,8 +129,8 @@ _MODULES = {
     "Dinov2WithRegistersConfig": "vitkit.transformers",
     "Dinov2WithRegistersForImageClassification": "vitkit.transformers",
     "Dinov2WithRegistersModel": "vitkit.transformers",
-    "FlaxViTForImageClassification": "vitkit.jax",
-    "FlaxViTModel": "vitkit.jax",
+    "FlaxViTForImageClassification": "vitkit.transformers",
+    "FlaxViTModel": "vitkit.transformers",
     "ImageError": "vitkit.images",
     "Limits": "vitkit.images",
     "Prediction": "vitkit.inference",

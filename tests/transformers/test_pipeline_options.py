@@ -204,8 +204,10 @@ def test_invalid_options_raise(classify: Pipeline, folder: Path) -> None:
     name = str(folder)
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'topk'; did you mean 'top_k'\?$"):
         classify(IMAGES[0], topk=3)
-    with pytest.raises(TypeError, match="topk"):
+    with pytest.raises(TypeError, match=r"pipeline got an unexpected keyword argument 'topk'; did you mean 'top_k'\?$"):
         pipeline("image-classification", name, topk=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'tail'; from_pretrained "):
+        pipeline("image-classification", name, tail=3)
     with pytest.raises(ValueError, match="framework is 'tf'; image pipelines run on PyTorch"):
         pipeline("image-classification", name, framework="tf")
     with pytest.raises(ValueError, match="tokenizer is set, but image pipelines have none"):

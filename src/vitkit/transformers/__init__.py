@@ -3,7 +3,7 @@
 Code written for transformers runs after changing the import. Models, configs, image processors and pipelines have the
 names, arguments, outputs and errors of transformers 4 and 5; docs/coming-from-transformers.md compares them. The
 computations are those of `vitkit.layers` and `vitkit.data.processor`; transformers is never imported. The names below
-are imported when they are first used; the Flax classes of version 4 are those of `vitkit.jax`.
+are imported when they are first used; the Flax classes of version 4 need `vitkit[jax]`.
 """
 
 from importlib import import_module
@@ -295,7 +295,8 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f"vitkit.transformers.{_MODULES[name]}"), name)
     if name in ("FlaxViTForImageClassification", "FlaxViTModel"):
-        return getattr(import_module("vitkit.jax"), name)
+        import_module("vitkit.jax")  # says what to install if JAX is missing
+        return getattr(import_module("vitkit.transformers.flax_vit"), name)
     raise AttributeError(f"module 'vitkit.transformers' has no attribute '{name}'")
 
 

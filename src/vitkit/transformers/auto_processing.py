@@ -86,18 +86,25 @@ class _AutoProcessor:
         data = _read(location, *FILES)
         if data is None or not isinstance(data.get("pretrained_cfg"), Mapping | None):
             return cls._from_checkpoint(location, rest)
-        inner = data.get("image_processor") if isinstance(data.get("image_processor"), Mapping) else data
+        inner: Any = data.get("image_processor")
+        inner = inner if isinstance(inner, Mapping) else data
         stated = next((str(inner[name]) for name in NAMES if inner.get(name)), "")
         if stated == "TimmWrapperImageProcessor" or data.get("pretrained_cfg") is not None:
             return cls._from_checkpoint(location, rest)
-        return cls._class(location, stated, config).from_dict(data, **rest)
+        processor_class = cls._class(location, stated, config)
+        model = _read(location, "config.json") or {}
+        if model and "model_type" not in model:  # a folder of vitkit
+            return _exact(processor_class, data, rest)
+        return processor_class.from_dict(data, **rest)
 
     @classmethod
     def _class(cls, location: hub.Location, stated: str, config: Argument) -> type[BaseImageProcessor]:
         model = vars(config) if hasattr(config, "model_type") else _read(location, "config.json") or {}
         model_type = getattr(config, "model_type", None) or model.get("model_type")
         stated = stated or next((str(model[name]) for name in NAMES if model.get(name)), "")
-        family = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", stated) or FAMILIES.get(str(model_type))
+        family = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", stated) or FAMILIES.get(
+            str(model_type), ""
+        )
         if family in cls.classes:
             return cls.classes[family]
         found = f"{stated!r}" if stated else f"no {NAMES[0]}, and model_type {model_type!r} in config.json"
@@ -118,7 +125,7 @@ class _AutoProcessor:
             )
         data = checkpoint_processor(location).to_huggingface()
         family = str(data["image_processor_type"]).removesuffix("ImageProcessor")
-        return cls.classes[family].from_dict(data, **settings)
+        return _exact(cls.classes[family], data, settings)
 
 
 class AutoImageProcessor(_AutoProcessor):
@@ -133,6 +140,15 @@ class AutoFeatureExtractor(_AutoProcessor):
 
     classes = FEATURE_EXTRACTORS
     kind = "feature extractor"
+
+
+def _exact(processor_class: type[BaseImageProcessor], data: JsonDict, settings: dict[str, Argument]) -> Any:
+    """Creates a processor that also has the rounding of the center crop in a file of vitkit."""
+    result = processor_class.from_dict(data, **settings)
+    processor: BaseImageProcessor = result[0] if isinstance(result, tuple) else result
+    if "vitkit" in data:
+        processor.extra = {"vitkit": data["vitkit"]}
+    return result
 
 
 def _read(location: hub.Location, *names: str) -> JsonDict | None:

@@ -141,6 +141,7 @@ class BaseImageProcessor(ABC):
         return batch if settings["device"] is None else batch.to(device=settings["device"])
 
     def _settings_of_call(self, given: Mapping[str, Argument]) -> dict[str, Argument]:
+        given = dict(given)
         check_names(given, "preprocess", self.settings())
         settings = {name: getattr(self, name) for name in self.settings()}
         changes = {name: value for name, value in given.items() if value is not None}
@@ -263,7 +264,8 @@ class BaseImageProcessor(ABC):
     def from_dict(cls, image_processor_dict: Json, return_unused_kwargs: bool = False, **kwargs: Argument) -> Any:
         """Creates a processor from the content of a config file. `kwargs` replace settings.
 
-        Returns (processor, unused kwargs) if `return_unused_kwargs`. Raises ValueError for unsupported steps.
+        The center crop is that of transformers, also in a file of vitkit that states another rounding for the same
+        crop. Returns (processor, unused kwargs) if `return_unused_kwargs`. Raises ValueError for unsupported steps.
         """
         data = image_processor_dict.get("image_processor") or image_processor_dict
         defaults = cls.settings()
@@ -275,6 +277,8 @@ class BaseImageProcessor(ABC):
         others = [name for name in data if name not in known and name not in OPTIONAL]
         if steps := sorted(name for name in others if name.startswith("do_") and data[name]):
             raise ValueError(f"the file enables steps that {cls.__name__} does not support: {', '.join(steps)}")
+        if isinstance(own := known.pop("vitkit", None), Mapping):
+            known |= {"vitkit": more} if (more := {key: own[key] for key in own if key != "center_crop"}) else {}
         processor = cls(**known | kwargs)
         return (processor, unused) if return_unused_kwargs else processor
 

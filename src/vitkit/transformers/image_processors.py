@@ -55,6 +55,7 @@ class BeitImageProcessor(BaseImageProcessor):
     call_arguments = ("segmentation_maps", *RESIZING, *CROP, *VALUES, "do_reduce_labels", *TENSORS)
 
     do_reduce_labels: bool
+    return_tensors: str | None
 
     def preprocess(self, images: Images, *args: Argument, **kwargs: Argument) -> BatchFeature:
         """Processes images and segmentation maps.
@@ -66,9 +67,10 @@ class BeitImageProcessor(BaseImageProcessor):
         maps, return_tensors = given.pop("segmentation_maps", None), given.pop("return_tensors", None)
         batch = super().preprocess(images, **given)
         if maps is not None:
-            settings = self._settings_of_call(given) | {"image_mean": [0.0], "image_std": [1.0]}
-            settings |= {"do_rescale": False, "do_normalize": False, "data_format": "channels_first"}
-            labels = [_label_map(each, settings["do_reduce_labels"]) for each in iterate_images(maps)]
+            settings = self._settings_of_call(given)
+            labels = [_label_map(each, bool(settings["do_reduce_labels"])) for each in iterate_images(maps)]
+            settings.update(image_mean=[0.0], image_std=[1.0], do_rescale=False, do_normalize=False)
+            settings["data_format"] = "channels_first"
             batch["labels"] = [array[0].astype(np.int64) for array in self._arrays(labels, settings)]
         return batch.convert_to_tensors(self.return_tensors if return_tensors is None else return_tensors)
 

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
@@ -210,8 +211,9 @@ def _images_of(inputs: Images) -> tuple[Iterable[ImageInput], bool]:
     if isinstance(inputs, Mapping):
         keys = ", ".join(map(str, inputs))
         raise TypeError(f"the input is a dict with {keys}; pass an image, or KeyDataset(dataset, key)")
+    dataset: Any = inputs
     if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__") and not isinstance(inputs, list | tuple):
-        return (inputs[index] for index in range(len(inputs))), False
+        return (dataset[index] for index in range(len(dataset))), False
     return (inputs, False) if isinstance(inputs, Iterable) else ([inputs], True)
 
 
@@ -323,7 +325,8 @@ def pipeline(
 def _split_options(task: str, options: Mapping[str, Argument]) -> tuple[dict[str, Any], dict[str, Any], Any]:
     """Returns the options of calls, those of `from_pretrained`, and the argument `processor`.
 
-    Raises ValueError for another framework than PyTorch, for a tokenizer, and for an option that is given twice.
+    Raises ValueError for another framework than PyTorch, for a tokenizer, and for an option that is given twice. Raises
+    TypeError for a misspelled option of calls.
     """
     rest = dict(options)
     rest.pop("use_fast", None)
@@ -334,6 +337,9 @@ def _split_options(task: str, options: Mapping[str, Argument]) -> tuple[dict[str
             raise ValueError(f"{name} is set, but image pipelines have none; remove it")
     known = (*TASKS[task].options, *CALL_OPTIONS)
     for_calls = {name: rest.pop(name) for name in known if name in rest}
+    for name in rest:
+        if difflib.get_close_matches(name, known, cutoff=0.8):
+            raise TypeError(f"pipeline got an unexpected keyword argument '{name}'{nearest(name, known)}")
     processor, more = rest.pop("processor", None), rest.pop("model_kwargs", None) or {}
     if twice := sorted(set(more) & {name for name, value in rest.items() if value is not None}):
         raise ValueError(f"{', '.join(twice)} cannot be set both as an argument and in model_kwargs; use only one")

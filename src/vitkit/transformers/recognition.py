@@ -22,11 +22,12 @@ def recognized_class(own: type[Any], module: str, name: str) -> type[Any]:
 def _joint_class(own: type[Any], theirs: type[Any]) -> type[Any]:
     """Returns a subclass of both classes with the name of the first."""
     namespace = {"__module__": own.__module__, "__doc__": own.__doc__, "__qualname__": own.__qualname__}
-    return type(own)(own.__name__, (own, theirs), namespace)
+    metaclass: Any = type(own)
+    return metaclass(own.__name__, (own, theirs), namespace)
 
 
 def rebuild(own: type[Any], attributes: dict[str, Any]) -> Any:
     """Creates an object of a class from its attributes, for pickle, which would compare `__class__` with the type."""
-    instance = own.__new__(own)
+    instance = object.__new__(own)
     instance.__dict__.update(attributes)
     return instance
