@@ -388,7 +388,10 @@ def test_missing_unknown_and_grouped_tensors_are_rejected(tmp_path: Path) -> Non
             {"resnet.encoder.stages.0.layers.0.layer.1.convolution.weight": torch.zeros(4, 1, 3, 3)},
             "ResNeXt",
         ),
-        "whole stage": ({name: None for name in tensors if ".stages.0." in name}, "residual blocks are missing: stage 0 block 0"),
+        "whole stage": (
+            {name: None for name in tensors if ".stages.0." in name},
+            "blocks are missing: stage 0 block 0",
+        ),
     }
     for changes, message in cases.values():
         changed = {name: each for name, each in {**tensors, **changes}.items() if each is not None}
