@@ -115,7 +115,7 @@ def _convnext_fields(settings: dict[str, Any]) -> dict[str, Any]:
     side = size.get("shortest_edge") if isinstance(size, Mapping) else size
     if type(side) is not int or side < 1:
         raise ValueError(f"size must be an integer or have shortest_edge, got {size!r}")
-    if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 1e-6 < fraction <= 1:
         raise ValueError(f"crop_pct must be above 0 and at most 1, got {fraction!r}")
     if settings["do_center_crop"] and _size(settings.get("crop_size"), "crop_size") != (side, side):
         raise ValueError(f"a second crop to {settings.get('crop_size')!r} after size {side} is not supported")
