@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vitkit.transformers.checkpointing import ActivationCheckpointing
 from vitkit.transformers.embeddings import ViTEmbeddings
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -27,7 +28,8 @@ class Initialization(nn.Module, ABC):
         Enables activation checkpointing for a config with `gradient_checkpointing=True`.
         """
         self.init_weights()
-        if getattr(self.config, "gradient_checkpointing", False) and self.supports_gradient_checkpointing:
+        own = isinstance(self, ActivationCheckpointing) and self.supports_gradient_checkpointing
+        if own and getattr(self.config, "gradient_checkpointing", False):
             self.activation_checkpointing_enable()
             delattr(self.config, "gradient_checkpointing")
 
@@ -41,7 +43,8 @@ class Initialization(nn.Module, ABC):
         for module, model in _with_owners(self, self):
             if module in selected if selected is not None else not getattr(module, "_is_hf_initialized", False):
                 model._init_weights(module)
-            module._is_hf_initialized = True  # type: ignore[assignment]
+            # On the meta device, whoever loads the weights initializes those that are missing.
+            module._is_hf_initialized = not any(p.is_meta for p in module.parameters(recurse=False))  # type: ignore[assignment]
 
     initialize_weights = init_weights
 

@@ -39,6 +39,9 @@ class Keys(set[Any]):
     def __eq__(self, other: object) -> bool:
         return super().__eq__(set(other) if isinstance(other, list) else other)
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     __hash__ = None  # type: ignore[assignment]
 
 
