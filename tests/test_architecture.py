@@ -42,8 +42,9 @@ FEWEST_LINES = 40
 MOST_FUNCTION_LINES = 50
 MOST_COMMAND_LINES = 60
 MOST_PARAMETERS = 7
-# Files that may be short: entry points, and folders with one file per implementation.
+# Files that may be short: entry points, folders with one file per implementation, and module paths of transformers.
 SHORT = ("__init__.py", "__main__.py", "bench/kinds/", "bench/peers/", "cli/", "evaluate/", "paper/", "train/optim/")
+SHORT += ("transformers/models/",)
 SHORT_FILES = {
     "transformers/recognition.py",  # used by outputs and by image processors, which import each other's users
     "data/processor/on_device.py",  # imports torch, which the processor itself does not

@@ -225,13 +225,18 @@ def test_vitkit_fields_are_bounded_by_the_tensors(field: str, tmp_path: Path) ->
     _load_error(tmp_path / "x", f"{field} is 100000000000000000000, which is too large for the tensors in the file")
 
 
-@pytest.mark.parametrize("family", ["bit", "hybrid", "dinov3", "beit", "deit"])
+@pytest.mark.parametrize("family", ["bit", "resnet", "hybrid", "dinov3", "beit", "deit"])
 def test_sizes_of_other_families_are_bounded(family: str, tmp_path: Path) -> None:
     config = import_module(f"vitkit.models.{family}").TINY
     made = checkpoint(TINY, model=models.build(config), labels=default_labels(config.num_classes))
     checkpoints.save(made, tmp_path / "x", to="vitkit")
     data = json.loads((tmp_path / "x" / "config.json").read_text())
-    for name, value in {"depths": [30_000], "image_size": [10_000, 10_000], "num_registers": 10**20}.items():
+    for name, value in {
+        "depths": [30_000] * len(getattr(config, "depths", ())),
+        "widths": [10**9, 24],
+        "image_size": [10_000, 10_000],
+        "num_registers": 10**20,
+    }.items():
         if name in data["model"]:
             (tmp_path / "x" / "config.json").write_text(json.dumps(data | {"model": data["model"] | {name: value}}))
             _load_error(tmp_path / "x", "too large|more than|with a wrong shape")

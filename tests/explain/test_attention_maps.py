@@ -98,9 +98,12 @@ def test_the_query_and_the_title_follow_the_pooling(family: str, query: str) -> 
     assert ("the head reads no class token" in title) == (query == "patches")
 
 
-@pytest.mark.parametrize("method", [name for name in explain.methods() if name != "pca"])  # pca needs features only
+# pca needs features only, and gradient is Grad-CAM.
+@pytest.mark.parametrize("method", [name for name in explain.methods() if name not in ("gradient", "pca")])
 def test_a_network_without_tokens_raises(stages: Backbone, method: str) -> None:
-    with pytest.raises(ValueError, match=r"has convolutional stages instead .* use a Vision Transformer"):
+    with pytest.raises(
+        ValueError, match=r"has convolutional stages instead .* use the method gradient \(Grad-CAM\) or pca"
+    ):
         explain.explain(method, ExplainInputs(stages, noise_images(stages)))
 
 

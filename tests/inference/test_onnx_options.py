@@ -35,6 +35,7 @@ DYNAMIC: dict[str, tuple[str, dict[str, Any]]] = {
     "beit": ("beit", {"relative_resize": "bilinear", "position": "learned"}),
     "axial": ("axial", {}),
     "bit": ("bit", {}),
+    "resnet": ("resnet", {}),
 }
 FIXED = {
     "beit": ("beit", {}, "geometric steps"),

@@ -68,6 +68,15 @@ def test_lora_trains_every_head_and_its_own_matrices(family: str) -> None:
     assert {model.layer_of(name) for name in found - heads} == set(range(1, len(model.blocks) + 1))
 
 
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in WITH_BLOCKS])
+def test_lora_of_a_model_without_attention_is_rejected(family: str) -> None:
+    with pytest.raises(ValueError, match=f"LoRA is for attention layers, but the family {family} has none"):
+        tuning.apply(Tuning(lora_rank=2), tiny(family))
+    model = tiny(family)
+    tuning.apply(Tuning(lora_rank=2, lora_layers=("head",)), model)
+    assert {name.rpartition(".")[2] for name in trained(model)} == {"up", "down", "original", "bias"}
+
+
 def test_head_tuning_of_a_model_without_a_head_is_rejected() -> None:
     model = models.build(replace(vit.TINY, num_classes=0))
     with pytest.raises(ValueError, match="needs a model with a head, but num_classes is 0"):

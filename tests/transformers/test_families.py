@@ -16,7 +16,7 @@ from torch import Tensor
 import vitkit
 import vitkit.transformers
 
-CLOSE: dict[str, float] = {"atol": 1e-5, "rtol": 1e-5}
+CLOSE: Any = {"atol": 1e-5, "rtol": 1e-5}
 TRAINED = [case for case in CASES if any(part in case.kind for part in ("Classification", "Masked", "PreTraining"))]
 TRAINED = [case for case in TRAINED if "Teacher" not in case.kind]
 CLASSIFIERS = [case for case in CASES if "labels" in case.inputs and "ResNet" not in case.kind]

@@ -32,7 +32,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("families4")
     for case in COMPARED:
         make(case).save_pretrained(folder / str(case))
-        arrays = {name: value.numpy() for name, value in make_inputs(case).items() if isinstance(value, torch.Tensor)}
+        inputs = {name: each for name, each in make_inputs(case).items() if isinstance(each, torch.Tensor)}
+        arrays: Any = {name: tensor.numpy() for name, tensor in inputs.items()}
         np.savez(folder / str(case) / "inputs.npz", **arrays)
     path = os.pathsep.join([packages, os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}

@@ -247,7 +247,7 @@ def test_activation_checkpointing_gives_the_same_gradients() -> None:
 def test_unknown_attention_implementations_raise() -> None:
     model = make()
     with pytest.raises(
-        ValueError, match=r"'flash_attention_2'; expected one of eager, sdpa; sdpa includes the flash kernel"
+        ValueError, match=r'"flash_attention_2"` is not supported; expected one of eager, sdpa; sdpa includes the flash'
     ):
         model.set_attn_implementation("flash_attention_2")
     model.set_attn_implementation("eager")

@@ -1,6 +1,7 @@
 """The module tree: users' programs give the results that they give with transformers 4.57.6 and 5."""
 
 import copy
+import importlib
 import io
 import os
 import subprocess
@@ -110,6 +111,46 @@ def test_models_of_transformers_leave_our_weights_unchanged(hf: ModuleType, fold
     output.loss.backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
     assert caption.generate(IMAGES, max_new_tokens=2, decoder_start_token_id=1, pad_token_id=2).shape[0] == 4
+
+
+class Weighted(ViTForImageClassification):
+    """A subclass with a parameter and buffers that the file of the base class lacks."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__(config)
+        self.temperature = nn.Parameter(torch.full((1,), 3.0))
+        self.register_buffer("class_weights", torch.tensor([1.0, 2.0, 4.0]))
+        self.register_buffer("steps", torch.arange(3), persistent=False)
+        self.extra = nn.Linear(32, 2)
+        self.post_init()
+
+
+def test_subclasses_keep_what_their_constructors_set(folder5: Path) -> None:
+    base = ViTForImageClassification.from_pretrained(folder5)
+    for _ in range(2):
+        model = Weighted.from_pretrained(folder5, dtype=torch.float64)
+        assert model.temperature.tolist() == [3.0]
+        assert model.class_weights.tolist() == [1.0, 2.0, 4.0]
+        assert model.steps.tolist() == [0, 1, 2]
+        assert model.extra.bias.tolist() == [0.0, 0.0]
+        assert 0.05 < model.extra.weight.std() < 0.2
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+        assert torch.equal(model.classifier.weight.float(), base.classifier.weight)
+
+
+MODULES = ["modeling_vit", "configuration_vit", "image_processing_vit", "image_processing_pil_vit"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_paths_are_those_of_transformers(hf: ModuleType, name: str) -> None:
+    theirs = importlib.import_module(f"transformers.models.vit.{name}")
+    ours = importlib.import_module(f"vitkit.transformers.models.vit.{name}")
+    classes = {each.__name__ for each in vars(theirs).values() if getattr(each, "__module__", "") == theirs.__name__}
+    names = {each for each in classes if each.startswith("ViT") and not each.endswith("Kwargs")}
+    assert set(theirs.__all__) <= names <= set(ours.__all__)
+    assert ours.__all__ == sorted(ours.__all__)
+    assert all(isinstance(getattr(ours, each), type) for each in ours.__all__)
+    assert set(theirs.__all__) <= set(importlib.import_module("vitkit.transformers.models.vit").__all__)
 
 
 def test_copied_models_are_independent(folder5: Path) -> None:

@@ -85,7 +85,8 @@ def test_state_dicts_of_both_formats_load_and_are_written(model: ViTForImageClas
     with pytest.raises(
         ValueError,
         match=re.escape(
-            "the state dict contains vit.encoder.layer.0.intermediate.dense.bias under both its transformers 4 and transformers 5 names"
+            "the state dict contains vit.encoder.layer.0.intermediate.dense.bias under both its transformers 4 and "
+            "transformers 5 names"
         ),
     ):
         ViTForImageClassification(model.config).load_state_dict(both)
@@ -114,7 +115,10 @@ def test_hooks_of_leaf_modules_run_once(model: ViTForImageClassification) -> Non
         calls: list[str] = []
         model.name_format = name_format
         leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-        handles = [module.register_forward_hook(lambda *_, name=name: calls.append(name)) for name, module in leaves]
+        handles = [
+            module.register_forward_hook(lambda *_, name=name, calls=calls: calls.append(name))
+            for name, module in leaves
+        ]
         model(IMAGES)
         assert len(leaves) == 26
         assert sorted(calls) == sorted(name for name, _ in leaves)

@@ -1,4 +1,4 @@
-"""Programs that users write for transformers 4; they run with vitkit and with transformers 4.57.6 and give the same results.
+"""Programs that users write for transformers 4; they give the same results with vitkit and with transformers 4.57.6.
 
 Usage: PYTHONPATH=(folder of transformers 4) python user_code4.py FOLDER. FOLDER has a saved classifier; the results of
 every program are written to results.pth.

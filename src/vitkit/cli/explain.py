@@ -33,11 +33,11 @@ def explain(
     """Draw attention maps and other explanations of a model.
 
     Methods for images: `rollout` (attention rollout through all layers), `attention` (every head of a layer),
-    `gradient` (gradient-weighted attention for a class), `foreground` (the patches with most of a head's attention),
-    `distance` (mean attention distance of every head), `pca` (principal components of the patch features of all images
-    as colors, of any model). Methods for the model alone: `positions` (similarity of position embeddings), `filters`
-    (principal components of the patch embedding). Several images are drawn below each other; those that cannot be read
-    are named, and the exit code is 2.
+    `gradient` (gradient-weighted attention for a class, or Grad-CAM for a ResNet), `foreground` (the patches with most
+    of a head's attention), `distance` (mean attention distance of every head), `pca` (principal components of the patch
+    features of all images as colors, of any model). Methods for the model alone: `positions` (similarity of position
+    embeddings), `filters` (principal components of the patch embedding). Several images are drawn below each other;
+    those that cannot be read are named, and the exit code is 2.
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.

@@ -22,7 +22,7 @@ def token_backbone(model: Backbone) -> TokenBackbone:
     if not isinstance(model, TokenBackbone):
         raise ValueError(
             f"{type(model).__name__} has convolutional stages instead of encoder blocks over tokens, so there is no "
-            "attention between patches to explain; use a Vision Transformer"
+            "attention between patches to explain; use the method gradient (Grad-CAM) or pca, or a Vision Transformer"
         )
     for block in model.blocks:
         if not hasattr(block, "attention_weights"):

@@ -1,4 +1,4 @@
-"""Gradient-weighted attention, which shows the patches that support a class.
+"""Gradient-weighted attention or, for convolutional networks, Grad-CAM: the patches that support a class.
 
 The rule of Chefer, Gur and Wolf 2021, "Generic Attention-model Explainability", equations 5-6, for self-attention:
 
@@ -8,6 +8,9 @@ with A the layer's attention weights, dy/dA the gradient of the class's logit y 
 The map is the class token's row of R over the patches, or the mean of all patch rows if the head reads no class token.
 This is not the relevance propagation (LRP) of their earlier "Transformer Interpretability Beyond Attention
 Visualization". The model runs with the fused kernel: with O = A V, the output of a head, dy/dA = dy/dO V^T.
+
+Convolutional networks get Grad-CAM of the last feature map (Selvaraju et al. 2017, equations 1-2): with A_k, channel k
+of the feature map, and w_k, the mean of dy/dA_k over the positions, it is max(0, sum_k w_k A_k).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 
 from vitkit.config import nearest
 from vitkit.explain import ExplainInputs, Explanation, Map, Overlay
-from vitkit.explain._hooks import Query, eval_mode, find_query, patch_map, query_name, token_backbone
+from vitkit.explain._hooks import eval_mode, find_query, patch_map, query_name, token_backbone
 from vitkit.explain._inputs import label_name, require_images, top_classes
 from vitkit.layers import Attention, Features
 from vitkit.models import Backbone, TokenBackbone
@@ -66,11 +69,35 @@ def class_attention(
         return _relevance(backbone, inputs, gradients), chosen, backbone.embed(image)
 
 
+def grad_cam(
+    model: Backbone, image: Float[Tensor, "b c height width"], classes: Sequence[int] | None = None
+) -> tuple[Float[Tensor, "b rows columns"], list[int]]:
+    """Returns the Grad-CAM maps of the last feature map and the class indices, for one class per image.
+
+    `classes` is one class index per image; None takes the predicted class. Raises ValueError for a model without
+    classes and for a class index out of range.
+    """
+    _check_classes(model)
+    with eval_mode(model), torch.enable_grad():
+        with torch.no_grad():
+            features = model.features(image)
+        tokens = features.tokens.detach().requires_grad_()
+        logits = model.logits(features.with_tokens(tokens))
+        chosen = _classes(logits, classes)
+        (gradient,) = torch.autograd.grad(logits[range(len(chosen)), chosen].sum(), tokens)
+    weighted = gradient.float().mean(dim=1, keepdim=True) * tokens.detach().float()
+    return weighted.sum(dim=2).clamp(min=0).unflatten(1, features.grid), chosen
+
+
+def _check_classes(model: Backbone) -> None:
+    if not model.config.num_classes:
+        raise ValueError("this model has no classes, so there is no logit to differentiate; use a classifier")
+
+
 def _check_model(model: Backbone) -> TokenBackbone:
     backbone = token_backbone(model)
     block: Block
-    if not backbone.config.num_classes:
-        raise ValueError("this model has no classes, so there is no logit to differentiate; use a classifier")
+    _check_classes(backbone)
     for block in backbone.blocks:
         if not (isinstance(block.attn, Attention) and hasattr(block, "norm1") and hasattr(block, "norm2")):
             raise ValueError(
@@ -136,18 +163,22 @@ def explain(subject: ExplainInputs, *, label: str | int | None = None) -> Explan
     requested = None if label is None else [_class_index(subject, label)]
     maps: list[Tensor] = []
     classes: list[int] = []
-    query: Query = "class"
+    title = "Grad-CAM of the last feature map"
     # One image at a time, because autograd stores every activation.
     for image in subject.pixels.split(1):
-        relevance, chosen, features = class_attention(subject.model, image, requested)
-        query = find_query(token_backbone(subject.model), features)
-        maps.append(patch_map(relevance, features, query))
+        if isinstance(subject.model, TokenBackbone):
+            relevance, chosen, features = class_attention(subject.model, image, requested)
+            query = find_query(token_backbone(subject.model), features)
+            title = f"Gradient-weighted attention of {query_name(query)}"
+            maps.append(patch_map(relevance, features, query))
+        else:
+            found, chosen = grad_cam(subject.model, image, requested)
+            maps.append(found)
         classes += chosen
     values = torch.cat(maps).cpu().numpy()
     names = sorted({label_name(subject, index) for index in classes})
     target = f"'{names[0]}'" if len(names) == 1 else "the predicted class"
     shown = (Map(f"for {target}", values), Map("image x map", values, "light"))
-    title = f"Gradient-weighted attention of {query_name(query)}"
     return Explanation(
         arrays={"classes": np.array(classes), "maps": values},
         drawing=Overlay(title, subject.images, top_classes(subject), shown),

@@ -11,10 +11,6 @@ class BatchNorm(nn.BatchNorm2d):
     stays in evaluation mode: it normalizes with its running statistics and does not update them.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
     def __init__(self, width: int, *, eps: float = 1e-5, momentum: float = 0.1, initial: float = 1.0):
         super().__init__(width, eps=eps, momentum=momentum)
         self.initial = initial
@@ -32,6 +28,14 @@ class BatchNorm(nn.BatchNorm2d):
                 "at least 2 images per process and micro-batch, larger images, or freeze the batch norms"
             )
         return super().forward(input)
+
+    @property
+    def statistics(self) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+        """The running mean and the running variance of each channel."""
+        mean, variance = self.running_mean, self.running_var
+        assert mean is not None, "a batch norm tracks its statistics"
+        assert variance is not None, "a batch norm tracks its statistics"
+        return mean, variance
 
     def freeze(self) -> None:
         """Sets evaluation mode, which later calls of `train` do not change."""

@@ -186,7 +186,7 @@ def average_statistics(layers: Sequence[BatchNorm]) -> None:
     """
     if distributed.world_size() == 1 or not layers:
         return
-    tensors = [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]
+    tensors = [tensor for layer in layers for tensor in layer.statistics]
     means = distributed.mean(torch.cat(tensors)).split([tensor.numel() for tensor in tensors])
     for tensor, mean in zip(tensors, means, strict=True):
         tensor.copy_(mean)

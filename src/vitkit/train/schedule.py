@@ -87,8 +87,8 @@ class EMA:
         yield from module.named_parameters()
         for prefix, layer in module.named_modules():
             if isinstance(layer, BatchNorm):
-                yield f"{prefix}.running_mean", layer.running_mean
-                yield f"{prefix}.running_var", layer.running_var
+                names = (f"{prefix}.running_mean", f"{prefix}.running_var")
+                yield from zip(names, layer.statistics, strict=True)
 
     @torch.no_grad()
     def load(self, values: dict[str, Tensor]) -> None:

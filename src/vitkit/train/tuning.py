@@ -80,7 +80,15 @@ def apply(tuning: Tuning, backbone: Backbone) -> None:
 
 
 def add_low_rank(tuning: Tuning, backbone: Backbone) -> None:
-    """Adds a LoRA update to the weight of each linear layer that `lora_layers` matches."""
+    """Adds a LoRA update to the weight of each linear layer that `lora_layers` matches.
+
+    Raises ValueError if a pattern matches no linear layer, and for a model without encoder blocks if none was set.
+    """
+    if not backbone.blocks and tuning.lora_layers == Tuning().lora_layers:
+        raise ValueError(
+            f"LoRA is for attention layers, but the family {backbone.family} has none; train the complete model or the "
+            "head, or set tuning.lora_layers"
+        )
     layers = {name: layer for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear)}
     _check_patterns(tuning.lora_layers, list(layers), "linear layers")
     for name, layer in layers.items():

@@ -1,4 +1,4 @@
-"""Activations by their names in transformers, as modules whose class names are those that `print(model)` shows there."""
+"""Activations by their names in transformers, as modules with the class names that `print(model)` shows there."""
 
 from collections.abc import Callable
 

@@ -38,6 +38,8 @@ class KeyMapping(Mapping[str, str]):
 class Adapters(nn.Module, ABC):
     """Attributes of a model that PEFT reads and sets."""
 
+    _adapters: Mapping[str, Any] | None = None
+
     @property
     def _checkpoint_conversion_mapping(self) -> KeyMapping:
         """The conversion of adapter keys, which PEFT applies to the files that it loads."""
@@ -46,9 +48,9 @@ class Adapters(nn.Module, ABC):
     @property
     def peft_config(self) -> Mapping[str, Any]:
         """The configs of the adapters of this model. Raises AttributeError if it has none."""
-        if "_peft_config" not in self.__dict__:
+        if self._adapters is None:
             raise AttributeError("the model has no adapters")
-        return self.__dict__["_peft_config"]
+        return self._adapters
 
     @peft_config.setter
     def peft_config(self, configs: Mapping[str, Any]) -> None:
@@ -57,7 +59,7 @@ class Adapters(nn.Module, ABC):
         The keys in the file of an adapter are the names of modules, and must be in the same format as its
         `target_modules`.
         """
-        self.__dict__["_peft_config"] = configs
+        self._adapters = configs
         linear = [(v5.rpartition(".")[2], v4.rpartition(".")[2]) for v5, v4 in V5_TO_V4.items()]
         for config in configs.values():
             targets = getattr(config, "target_modules", None) or ()
@@ -70,4 +72,4 @@ class Adapters(nn.Module, ABC):
     @peft_config.deleter
     def peft_config(self) -> None:
         """Removes the configs."""
-        del self.__dict__["_peft_config"]
+        self._adapters = None

@@ -18,7 +18,7 @@ IMPLEMENTATIONS = ("eager", "sdpa")
 Collected = list[Tensor | None]
 
 
-class ViTSelfAttention(nn.Module):
+class ViTSelfAttention(Replaceable):
     """Multi-head self-attention with separate query, key and value projections.
 
     Head masks and pruning work with both implementations. Raises ValueError if the hidden size is not a multiple of the
@@ -102,7 +102,7 @@ class ViTSelfOutput(nn.Module):
         return hidden_states if self.drop_path is None else self.drop_path(hidden_states)
 
 
-class ViTAttention(PropertyModule):
+class ViTAttention(Replaceable, PropertyModule):
     """Attention of a layer: `ViTSelfAttention` and its output projection.
 
     `q_proj`, `k_proj`, `v_proj` and `o_proj` are the names of transformers 5.9 and later for `attention.query`,

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
@@ -54,6 +54,14 @@ class PretrainedConfig(ABC):
     model_type: ClassVar[str] = ""
     # Pipelines of transformers 4 read it.
     _commit_hash: ClassVar[str | None] = None
+    # Configs of parts of a model, and plans of parallelism: none. The code of transformers reads these.
+    sub_configs: ClassVar[Mapping[str, type["PretrainedConfig"]]] = {}
+    base_model_tp_plan: ClassVar[Mapping[str, str] | None] = None
+    base_model_pp_plan: ClassVar[Mapping[str, str] | None] = None
+    # Of models for text.
+    tie_word_embeddings: ClassVar[bool] = False
+    # Whether the class has required arguments.
+    has_no_defaults_at_init: ClassVar[bool] = False
 
     architectures: list[str] | None
     dtype: torch.dtype | None
@@ -273,6 +281,9 @@ class PretrainedConfig(ABC):
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
         """Loads the config from a JSON file."""
         return cls(**hub.read_json(Path(json_file)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__

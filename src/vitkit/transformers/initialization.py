@@ -5,13 +5,16 @@ so that a model of transformers that contains one of ours does not initialize it
 """
 
 from abc import ABC
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from vitkit.transformers.checkpointing import ActivationCheckpointing
 from vitkit.transformers.embeddings import ViTEmbeddings
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class Initialization(nn.Module, ABC):
@@ -25,7 +28,8 @@ class Initialization(nn.Module, ABC):
         Enables activation checkpointing for a config with `gradient_checkpointing=True`.
         """
         self.init_weights()
-        if getattr(self.config, "gradient_checkpointing", False) and self.supports_gradient_checkpointing:
+        own = isinstance(self, ActivationCheckpointing) and self.supports_gradient_checkpointing
+        if own and getattr(self.config, "gradient_checkpointing", False):
             self.activation_checkpointing_enable()
             delattr(self.config, "gradient_checkpointing")
 
@@ -39,7 +43,8 @@ class Initialization(nn.Module, ABC):
         for module, model in _with_owners(self, self):
             if module in selected if selected is not None else not getattr(module, "_is_hf_initialized", False):
                 model._init_weights(module)
-            module._is_hf_initialized = True  # type: ignore[assignment]
+            # On the meta device, whoever loads the weights initializes those that are missing.
+            module._is_hf_initialized = not any(p.is_meta for p in module.parameters(recurse=False))  # type: ignore[assignment]
 
     initialize_weights = init_weights
 
@@ -78,6 +83,22 @@ def _with_owners(module: nn.Module, model: Initialization) -> Iterator[tuple[nn.
     for child in module.children():
         yield from _with_owners(child, child if isinstance(child, Initialization) else model)
     yield module, model
+
+
+def create(
+    model_class: type[Model], arguments: tuple[Any, ...], options: Mapping[str, Any], device: torch.device
+) -> Model:
+    """Creates a model whose weights will be loaded.
+
+    The weights of vitkit's own classes are not initialized. The constructor of another class can set parameters and
+    buffers that no file has, so it runs as usual. The dtype is that of the config, the first of the arguments.
+    """
+    dtype = arguments[0].dtype
+    if not model_class.__module__.startswith("vitkit."):
+        return model_class(*arguments, **options).to(device, dtype)
+    with torch.device("meta"):
+        model = model_class(*arguments, **options)
+    return model.to(dtype).to_empty(device=device)
 
 
 def initialize_missing(model: Initialization, missing: Iterable[str]) -> None:

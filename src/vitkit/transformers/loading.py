@@ -20,7 +20,7 @@ from vitkit.text import printable
 from vitkit.transformers import hub
 from vitkit.transformers.configuration import PretrainedConfig
 from vitkit.transformers.hub import Argument
-from vitkit.transformers.initialization import initialize_missing, mark_initialized
+from vitkit.transformers.initialization import create, initialize_missing, mark_initialized
 from vitkit.transformers.names import rename
 
 logger = logging.getLogger("vitkit.transformers")
@@ -31,6 +31,18 @@ DeviceMap = Device | Mapping[str, Device]
 
 # A `PreTrainedModel`, which imports this module.
 Model = Any
+
+
+class Keys(set[Any]):
+    """A set of keys, which equals a list of the same keys: transformers 5 reports sets, transformers 4 lists."""
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(set(other) if isinstance(other, list) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass
@@ -75,6 +87,11 @@ def load(
     """
     if not weights_only:
         raise ValueError("weights_only=False is not supported: loading could run code from the file")
+    if torch.get_default_device().type == "meta":
+        raise RuntimeError(
+            "You are using `from_pretrained` with a meta device context manager or `torch.set_default_device('meta')`, "
+            "where no weights can be loaded; call it outside of the context manager"
+        )
     if source is None and (config is None or state_dict is None):
         raise ValueError("from_pretrained(None) needs config= and state_dict=; pass both, or the path of a folder")
     location, kwargs = hub.locate(source or "", kwargs)
@@ -86,13 +103,12 @@ def load(
         tensors = _open_weights(location, variant, use_safetensors)
     tensors = tensors.renamed(lambda name: _map_name(name, key_mapping or {}))
     config.dtype = _dtype(torch_dtype or dtype, config, tensors)
-    with torch.device("meta"):
-        model = model_class(config, *model_args, **kwargs)
-    model.to(config.dtype).to_empty(device=_device(device_map))
+    model = create(model_class, (config, *model_args), kwargs, _device(device_map))
     report = _load_tensors(model, tensors, ignore_mismatched_sizes)
     model.name_or_path = config.name_or_path = location.source
     model.eval()
-    return (model, vars(report)) if output_loading_info else model
+    keys = {name: Keys(value) if isinstance(value, set) else value for name, value in vars(report).items()}
+    return (model, keys) if output_loading_info else model
 
 
 def _config(

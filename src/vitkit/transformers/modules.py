@@ -13,7 +13,7 @@ from vitkit.transformers.attention import Collected, ViTAttention, run
 from vitkit.transformers.checkpointing import GradientCheckpointingLayer
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.outputs import BaseModelOutput, LayerOutputs
-from vitkit.transformers.properties import PropertyModule
+from vitkit.transformers.properties import PropertyModule, Replaceable
 
 
 class ViTIntermediate(nn.Module):
@@ -58,6 +58,8 @@ class ViTMLP(PropertyModule):
     It holds the modules of the layer's `intermediate` and `output`. A hook registered on it, or a replaced `forward`,
     takes effect in the layer.
     """
+
+    layer: "ViTLayer"
 
     def __init__(self, layer: "ViTLayer"):
         super().__init__()
@@ -112,7 +114,7 @@ class ViTMLP(PropertyModule):
         return self.layer.output.dense(self.layer.intermediate(hidden_states))
 
 
-class ViTLayer(GradientCheckpointingLayer, PropertyModule):
+class ViTLayer(GradientCheckpointingLayer, Replaceable, PropertyModule):
     """Pre-norm encoder layer: attention and MLP with residual connections.
 
     Computes what `vitkit.layers.Block` does, with the modules of transformers.
@@ -120,6 +122,8 @@ class ViTLayer(GradientCheckpointingLayer, PropertyModule):
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("output_attentions", "attentions")
     _mlp: ViTMLP | None = None
+    intermediate: ViTIntermediate
+    output: ViTOutput
 
     def __init__(self, config: ViTConfig, drop_path: float = 0.0):
         super().__init__()
@@ -131,7 +135,7 @@ class ViTLayer(GradientCheckpointingLayer, PropertyModule):
 
     @property
     def mlp(self) -> nn.Module:
-        """The MLP under its name in transformers 5.9 and later. Assigning replaces `intermediate` and `output.dense`."""
+        """The MLP, as transformers 5.9 and later has it. Assigning replaces `intermediate` and `output.dense`."""
         if isinstance(self.output.dense, nn.Identity):
             return self.intermediate
         if self._mlp is None:
@@ -143,7 +147,7 @@ class ViTLayer(GradientCheckpointingLayer, PropertyModule):
     @mlp.setter
     def mlp(self, module: nn.Module) -> None:
         """Replaces the MLP by a module from tokens to tokens."""
-        self.intermediate = module
+        self.intermediate = module  # type: ignore[assignment]
         self.output.dense = nn.Identity()  # type: ignore[assignment]
         self.__dict__["_mlp"] = None
 

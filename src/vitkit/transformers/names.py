@@ -128,8 +128,8 @@ class ModuleName(str):
         self.other = other
         return self
 
-    def __getnewargs__(self) -> tuple[str, str]:
-        return str(self), self.other
+    def __reduce__(self) -> tuple[type["ModuleName"], tuple[str, str]]:
+        return ModuleName, (str(self), self.other)
 
     def endswith(self, suffix: str | tuple[str, ...], *bounds: Any) -> bool:
         """Returns whether the name, or the name in the other version, ends with a suffix."""

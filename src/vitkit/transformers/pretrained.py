@@ -13,6 +13,7 @@ from vitkit.checkpoints.tensors import Tensors
 from vitkit.transformers import hub, loading
 from vitkit.transformers.adapters import Adapters
 from vitkit.transformers.attention import IMPLEMENTATIONS
+from vitkit.transformers.capabilities import Capabilities
 from vitkit.transformers.checkpointing import ActivationCheckpointing
 from vitkit.transformers.configuration import PretrainedConfig, ViTConfig
 from vitkit.transformers.hub import Argument
@@ -22,7 +23,7 @@ from vitkit.transformers.properties import PropertyModule
 from vitkit.transformers.recognition import recognized_class
 
 
-class PreTrainedModel(Initialization, ActivationCheckpointing, PropertyModule, ABC):
+class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, PropertyModule, ABC):
     """Base class of all models. A model with a head stores the model without a head as `base_model_prefix`.
 
     A subclass sets `config_class` and `base_model_prefix`, calls `post_init` at the end of its constructor, and may
@@ -144,7 +145,7 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, PropertyModule, A
     @loss_function.setter
     def loss_function(self, value: Callable[..., Tensor]) -> None:
         """Replaces the loss function."""
-        self.__dict__["_loss_function"] = value
+        object.__setattr__(self, "_loss_function", value)
 
     @property
     def device(self) -> torch.device:
@@ -218,7 +219,9 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, PropertyModule, A
         if name not in IMPLEMENTATIONS:
             hint = "; sdpa includes the flash kernel" if name.startswith("flash") else ""
             known = ", ".join(IMPLEMENTATIONS)
-            raise ValueError(f"unknown attn_implementation '{name}'; expected one of {known}{hint}")
+            raise ValueError(
+                f'Specified `attn_implementation="{name}"` is not supported; expected one of {known}{hint}'
+            )
         self.config._attn_implementation = name
 
     def prune_heads(self, heads_to_prune: Mapping[int, Iterable[int]]) -> None:

@@ -1,8 +1,7 @@
 """`PropertyModule`: modules that have a second name, as a property whose setter replaces the module itself."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -27,11 +26,10 @@ class PropertyModule(nn.Module):
             super().__delattr__(name)
 
 
-class Replaceable(Protocol):
-    """A class of modules that other modules can replace: `OPTIONS` are optional parameters of its `forward`."""
+class Replaceable(nn.Module):
+    """Base class of modules that users replace by their own. `OPTIONS` are optional parameters of `forward`."""
 
-    OPTIONS: ClassVar[tuple[str, ...]]
-    forward: Callable[..., object]
+    OPTIONS: ClassVar[tuple[str, ...]] = ()
 
 
 def accepts(module: nn.Module, own: type[Replaceable], option: str) -> bool:

@@ -120,7 +120,7 @@ def _convnext(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     size, fraction = settings["size"], settings["crop_pct"]
     edge = size.get("shortest_edge") if isinstance(size, Mapping) else size
-    if not isinstance(edge, int):
+    if type(edge) is not int or edge < 1:
         raise ValueError(f"size must contain 'shortest_edge' for ConvNextImageProcessor, got {size!r}")
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 1e-6 < fraction <= 1:
         raise ValueError(f"crop_pct must be above 0 and at most 1, got {fraction!r}")
@@ -199,18 +199,18 @@ def written_type(kind: str, size: Mapping[str, object], *, crops: bool, converts
 def convnext(settings: Mapping[str, Any]) -> dict[str, object] | None:
     """Returns the content of a preprocessor_config.json for a ConvNext processor, or None if it has other steps."""
     (rows, columns), to = settings["size"], settings["resize_to"]
-    crops = settings["resize"] == "shortest" and settings["center_crop"] != "none" and isinstance(to, int)
-    if rows != columns or crops != (rows < _CROPPED_BELOW) or settings["resize"] not in ("shortest", "squash"):
+    crops = settings["center_crop"] != "none"
+    if rows != columns or crops != (rows < _CROPPED_BELOW):
         return None
-    if not crops and (settings["center_crop"] != "none" or to is not None):
-        return None
-    fractions = [rows / to, rows / (to + 0.5)] if crops else [224 / 256]
-    fraction = next((each for each in fractions if not crops or (each <= 1 and int(rows / each) == to)), None)
-    if fraction is None:
+    if crops and settings["resize"] == "shortest" and isinstance(to, int):
+        fractions = [each for each in (rows / to, rows / (to + 0.5)) if each <= 1 and int(rows / each) == to]
+    else:
+        fractions = [] if crops or settings["resize"] != "squash" or to is not None else [224 / 256]
+    if not fractions:
         return None
     config = {name: value for name, value in write(settings).items() if name not in ("do_center_crop", "crop_size")}
     return config | {
-        "crop_pct": fraction,
+        "crop_pct": fractions[0],
         "image_processor_type": "ConvNextImageProcessor",
         "size": {"shortest_edge": rows},
     }

@@ -135,10 +135,11 @@ def fold_batch_norms(parent: nn.Module) -> None:
         conv = getattr(parent, where, None)
         if type(norm) is not BatchNorm or type(conv) is not nn.Conv2d or _has_hooks(conv) or _has_hooks(norm):
             continue
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        mean, variance = (each.double() for each in norm.statistics)
+        scale = norm.weight.double() / (variance + norm.eps).sqrt()
         bias = 0.0 if conv.bias is None else conv.bias.double()
         weight = (conv.weight.double() * scale[:, None, None, None]).to(conv.weight.dtype)
-        shift = (norm.bias.double() + (bias - norm.running_mean.double()) * scale).to(conv.weight.dtype)
+        shift = (norm.bias.double() + (bias - mean) * scale).to(conv.weight.dtype)
         conv.weight = nn.Parameter(weight, requires_grad=False)
         conv.bias = nn.Parameter(shift, requires_grad=False)
         setattr(parent, name, nn.Identity())

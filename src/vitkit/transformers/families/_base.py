@@ -1,7 +1,7 @@
 """Base classes of the families: selection of layer outputs, image checks, embeddings and classification heads."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, TypedDict, Unpack
 
@@ -80,7 +80,7 @@ class EncoderModel(PreTrainedModel):
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nn.Module]]:
+    ) -> Generator[tuple[str, nn.Module]]:
         """Yields all modules with their names. PEFT also finds linear layers by their names in transformers 5."""
         yield from names.named_modules(super().named_modules(memo, prefix, remove_duplicate), prefix, "v4")
 
@@ -88,7 +88,7 @@ class EncoderModel(PreTrainedModel):
         self, tokens: Float[Tensor, "b n d"], inputs: Iterable[LayerInput], taps: Taps | None
     ) -> Float[Tensor, "b n d"]:
         """Runs the tokens through all layers."""
-        return self.encoder(tokens, inputs, taps)
+        return self.get_submodule("encoder")(tokens, inputs, taps)
 
     def encode(
         self, tokens: Float[Tensor, "b n d"], options: Options, positions: Sequence[LayerInput] | None = None

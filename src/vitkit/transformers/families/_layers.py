@@ -36,11 +36,13 @@ class LayerInput(PositionInput):
 
 
 class SelfAttention(nn.Module):
-    """Query, key and value projections. `biases` says which of the three have a bias."""
+    """Query, key and value projections. `bias` and `key_bias` say whether they have a bias."""
 
-    def __init__(self, width: int, biases: tuple[bool, bool, bool]):
+    def __init__(self, width: int, *, bias: bool, key_bias: bool):
         super().__init__()
-        self.query, self.key, self.value = (nn.Linear(width, width, bias=bias) for bias in biases)
+        self.query = nn.Linear(width, width, bias=bias)
+        self.key = nn.Linear(width, width, bias=key_bias)
+        self.value = nn.Linear(width, width, bias=bias)
 
     def forward(self, hidden_states: Float[Tensor, "b n d"]) -> Float[Tensor, "b n three_d"]:
         """Returns queries, keys and values, concatenated along the last axis."""
@@ -106,12 +108,12 @@ class V4Attention(NamedAttention, PropertyModule):
     The names `q_proj`, `k_proj`, `v_proj` and `o_proj` of transformers 5 refer to the same modules.
     """
 
-    def __init__(self, config: PretrainedConfig, biases: tuple[bool, bool, bool], *, hidden_dropout: bool = True):
+    def __init__(self, config: PretrainedConfig, *, key_bias: bool = True):
         settings: Any = config
-        width, heads = settings.hidden_size, settings.num_attention_heads
+        width, heads, bias = settings.hidden_size, settings.num_attention_heads, getattr(config, "qkv_bias", True)
         super().__init__(config, heads, width, settings.attention_probs_dropout_prob)
-        self.attention = SelfAttention(width, biases)
-        self.output = Projection(width, width, settings.hidden_dropout_prob if hidden_dropout else 0.0)
+        self.attention = SelfAttention(width, bias=bias, key_bias=bias and key_bias)
+        self.output = Projection(width, width, settings.hidden_dropout_prob)
 
     def _project(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b three_d"]:
         return self.attention(x)
@@ -166,15 +168,15 @@ class EncoderLayer(GradientCheckpointingLayer):
     def __init__(
         self,
         config: PretrainedConfig,
-        biases: tuple[bool, bool, bool],
         *,
+        key_bias: bool = True,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
     ):
         super().__init__()
         settings: Any = config
         width, eps = settings.hidden_size, settings.layer_norm_eps
-        self.attention = V4Attention(config, biases)
+        self.attention = V4Attention(config, key_bias=key_bias)
         self.intermediate = Intermediate(width, settings.intermediate_size, settings.hidden_act)
         self.output = Projection(settings.intermediate_size, width, settings.hidden_dropout_prob)
         self.layernorm_before = layer_norm(width, eps)

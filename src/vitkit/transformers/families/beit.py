@@ -91,7 +91,7 @@ class BeitLayer(EncoderLayer):
 
     def __init__(self, config: BeitConfig, grid: tuple[int, int], drop_path: float):
         scale = config.layer_scale_init_value if config.layer_scale_init_value > 0 else None
-        super().__init__(config, (True, False, True), layer_scale=scale, drop_path=drop_path)
+        super().__init__(config, key_bias=False, layer_scale=scale, drop_path=drop_path)
         if config.use_relative_position_bias:
             self.attention.attention.relative_position_bias = BeitRelativePositionBias(grid, config.num_attention_heads)
 
@@ -99,6 +99,12 @@ class BeitLayer(EncoderLayer):
     def relative_position_bias(self) -> BeitRelativePositionBias | None:
         """The table of the layer, None if it has none."""
         return getattr(self.attention.attention, "relative_position_bias", None)
+
+
+def _bias_of(layer: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "h n n"] | None:
+    """Returns the relative position bias of a layer, None if it has no table."""
+    table = getattr(layer, "relative_position_bias", None)
+    return None if table is None else table(grid)
 
 
 class BeitPreTrainedModel(EncoderModel):
@@ -168,7 +174,7 @@ class BeitModel(BeitPreTrainedModel):
         """Returns the relative position bias of every layer for an image size in pixels."""
         grid = self.embeddings.patch_embeddings.grid_of(height, width)
         shared = None if self.shared_position_bias is None else self.shared_position_bias(grid)
-        own = [table and table(grid) for table in (layer.relative_position_bias for layer in self.encoder.layer)]
+        own = [_bias_of(layer, grid) for layer in self.encoder.layer]
         return [LayerInput(bias=shared if bias is None else bias if shared is None else bias + shared) for bias in own]
 
     def forward(

@@ -95,7 +95,7 @@ class DeiTModel(DeiTPreTrainedModel):
             special=("cls_token", "distillation_token"),
             mask_token=(1, 1, config.hidden_size) if use_mask_token else None,
         )
-        self.encoder = Encoder(DeiTLayer(config, (config.qkv_bias,) * 3) for _ in range(config.num_hidden_layers))
+        self.encoder = Encoder(DeiTLayer(config) for _ in range(config.num_hidden_layers))
         self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.pooler = ViTPooler(config) if add_pooling_layer else None  # type: ignore[arg-type]
         self.post_init()

@@ -126,7 +126,7 @@ class Dinov2Layer(DinoLayer):
     """Encoder layer of DINOv2. Hidden dropout applies to the embeddings and to the attention output."""
 
     def __init__(self, config: Any):
-        super().__init__(config, V4Attention(config, (config.qkv_bias,) * 3), _mlp(config))
+        super().__init__(config, V4Attention(config), _mlp(config))
 
 
 class Dinov2PreTrainedModel(EncoderModel):
@@ -137,7 +137,7 @@ class Dinov2PreTrainedModel(EncoderModel):
     _no_split_modules: ClassVar[list[str]] = ["Dinov2Embeddings", "Dinov2Layer"]
     renames = RENAMES
 
-    def __init__(self, config: PretrainedConfig):
+    def __init__(self, config: Any):
         super().__init__(config)
         config = self.config
         registers = getattr(config, "num_register_tokens", None)

@@ -144,7 +144,7 @@ class DINOv3ViTPreTrainedModel(EncoderModel):
     _no_split_modules: ClassVar[list[str]] = ["DINOv3ViTEmbeddings", "DINOv3ViTLayer"]
     renames = ((r"^model\.", ""),)
 
-    def __init__(self, config: PretrainedConfig):
+    def __init__(self, config: Any):
         super().__init__(config)
         config = self.config
         if config.hidden_size // config.num_attention_heads % 4:
@@ -245,10 +245,12 @@ class DINOv3ViTBackbone(DINOv3ViTPreTrainedModel, Backbone):
         tokens = self.embeddings(pixels)
         inputs = self.rotations(pixels)
         _, states, attentions = self.encode(tokens, {**options, "output_hidden_states": True}, inputs)
-        assert states is not None, "all hidden states were selected"
+        tokens_of: Any = states
         chosen = [self.stage_names.index(name) for name in self.out_features]
         normed = [
-            self.norm(states[index]) if self.config.apply_layernorm or index + 1 == len(states) else states[index]
+            self.norm(tokens_of[index])
+            if self.config.apply_layernorm or index + 1 == len(tokens_of)
+            else tokens_of[index]
             for index in chosen
         ]
         patches = [tokens[:, self.num_special :] for tokens in normed]

@@ -158,7 +158,7 @@ class ViTMAEModel(ViTMAEPreTrainedModel):
         super().__init__(config)
         config = self.config
         self.embeddings = ViTMAEEmbeddings(config)
-        self.encoder = Encoder(ViTMAELayer(config, (config.qkv_bias,) * 3) for _ in range(config.num_hidden_layers))
+        self.encoder = Encoder(ViTMAELayer(config) for _ in range(config.num_hidden_layers))
         self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.post_init()
 
@@ -200,7 +200,7 @@ class ViTMAEDecoder(nn.Module):
         self.decoder_embed = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder_pos_embed = nn.Parameter(torch.zeros(1, num_patches + 1, width), requires_grad=False)
-        self.decoder_layers = nn.ModuleList(ViTMAELayer(own, (own.qkv_bias,) * 3) for _ in range(own.num_hidden_layers))
+        self.decoder_layers = nn.ModuleList(ViTMAELayer(own) for _ in range(own.num_hidden_layers))
         self.decoder_norm = layer_norm(width, own.layer_norm_eps)
         self.decoder_pred = nn.Linear(width, rows_columns[0] * rows_columns[1] * config.num_channels)
 

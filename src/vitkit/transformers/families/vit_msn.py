@@ -73,7 +73,7 @@ class ViTMSNModel(ViTMSNPreTrainedModel):
         super().__init__(config)
         config = self.config
         self.embeddings = ViTMSNEmbeddings(config, mask_token=(1, 1, config.hidden_size) if use_mask_token else None)
-        self.encoder = Encoder(ViTMSNLayer(config, (config.qkv_bias,) * 3) for _ in range(config.num_hidden_layers))
+        self.encoder = Encoder(ViTMSNLayer(config) for _ in range(config.num_hidden_layers))
         self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.post_init()
 

@@ -1,0 +1,1 @@
+"""The module paths of transformers, for code that imports from them: `vitkit.transformers.models.vit.modeling_vit`."""

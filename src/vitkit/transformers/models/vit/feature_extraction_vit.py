@@ -1,0 +1,5 @@
+"""The feature extractor of the ViT, under the module path of transformers."""
+
+from vitkit.transformers import ViTFeatureExtractor
+
+__all__ = ["ViTFeatureExtractor"]

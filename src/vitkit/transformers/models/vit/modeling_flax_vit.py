@@ -1,0 +1,5 @@
+"""The Flax models of the ViT, under the module path of transformers."""
+
+from vitkit.jax import FlaxViTForImageClassification, FlaxViTModel
+
+__all__ = ["FlaxViTForImageClassification", "FlaxViTModel"]
