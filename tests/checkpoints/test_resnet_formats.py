@@ -275,7 +275,7 @@ def test_convnext_processors_equal_transformers_bit_for_bit(name: str, tmp_path:
         assert np.array_equal(again(image, return_tensors="np")["pixel_values"][0], expected)
 
 
-def test_processors_that_convnext_cannot_represent_are_written_as_vit() -> None:
+def test_processors_that_convnext_cannot_represent_are_written_as_others() -> None:
     for processor in (
         Processor.squash(64),
         Processor.crop((64, 96)),
@@ -283,7 +283,8 @@ def test_processors_that_convnext_cannot_represent_are_written_as_vit() -> None:
         Processor(size=(64, 64), resize="shortest", resize_to=32, center_crop="huggingface"),
     ):
         written = processor.to_huggingface(kind="ConvNext")
-        assert written["image_processor_type"] == "ViTImageProcessor"
+        crops = processor.center_crop != "none"
+        assert written["image_processor_type"] == ("BitImageProcessor" if crops else "ViTImageProcessor")
         assert Processor.from_huggingface(written) == processor
     for fraction in (0.965, 0.9, 0.875, 0.95, 1.0):
         processor = Processor.crop(224, fraction)
@@ -295,8 +296,8 @@ def test_processors_that_convnext_cannot_represent_are_written_as_vit() -> None:
 def test_invalid_convnext_settings_are_rejected() -> None:
     for changes, message in (
         ({"crop_pct": 0}, "crop_pct must be above 0 and at most 1"),
-        ({"size": {"height": 9, "width": 9}}, "size must be an integer or have shortest_edge"),
-        ({"do_center_crop": True, "crop_size": 100}, "a second crop to 100 after size 224"),
+        ({"size": {"height": 9, "width": 9}}, "size must contain .shortest_edge. for ConvNextImageProcessor"),
+        ({"do_center_crop": True, "crop_size": 100}, "crop_size 100 would be a second crop"),
         ({"do_pad": True}, "unsupported steps: do_pad"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -86,6 +86,48 @@ def test_equal_to_the_deit_processor_of_transformers() -> None:
         np.testing.assert_array_equal(processor.array(image), huggingface(image, "DeiTImageProcessorPil"))
 
 
+@pytest.mark.parametrize("size", [97, 224, 383, 384])
+def test_equal_to_the_convnext_processor_of_transformers(size: int) -> None:
+    stated = {"size": {"shortest_edge": size}, "crop_pct": 0.9, "resample": 3}
+    processor = Processor.from_huggingface({"image_processor_type": "ConvNextImageProcessor", **stated})
+    for height, width in SIZES[::3]:
+        image = make_image(height, width)
+        np.testing.assert_array_equal(processor.array(image), huggingface(image, "ConvNextImageProcessorPil", **stated))
+
+
+def test_the_resnet_50_of_the_hub_crops() -> None:
+    """The preprocessor_config.json of microsoft/resnet-50."""
+    config = {"crop_pct": 0.875, "do_normalize": True, "do_resize": True, "resample": 3, "size": 224}
+    config |= {"feature_extractor_type": "ConvNextFeatureExtractor"}
+    config |= {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}
+    processor = Processor.from_huggingface(config)
+    assert (processor.resize, processor.resize_to, processor.size) == ("shortest", 256, (224, 224))
+    image = make_image(300, 451)
+    np.testing.assert_array_equal(
+        processor.array(image),
+        transformers_processor("ConvNextImageProcessorPil").from_dict(config)(image)["pixel_values"][0],
+    )
+
+
+def test_steps_that_are_null_are_off() -> None:
+    config = {"do_resize": None, "do_rescale": None, "do_normalize": None, "do_center_crop": None}
+    processor = Processor.from_huggingface(config)
+    assert (processor.resize, processor.rescale, processor.mean, processor.center_crop) == (
+        "none", 1.0, (0.0,) * 3, "none"
+    )  # fmt: skip
+
+
+def test_files_name_a_class_that_transformers_4_can_use() -> None:
+    for processor, name in (
+        (Processor.squash(224), "ViTImageProcessor"),
+        (Processor.crop(224), "BitImageProcessor"),
+        (Processor(resize_to=256, center_crop="huggingface"), "BitImageProcessor"),
+        (Processor(resize_to=256, center_crop="huggingface", mean=(0.5,), std=(0.5,)), "DeiTImageProcessor"),
+        (Processor(resize="none"), "ViTImageProcessor"),
+    ):
+        assert processor.to_huggingface()["image_processor_type"] == name
+
+
 TIMM = [
     {"crop_mode": "center"},
     {"crop_pct": 0.9, "mean": (0.5,) * 3, "std": (0.5,) * 3},
@@ -245,7 +287,13 @@ def test_old_configs_of_other_families() -> None:
         ({"size": {"shortest_edge": 3, "longest_edge": 9}}, "longest_edge"),
         ({"do_pad": True}, "do_pad"),
         ({"do_center_crop": True}, "crop_size"),
-        ({"image_processor_type": "ViTImageProcessor", "crop_pct": 0.9}, "crop_pct"),
+        ({"crop_pct": 0.9}, "crop_pct"),
+        ({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 1.5}, "crop_pct must be above 0 .* got 1.5"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": {"height": 3, "width": 3}}, "'shortest_edge'"),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": 32, "do_center_crop": True, "crop_size": 16},
+            "would be a second crop",
+        ),
         ({"image_processor_type": "OwlImageProcessor"}, "Owl"),
         ({"vitkit": {"center_cop": "torchvision"}}, "center_cop"),
         ({"vitkit": {"center_crop": "opencv"}}, "opencv"),

@@ -14,10 +14,10 @@ import transformers
 from slow_cases import slow_except
 from twins import flax_params, torch_model
 
-from vitkit.jax import FlaxViTForImageClassification, FlaxViTModel, flatten
-from vitkit.jax.flax_config import ViTAttributes, attributes_of, model_config
-from vitkit.jax.load import shapes
+from vitkit import FlaxViTForImageClassification, FlaxViTModel, ViTConfig
+from vitkit.jax import flatten
 from vitkit.models.vit import PRESETS, Config
+from vitkit.transformers.flax_config import attributes_of, model_config
 
 SMALL = {
     "hidden_size": 32,
@@ -113,7 +113,7 @@ def test_v5_names_and_shards(tmp_path):
 def test_pytorch_loads_saved_folders(tmp_path):
     from vitkit import checkpoints
 
-    model = FlaxViTForImageClassification(ViTAttributes(**SMALL))
+    model = FlaxViTForImageClassification(ViTConfig(**SMALL))
     model.save_pretrained(tmp_path / "folder")
     opened = checkpoints.load(tmp_path / "folder").model
     images = random_images(model.config)
@@ -123,18 +123,19 @@ def test_pytorch_loads_saved_folders(tmp_path):
 
 def test_missing_pooler_and_head_are_initialized(tmp_path):
     reference(transformers.ViTForImageClassification, tmp_path)
-    with pytest.warns(UserWarning, match="newly initialized, .*: pre_logits/bias, pre_logits/kernel"):
+    with pytest.warns(UserWarning, match="newly initialized, .*: pooler/dense/bias, pooler/dense/kernel"):
         model = FlaxViTModel.from_pretrained(tmp_path)
-    assert model._missing_keys == {"pre_logits/kernel", "pre_logits/bias"}
+    assert model._missing_keys == {("pooler", "dense", "kernel"), ("pooler", "dense", "bias")}
     with pytest.raises(
-        ValueError, match=r"head/kernel has shape \(32, 5\), expected \(32, 9\).*ignore_mismatched_sizes=True"
+        ValueError,
+        match=r"classifier/\w+ failed: checkpoint has shape \(5,\) .* model shape \(9,\).*mismatched_sizes=True",
     ):
         FlaxViTForImageClassification.from_pretrained(tmp_path, num_labels=9)
-    with pytest.warns(UserWarning, match="head/bias, head/kernel"):
+    with pytest.warns(UserWarning, match="classifier/bias, classifier/kernel"):
         model = FlaxViTForImageClassification.from_pretrained(tmp_path, num_labels=9, ignore_mismatched_sizes=True)
     assert model.config.num_labels == 9
     assert jax.eval_shape(model, random_images(model.config)).logits.shape == (2, 9)
-    with pytest.raises(ValueError, match="unknown attribute 'num_label'; did you mean 'num_labels'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'num_label'; did you mean 'num_labels'"):
         FlaxViTForImageClassification.from_pretrained(tmp_path, num_label=9)
 
 
@@ -155,14 +156,14 @@ def test_google_file(tmp_path):
     close(model(images).logits, plain.model().apply({"params": plain.params}, images.transpose(0, 2, 3, 1)))
     with pytest.raises(ValueError, match="has a pre-logits layer before its head"):
         FlaxViTForImageClassification.from_pretrained(tmp_path / "pre.npz")
-    with pytest.warns(UserWarning, match="head/bias, head/kernel"):
+    with pytest.warns(UserWarning, match="classifier/bias, classifier/kernel"):
         FlaxViTForImageClassification.from_pretrained(tmp_path / "pre.npz", num_labels=5)
     assert FlaxViTModel.from_pretrained(tmp_path / "pre.npz")(images).pooler_output.shape == (2, 12)
 
 
 @pytest.fixture(scope="module")
 def small():
-    return FlaxViTForImageClassification(ViTAttributes(**SMALL, num_channels=3), seed=3)
+    return FlaxViTForImageClassification(ViTConfig(**SMALL, num_channels=3), seed=3)
 
 
 def test_outputs_are_ordered_indexable_and_pytrees(small):
@@ -185,7 +186,7 @@ def test_outputs_are_ordered_indexable_and_pytrees(small):
 
 
 def test_config_sets_outputs():
-    config = ViTAttributes(**SMALL, output_attentions=True, use_return_dict=False)
+    config = ViTConfig(**SMALL, output_attentions=True, return_dict=False)
     assert len(jax.eval_shape(FlaxViTModel(config), random_images(config))) == 3
 
 
@@ -198,27 +199,27 @@ def test_configs_of_other_classes_are_accepted(tmp_path, module):
     model.save_pretrained(tmp_path)
     again = FlaxViTForImageClassification.from_pretrained(tmp_path, config=config)
     assert (again(random_images(config)).logits == logits).all()
-    with pytest.raises(ValueError, match="num_labels cannot be combined with config="):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'num_labels'"):
         FlaxViTForImageClassification.from_pretrained(tmp_path, config=config, num_labels=3)
 
 
 def test_params_seed_and_no_init(small):
     config = small.config
     again, other = (FlaxViTForImageClassification(config, seed=seed).params for seed in (3, 4))
-    assert (again["head"]["kernel"] == small.params["head"]["kernel"]).all()
-    assert not (other["head"]["kernel"] == small.params["head"]["kernel"]).all()
-    assert 0.01 < float(small.params["embedding"]["kernel"].std()) < 0.03
+    assert (again["classifier"]["kernel"] == small.params["classifier"]["kernel"]).all()
+    assert not (other["classifier"]["kernel"] == small.params["classifier"]["kernel"]).all()
+    assert 0.01 < float(small.params["vit"]["embeddings"]["patch_embeddings"]["projection"]["kernel"].std()) < 0.03
     bare = FlaxViTForImageClassification(config, _do_init=False)
-    with pytest.raises(AttributeError, match="stores no params"):
+    with pytest.raises(ValueError, match="`params` cannot be accessed from model when the model is created with"):
         _ = bare.params
-    with pytest.raises(ValueError, match="stores no params"):
+    with pytest.raises(ValueError, match="`params` cannot be set from model when the model is created with"):
         bare.params = again
     params = bare.init_weights(jax.random.key(3), (1, 32, 32, 3))
     images = random_images(config)
     assert (bare(images, params=params).logits == small(images).logits).all()
     with pytest.raises(ValueError, match="missing"):
-        small.params = {"head": again["head"]}
-    assert bare.required_params == {tuple(name.split("/")) for name in shapes(bare.module.config)}
+        small.params = {"classifier": again["classifier"]}
+    assert bare.required_params == {tuple(name.split("/")) for name in flatten(again)}
 
 
 def test_from_pretrained_without_init(tmp_path, small):
@@ -238,21 +239,21 @@ def test_precision(small, tmp_path):
     half = small.to_bf16(small.params)
     assert {value.dtype for value in jax.tree.leaves(half)} == {jnp.dtype("bfloat16")}
     assert {value.dtype for value in jax.tree.leaves(small.to_fp32(half))} == {jnp.dtype("float32")}
-    assert small.to_fp16(small.params)["cls"].dtype == jnp.float16
+    assert small.to_fp16(small.params)["vit"]["embeddings"]["cls_token"].dtype == jnp.float16
     mask = jax.tree.map(lambda value: value.ndim > 1, small.params)
-    assert small.to_bf16(small.params, mask)["head"]["bias"].dtype == jnp.float32
+    assert small.to_bf16(small.params, mask)["classifier"]["bias"].dtype == jnp.float32
     model = FlaxViTForImageClassification(small.config, seed=3, dtype=jnp.bfloat16)
     assert model(images).logits.dtype == jnp.bfloat16
     close(model(images).logits.astype(jnp.float32), small(images).logits, 2e-2)
     close(small(images, params=half).logits, small(images).logits, 2e-2)
     small.save_pretrained(tmp_path, params=half)
     again = FlaxViTForImageClassification.from_pretrained(tmp_path)
-    assert again.params["cls"].dtype == jnp.bfloat16
+    assert again.params["vit"]["embeddings"]["cls_token"].dtype == jnp.bfloat16
 
 
 @pytest.mark.slow
 def test_training_and_gradients():
-    config = ViTAttributes(**SMALL, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
+    config = ViTConfig(**SMALL, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
     model, images = FlaxViTForImageClassification(config), random_images(config)
     first, second = (model(images, dropout_rng=jax.random.key(seed), train=True).logits for seed in (0, 1))
     assert not np.allclose(first, second)
@@ -275,20 +276,18 @@ def test_any_size(small):
 @pytest.mark.parametrize("name", ["vit-ti/16", "vit-b/32", "vit-h/14"])
 def test_attributes_round_trip(name):
     config = Config(**{**vars(PRESETS[name]), "position_resize": "bicubic", "num_classes": 3})
-    attributes = ViTAttributes.from_dict(attributes_of(config))
+    attributes = ViTConfig.from_dict(attributes_of(config))
     assert model_config(attributes, classifier=True) == config
-    assert ViTAttributes.from_dict(json.loads(json.dumps(attributes.to_dict()))) == ViTAttributes.from_dict(
-        {**attributes_of(config), "model_type": "vit"}
-    )
+    assert ViTConfig.from_dict(json.loads(attributes.to_json_string())) == attributes
 
 
 def test_unsupported_configs_raise():
     with pytest.raises(ValueError, match=r"does not support num_registers=4, pool='gap'; use vitkit.jax.ViT"):
         attributes_of(Config(pool="gap", num_registers=4))
     with pytest.raises(ValueError, match="unknown hidden_act 'tanh'; expected one of gelu"):
-        model_config(ViTAttributes(hidden_act="tanh"), classifier=True)
+        model_config(ViTConfig(hidden_act="tanh"), classifier=True)
     with pytest.raises(ValueError, match="pooler_act is 'relu'"):
-        model_config(ViTAttributes(pooler_act="relu"), classifier=False)
+        model_config(ViTConfig(pooler_act="relu"), classifier=False)
 
 
 def test_flax_classes_are_exported():
@@ -303,3 +302,70 @@ def test_flax_classes_are_exported():
     )
     with pytest.raises(AttributeError, match=r"no attribute 'FlaxBert'"):
         vitkit.transformers.FlaxBert  # noqa: B018
+
+
+def test_options_of_from_pretrained(tmp_path):
+    reference(transformers.ViTModel, tmp_path / "sub" / "model")
+    options = {"revision": "main", "cache_dir": None, "token": None, "local_files_only": True, "force_download": False}
+    options |= {
+        "from_pt": True,
+        "subfolder": "model",
+        "trust_remote_code": False,
+        "add_pooling_layer": False,
+        "seed": 2,
+    }
+    model = FlaxViTModel.from_pretrained(tmp_path / "sub", **options)
+    assert (model.seed, model.config.model_type, model.framework) == (2, "vit", "flax")
+    assert "pooler" not in model.params
+    output = jax.eval_shape(model, random_images(model.config))
+    assert output.keys() == ("last_hidden_state",)
+    with pytest.raises(
+        TypeError, match="FlaxViTForImageClassification got an unexpected keyword argument 'add_pooling"
+    ):
+        FlaxViTForImageClassification(model.config, add_pooling_layer=False)
+    with pytest.raises(OSError, match=r"none is neither a local folder|has none of|has no"):
+        FlaxViTModel.from_pretrained(tmp_path / "none", local_files_only=True)
+    model.config.save_pretrained(tmp_path / "empty")
+    with pytest.raises(OSError, match=r"has none of flax_model\.msgpack, model\.safetensors"):
+        FlaxViTModel.from_pretrained(tmp_path / "empty")
+
+
+def test_msgpack_files_and_config_methods(tmp_path, small, monkeypatch):
+    small.save_pretrained(tmp_path, safe_serialization=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "flax_model.msgpack"]
+    again = FlaxViTForImageClassification.from_pretrained(tmp_path)
+    assert again.params["vit"].keys() == {"embeddings", "encoder", "layernorm"}
+    assert all((flatten(again.params)[name] == value).all() for name, value in flatten(small.params).items())
+    assert '"model_type": "vit"' in again.config.to_json_string()
+    assert again.config.architectures == ["ViTForImageClassification"]
+    small.save_pretrained(tmp_path)
+    assert not (tmp_path / "flax_model.msgpack").exists(), "an older file would be read instead"
+    uploaded = {}
+    monkeypatch.setattr(
+        "vitkit.transformers.hub.push_folder", lambda folder, files, **rest: uploaded.update(rest, n=files)
+    )
+    small.push_to_hub("me/model", token="secret", safe_serialization=False)
+    assert uploaded == {"repo_id": "me/model", "token": "secret", "n": ["*"]}
+    small.save_pretrained(tmp_path, push_to_hub=True, repo_id="me/model")
+    assert uploaded == {"repo_id": "me/model", "token": None, "n": ["config.json", "model.safetensors"]}
+
+
+def test_module_has_init_and_apply(small):
+    images = random_images(small.config)
+    last = np.transpose(images, (0, 2, 3, 1))
+    logits = small(images).logits
+    assert (small.module.apply({"params": small.params}, last).logits == logits).all()
+    assert (small.module.apply({"params": small.params}, last, True, False, False, False)[0] == logits).all()
+    drawn = small.module.init({"params": jax.random.key(3)}, last, return_dict=False)["params"]
+    assert (flatten(drawn)["classifier/kernel"] == small.params["classifier"]["kernel"]).all()
+    saved = FlaxViTForImageClassification(small.config, seed=3)
+    saved.enable_gradient_checkpointing()
+    np.testing.assert_allclose(saved(images).logits, logits, atol=1e-6)
+    assert not FlaxViTModel.can_generate()
+
+
+def test_module_path_of_transformers():
+    from vitkit.transformers.models.vit import modeling_flax_vit
+
+    assert modeling_flax_vit.FlaxViTModel is FlaxViTModel
+    assert issubclass(FlaxViTForImageClassification, modeling_flax_vit.FlaxViTPreTrainedModel)

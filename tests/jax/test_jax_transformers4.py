@@ -1,10 +1,6 @@
 """Comparison with the Flax ViT of transformers 4.57, the last version with Flax, in another environment.
 
-Run it manually, because it installs gigabytes:
-
-    python tests/jax/transformers4.py /somewhere/environment      # creates the environment and compares
-
-or, if the environment exists, `VITKIT_TRANSFORMERS4=/somewhere/environment pytest -m slow tests/jax`.
+Run it with `python scripts/transformers4.py FOLDER` and `VITKIT_TRANSFORMERS4=FOLDER pytest -m slow tests/jax`.
 """
 
 import os

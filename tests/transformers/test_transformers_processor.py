@@ -196,7 +196,9 @@ def test_unknown_settings_raise() -> None:
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_files_match_transformers_and_load_in_both(hf: ModuleType, settings: dict[str, Any], tmp_path: Path) -> None:
     reference, ours = hf.ViTImageProcessorPil(**settings), ViTImageProcessor(**settings)
-    assert ours.to_json_string() == reference.to_json_string()
+    # Version 4 cannot open short sides and crops under the name of the ViT's processor.
+    name = "BitImageProcessor" if "crop_size" in settings else "ViTImageProcessor"
+    assert ours.to_json_string() == reference.to_json_string().replace("ViTImageProcessor", name)
     assert ours.save_pretrained(tmp_path) == [str(tmp_path / "preprocessor_config.json")]
     again = hf.ViTImageProcessorPil.from_pretrained(tmp_path)
     assert np.array_equal(values(again(IMAGE)), values(ours(IMAGE)))

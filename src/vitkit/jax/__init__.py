@@ -4,11 +4,11 @@
     logits = checkpoint.model().apply({"params": checkpoint.params}, images)        # images (b, height, width, c)
 
 Files: `vit` and `layers` (modules in Flax Linen, whose parameter trees have the original names), `convert` (to and from
-the PyTorch model, bit for bit), `npz` (Google's files), `load` (checkpoints), `flax_vit` (the Flax classes of
-transformers, with `flax_config`, `outputs` and `pretrained`), `step` (one sharded training step), `fit` (supervised
-training and fine-tuning), `run` (training of a `vitkit.train.Run`). Only `cli` and `transformers` import this folder.
+the PyTorch model, bit for bit), `npz` (Google's files), `load` (checkpoints), `outputs`, `step` (one sharded training
+step), `fit` (supervised training and fine-tuning), `run` (training of a `vitkit.train.Run`). Only `cli` and
+`transformers`, which has the Flax classes of transformers 4, import this folder.
 
-Images are NHWC; the Flax classes of transformers and `fit` accept NCHW. Without the extra `vitkit[jax]`, importing this
+Images are NHWC; `fit` accepts NCHW. Without the extra `vitkit[jax]`, importing this
 package raises an ImportError with the command that installs it.
 """
 
@@ -19,7 +19,6 @@ if _MISSING:
     raise ImportError(f"vitkit.jax needs {', '.join(_MISSING)}: pip install 'vitkit[jax]'")
 from vitkit.jax.convert import flatten, nest, to_flax, to_torch  # noqa: E402
 from vitkit.jax.fit import FitResult, evaluate, fit  # noqa: E402
-from vitkit.jax.flax_vit import FlaxViTForImageClassification, FlaxViTModel  # noqa: E402
 from vitkit.jax.load import FlaxCheckpoint, load, save  # noqa: E402
 from vitkit.jax.outputs import Features  # noqa: E402
 from vitkit.jax.step import (  # noqa: E402
@@ -38,8 +37,6 @@ __all__ = [
     "Features",
     "FitResult",
     "FlaxCheckpoint",
-    "FlaxViTForImageClassification",
-    "FlaxViTModel",
     "TrainState",
     "TrainingConfig",
     "ViT",

@@ -28,19 +28,21 @@ def axial_rotation(
     head_width: int,
     *,
     base: float = 100.0,
-    scale: Float[Tensor, ""] | float = 1.0,
+    scale: Float[Tensor, "..."] | float = 1.0,
+    shift: Float[Tensor, "..."] | float = 0.0,
     device: torch.device | None = None,
 ) -> Float[Tensor, "2 p k"]:
     """Returns cosines and sines of the rotary embeddings of a grid (rows, columns), in float32 and row-major order.
 
     Rows and columns each span -1 to 1, the position of a patch is its center, and its angles are
     2 pi position / period. The channels of a head are a quarter for the row, a quarter for the column, and both again,
-    because channel c is rotated together with channel c + k / 2. `scale` multiplies the positions (a training
-    augmentation).
+    because channel c is rotated together with channel c + k / 2. `shift` is added to the positions, then `scale`
+    multiplies them (training augmentations); each is a number, or a tensor (1, 2) for rows and columns.
     """
     periods = rotary_periods(head_width, base).to(device)
     rows, columns = ((2 * torch.arange(size, device=device) + 1) / size - 1 for size in grid)
-    positions = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1) * scale
+    positions = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+    positions = (positions + shift) * scale
     angles = (2 * math.pi * positions[:, :, None] / periods).flatten(1).tile(2)
     return torch.stack([angles.cos(), angles.sin()])
 

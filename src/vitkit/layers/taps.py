@@ -54,6 +54,11 @@ class Taps:
         return self.stops and index >= max(self.indices)
 
     @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """The stored outputs, in the order in which the blocks were chosen."""
+        return tuple(self._outputs[index] for index in self.indices)
+
+    @property
     def stops(self) -> bool:
         """Whether the forward pass stops after the last chosen block."""
         return self.options.get("intermediates_only", False)

@@ -1,48 +1,275 @@
-"""The ViT API of Hugging Face transformers, implemented with vitkit's layers.
+"""The API of Hugging Face transformers for ViT and its relatives, implemented with vitkit's layers.
 
-Code written for transformers' ViT runs after changing the import. Models, config, image processor and pipeline have the
+Code written for transformers runs after changing the import. Models, configs, image processors and pipelines have the
 names, arguments, outputs and errors of transformers 4 and 5; docs/coming-from-transformers.md compares them. The
-computations are those of `vitkit.layers` and `vitkit.data.processor`; transformers is never imported. The Flax classes
-of version 4 are imported from `vitkit.jax` on first use.
+computations are those of `vitkit.layers` and `vitkit.data.processor`; transformers is never imported. The names below
+are imported when they are first used; the Flax classes of version 4 need `vitkit[jax]`.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from vitkit.transformers.batch import BatchFeature
-from vitkit.transformers.configuration import ViTConfig
-from vitkit.transformers.image_processing import ViTImageProcessor
-from vitkit.transformers.modeling import ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
-from vitkit.transformers.outputs import (
-    BaseModelOutputWithPooling,
-    ImageClassifierOutput,
-    MaskedImageModelingOutput,
-    ModelOutput,
-)
-from vitkit.transformers.pipelines import pipeline
-from vitkit.transformers.pretrained import ViTPreTrainedModel
+if TYPE_CHECKING:
+    from vitkit.transformers.auto import (
+        AutoBackbone,
+        AutoConfig,
+        AutoModel,
+        AutoModelForImageClassification,
+        AutoModelForMaskedImageModeling,
+    )
+    from vitkit.transformers.auto_processing import AutoFeatureExtractor, AutoImageProcessor
+    from vitkit.transformers.batch import BatchFeature
+    from vitkit.transformers.configuration import PreTrainedConfig, PretrainedConfig, ViTConfig
+    from vitkit.transformers.families.beit import (
+        BeitConfig,
+        BeitForImageClassification,
+        BeitForMaskedImageModeling,
+        BeitModel,
+        BeitPreTrainedModel,
+    )
+    from vitkit.transformers.families.deit import (
+        DeiTConfig,
+        DeiTForImageClassification,
+        DeiTForImageClassificationWithTeacher,
+        DeiTForMaskedImageModeling,
+        DeiTModel,
+        DeiTPreTrainedModel,
+    )
+    from vitkit.transformers.families.dinov2 import (
+        Dinov2Backbone,
+        Dinov2Config,
+        Dinov2ForImageClassification,
+        Dinov2Model,
+        Dinov2PreTrainedModel,
+        Dinov2WithRegistersBackbone,
+        Dinov2WithRegistersConfig,
+        Dinov2WithRegistersForImageClassification,
+        Dinov2WithRegistersModel,
+        Dinov2WithRegistersPreTrainedModel,
+    )
+    from vitkit.transformers.families.dinov3_vit import (
+        DINOv3ViTBackbone,
+        DINOv3ViTConfig,
+        DINOv3ViTModel,
+        DINOv3ViTPreTrainedModel,
+    )
+    from vitkit.transformers.families.resnet import (
+        ResNetBackbone,
+        ResNetConfig,
+        ResNetForImageClassification,
+        ResNetModel,
+        ResNetPreTrainedModel,
+    )
+    from vitkit.transformers.families.vit_mae import (
+        ViTMAEConfig,
+        ViTMAEForPreTraining,
+        ViTMAEModel,
+        ViTMAEPreTrainedModel,
+    )
+    from vitkit.transformers.families.vit_msn import (
+        ViTMSNConfig,
+        ViTMSNForImageClassification,
+        ViTMSNModel,
+        ViTMSNPreTrainedModel,
+    )
+    from vitkit.transformers.image_processing import BaseImageProcessor
+    from vitkit.transformers.image_processors import (
+        BeitFeatureExtractor,
+        BeitImageProcessor,
+        BeitImageProcessorFast,
+        BeitImageProcessorPil,
+        BitImageProcessor,
+        BitImageProcessorFast,
+        BitImageProcessorPil,
+        ConvNextFeatureExtractor,
+        ConvNextImageProcessor,
+        ConvNextImageProcessorFast,
+        ConvNextImageProcessorPil,
+        DeiTFeatureExtractor,
+        DeiTImageProcessor,
+        DeiTImageProcessorFast,
+        DeiTImageProcessorPil,
+        DINOv3ViTImageProcessor,
+        DINOv3ViTImageProcessorFast,
+        ViTFeatureExtractor,
+        ViTImageProcessor,
+        ViTImageProcessorFast,
+        ViTImageProcessorPil,
+    )
+    from vitkit.transformers.modeling import ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
+    from vitkit.transformers.outputs import (
+        BackboneOutput,
+        BaseModelOutput,
+        BaseModelOutputWithPooling,
+        BaseModelOutputWithPoolingAndNoAttention,
+        ImageClassifierOutput,
+        ImageClassifierOutputWithNoAttention,
+        MaskedImageModelingOutput,
+        MaskedLMOutput,
+        ModelOutput,
+    )
+    from vitkit.transformers.pipelines import pipeline
+    from vitkit.transformers.pretrained import PreTrainedModel, ViTPreTrainedModel
 
-# transformers has had several image processors for ViT (slow, fast, PIL) and a feature extractor; here they are one.
-AutoFeatureExtractor = AutoImageProcessor = ViTImageProcessor
-ViTImageProcessorFast = ViTImageProcessorPil = ViTFeatureExtractor = ViTImageProcessor
-
-# ViT is the only family here; loading a folder with another model_type raises ValueError.
-AutoConfig = ViTConfig
-AutoModel = ViTModel
-AutoModelForImageClassification = ViTForImageClassification
-AutoModelForMaskedImageModeling = ViTForMaskedImageModeling
+# The public names of each module.
+_NAMES = {
+    "auto": (
+        "AutoBackbone",
+        "AutoConfig",
+        "AutoModel",
+        "AutoModelForImageClassification",
+        "AutoModelForMaskedImageModeling",
+    ),
+    "auto_processing": ("AutoFeatureExtractor", "AutoImageProcessor"),
+    "batch": ("BatchFeature",),
+    "configuration": ("PreTrainedConfig", "PretrainedConfig", "ViTConfig"),
+    "families.beit": (
+        "BeitConfig",
+        "BeitForImageClassification",
+        "BeitForMaskedImageModeling",
+        "BeitModel",
+        "BeitPreTrainedModel",
+    ),
+    "families.deit": (
+        "DeiTConfig",
+        "DeiTForImageClassification",
+        "DeiTForImageClassificationWithTeacher",
+        "DeiTForMaskedImageModeling",
+        "DeiTModel",
+        "DeiTPreTrainedModel",
+    ),
+    "families.dinov2": (
+        "Dinov2Backbone",
+        "Dinov2Config",
+        "Dinov2ForImageClassification",
+        "Dinov2Model",
+        "Dinov2PreTrainedModel",
+        "Dinov2WithRegistersBackbone",
+        "Dinov2WithRegistersConfig",
+        "Dinov2WithRegistersForImageClassification",
+        "Dinov2WithRegistersModel",
+        "Dinov2WithRegistersPreTrainedModel",
+    ),
+    "families.dinov3_vit": ("DINOv3ViTBackbone", "DINOv3ViTConfig", "DINOv3ViTModel", "DINOv3ViTPreTrainedModel"),
+    "families.resnet": (
+        "ResNetBackbone",
+        "ResNetConfig",
+        "ResNetForImageClassification",
+        "ResNetModel",
+        "ResNetPreTrainedModel",
+    ),
+    "families.vit_mae": ("ViTMAEConfig", "ViTMAEForPreTraining", "ViTMAEModel", "ViTMAEPreTrainedModel"),
+    "families.vit_msn": ("ViTMSNConfig", "ViTMSNForImageClassification", "ViTMSNModel", "ViTMSNPreTrainedModel"),
+    "image_processing": ("BaseImageProcessor",),
+    "image_processors": (
+        "BeitFeatureExtractor",
+        "BeitImageProcessor",
+        "BeitImageProcessorFast",
+        "BeitImageProcessorPil",
+        "BitImageProcessor",
+        "BitImageProcessorFast",
+        "BitImageProcessorPil",
+        "ConvNextFeatureExtractor",
+        "ConvNextImageProcessor",
+        "ConvNextImageProcessorFast",
+        "ConvNextImageProcessorPil",
+        "DINOv3ViTImageProcessor",
+        "DINOv3ViTImageProcessorFast",
+        "DeiTFeatureExtractor",
+        "DeiTImageProcessor",
+        "DeiTImageProcessorFast",
+        "DeiTImageProcessorPil",
+        "ViTFeatureExtractor",
+        "ViTImageProcessor",
+        "ViTImageProcessorFast",
+        "ViTImageProcessorPil",
+    ),
+    "modeling": ("ViTForImageClassification", "ViTForMaskedImageModeling", "ViTModel"),
+    "outputs": (
+        "BackboneOutput",
+        "BaseModelOutput",
+        "BaseModelOutputWithPooling",
+        "BaseModelOutputWithPoolingAndNoAttention",
+        "ImageClassifierOutput",
+        "ImageClassifierOutputWithNoAttention",
+        "MaskedImageModelingOutput",
+        "MaskedLMOutput",
+        "ModelOutput",
+    ),
+    "pipelines": ("pipeline",),
+    "pretrained": ("PreTrainedModel", "ViTPreTrainedModel"),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "AutoBackbone",
     "AutoConfig",
     "AutoFeatureExtractor",
     "AutoImageProcessor",
     "AutoModel",
     "AutoModelForImageClassification",
     "AutoModelForMaskedImageModeling",
+    "BackboneOutput",
+    "BaseImageProcessor",
+    "BaseModelOutput",
     "BaseModelOutputWithPooling",
+    "BaseModelOutputWithPoolingAndNoAttention",
     "BatchFeature",
+    "BeitConfig",
+    "BeitFeatureExtractor",
+    "BeitForImageClassification",
+    "BeitForMaskedImageModeling",
+    "BeitImageProcessor",
+    "BeitImageProcessorFast",
+    "BeitImageProcessorPil",
+    "BeitModel",
+    "BeitPreTrainedModel",
+    "BitImageProcessor",
+    "BitImageProcessorFast",
+    "BitImageProcessorPil",
+    "ConvNextFeatureExtractor",
+    "ConvNextImageProcessor",
+    "ConvNextImageProcessorFast",
+    "ConvNextImageProcessorPil",
+    "DINOv3ViTBackbone",
+    "DINOv3ViTConfig",
+    "DINOv3ViTImageProcessor",
+    "DINOv3ViTImageProcessorFast",
+    "DINOv3ViTModel",
+    "DINOv3ViTPreTrainedModel",
+    "DeiTConfig",
+    "DeiTFeatureExtractor",
+    "DeiTForImageClassification",
+    "DeiTForImageClassificationWithTeacher",
+    "DeiTForMaskedImageModeling",
+    "DeiTImageProcessor",
+    "DeiTImageProcessorFast",
+    "DeiTImageProcessorPil",
+    "DeiTModel",
+    "DeiTPreTrainedModel",
+    "Dinov2Backbone",
+    "Dinov2Config",
+    "Dinov2ForImageClassification",
+    "Dinov2Model",
+    "Dinov2PreTrainedModel",
+    "Dinov2WithRegistersBackbone",
+    "Dinov2WithRegistersConfig",
+    "Dinov2WithRegistersForImageClassification",
+    "Dinov2WithRegistersModel",
+    "Dinov2WithRegistersPreTrainedModel",
     "ImageClassifierOutput",
+    "ImageClassifierOutputWithNoAttention",
     "MaskedImageModelingOutput",
+    "MaskedLMOutput",
     "ModelOutput",
+    "PreTrainedConfig",
+    "PreTrainedModel",
+    "PretrainedConfig",
+    "ResNetBackbone",
+    "ResNetConfig",
+    "ResNetForImageClassification",
+    "ResNetModel",
+    "ResNetPreTrainedModel",
     "ViTConfig",
     "ViTFeatureExtractor",
     "ViTForImageClassification",
@@ -50,6 +277,14 @@ __all__ = [
     "ViTImageProcessor",
     "ViTImageProcessorFast",
     "ViTImageProcessorPil",
+    "ViTMAEConfig",
+    "ViTMAEForPreTraining",
+    "ViTMAEModel",
+    "ViTMAEPreTrainedModel",
+    "ViTMSNConfig",
+    "ViTMSNForImageClassification",
+    "ViTMSNModel",
+    "ViTMSNPreTrainedModel",
     "ViTModel",
     "ViTPreTrainedModel",
     "pipeline",
@@ -57,8 +292,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(f"vitkit.transformers.{_MODULES[name]}"), name)
     if name in ("FlaxViTForImageClassification", "FlaxViTModel"):
-        import vitkit.jax
-
-        return getattr(vitkit.jax, name)
+        import_module("vitkit.jax")  # says what to install if JAX is missing
+        return getattr(import_module("vitkit.transformers.flax_vit"), name)
     raise AttributeError(f"module 'vitkit.transformers' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vitkit.data.processor import ImageInput
-from vitkit.images import Channels, ImageError, Limits, is_tensor
+from vitkit.data.processor import ImageInput, Processor
+from vitkit.data.processor.geometry import resize_and_crop, resize_image
+from vitkit.images import Channels, ImageError, Limits, as_array, bands_to_bytes, find_channels, is_tensor, to_channels
 from vitkit.transformers.hub import Argument
 
 
@@ -126,6 +127,41 @@ def _check_dimensions(array: ImageInput) -> ImageInput:
     if array.ndim not in (2, 3, 4):
         raise ValueError(f"the array has shape {tuple(array.shape)}; expected 2 or 3 dimensions (image) or 4 (batch)")
     return array
+
+
+def count_channels(image: ImageInput, channels: Channels | None) -> int:
+    """Returns the number of channels that an image in memory has: 3 for paths, palettes and CMYK images.
+
+    `channels` is the position of the channel axis, or None to find it (`vitkit.images.find_channels`).
+    """
+    if isinstance(image, Image.Image):
+        return 4 if image.mode == "RGBA" else 1 if image.mode in ("1", "L", "F") or image.mode.startswith("I") else 3
+    if not isinstance(image, np.ndarray) and not is_tensor(image):
+        return 3
+    shape = tuple(image.shape[1:] if image.ndim == 4 else image.shape)
+    if len(shape) == 2:
+        return 1
+    where = channels or find_channels(shape, None, is_tensor(image))
+    return shape[0] if where == "first" else shape[-1]
+
+
+def resize_rgba(image: ImageInput, processor: Processor, channels: Channels | None) -> list[np.ndarray]:
+    """Resizes and normalizes an image with 4 channels, or a batch of them, as transformers does.
+
+    Pillow resizes the first three channels multiplied with the fourth, because it takes that for alpha.
+    `vitkit.Processor` resizes each channel alone.
+    """
+    if (isinstance(image, np.ndarray) or is_tensor(image)) and image.ndim == 4:
+        batch = bands_to_bytes(as_array(image), None)
+        return [array for each in batch for array in resize_rgba(each, processor, channels)]
+    rgba = Image.fromarray(np.asarray(to_channels(image, 4, axis=channels, profile="ignore")))
+    to = processor.resized_size((rgba.height, rgba.width))
+    if processor.center_crop == "none":
+        resized = resize_image(rgba, to, processor.interpolation)
+    else:
+        crop = (processor.center_crop, processor.size, processor.fill)
+        resized = resize_and_crop(rgba, to, processor.interpolation, *crop)
+    return [processor.normalize(np.asarray(resized))]
 
 
 def download(url: str, *, timeout: float | None = 30.0, limits: Limits | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""`ViTConfig`, with the methods and the JSON format of transformers' `PretrainedConfig`."""
+"""`PretrainedConfig`, the base class of all configs, with the JSON format of transformers, and `ViTConfig`."""
 
 import copy
 import dataclasses
@@ -43,12 +43,19 @@ COMMON: dict[str, object] = {
 }
 
 
-class PreTrainedConfig(ABC):
-    """Base class of `ViTConfig`: labels, output options, and reading and writing of config.json."""
+class PretrainedConfig(ABC):
+    """Base class of the configs: labels, output options, and reading and writing of config.json.
 
-    model_type: ClassVar[str]
+    A subclass is a dataclass with `init=False`; its fields are the settings of the model family with their defaults.
+    Unknown keys become attributes and are saved. Raises ValueError for a value of a wrong type. Raises TypeError for
+    too many positional arguments.
+    """
+
+    model_type: ClassVar[str] = ""
+    # Pipelines of transformers 4 read it.
+    _commit_hash: ClassVar[str | None] = None
     # Configs of parts of a model, and plans of parallelism: none. The code of transformers reads these.
-    sub_configs: ClassVar[Mapping[str, type["PreTrainedConfig"]]] = {}
+    sub_configs: ClassVar[Mapping[str, type["PretrainedConfig"]]] = {}
     base_model_tp_plan: ClassVar[Mapping[str, str] | None] = None
     base_model_pp_plan: ClassVar[Mapping[str, str] | None] = None
     # Of models for text.
@@ -67,6 +74,53 @@ class PreTrainedConfig(ABC):
     pruned_heads: dict[int, list[int]] | dict[str, list[int]] | None
     _attn_implementation: str | None
     _name_or_path: str
+
+    def __init__(self, *args: Argument, **kwargs: Argument):
+        names = self._settings()
+        if args[len(names) :]:
+            raise TypeError(
+                f"{type(self).__name__} takes {len(names)} positional arguments ({', '.join(names)}), got {len(args)}"
+            )
+        given = dict(zip(names, args, strict=False))
+        if twice := sorted(set(given) & set(kwargs)):
+            raise TypeError(f"{type(self).__name__} got {', '.join(twice)} both as positional and as keyword argument")
+        given |= {RENAMED.get(name, name): value for name, value in kwargs.items() if name not in IGNORED}
+        self.set_labels(*(given.pop(name, None) for name in ("num_labels", "id2label", "label2id")))
+        defaults = {name: getattr(type(self), name) for name in names} | COMMON
+        defaults |= {"_name_or_path": "", "_attn_implementation": None}
+        for name, value in (defaults | given).items():
+            if name not in ("id2label", "label2id"):
+                setattr(self, name, self._convert(name, value))
+        if getattr(self, "torchscript", False):
+            # The models of transformers 4 return tuples for TorchScript.
+            self.return_dict = False
+        self._check_problem_type()
+
+    @classmethod
+    def _settings(cls) -> list[str]:
+        """Returns the names of the settings of the model family, in the order of positional arguments."""
+        return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Self:
+        """Returns the config itself, because image models have no text model."""
+        return self
+
+    def _convert(self, name: str, value: Argument) -> Argument:
+        if name == "dtype" and isinstance(value, str):
+            return getattr(torch, value)
+        hint = get_type_hints(type(self)).get(name) if name in self._settings() else None
+        return value if hint is None else configs.convert(value, hint, name)
+
+    def _check_problem_type(self) -> None:
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(
+                f"problem_type is {self.problem_type!r}; expected None or one of {', '.join(map(repr, PROBLEM_TYPES))}"
+            )
+        if self.problem_type == "single_label_classification" and self.num_labels == 1:
+            raise ValueError(
+                '`problem_type="single_label_classification"` requires `num_labels > 1`. For binary classification '
+                'use `num_labels=2`, or use `problem_type="regression"` for a single-output regression head.'
+            )
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Converts the class indices of label mappings to integers, because JSON stores them as strings."""
@@ -129,9 +183,17 @@ class PreTrainedConfig(ABC):
         """Sets the path or Hub id, converted to a string."""
         self._name_or_path = str(value)
 
-    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Self:
-        """Returns the config itself, because it has no part for text."""
-        return self
+    def update_from_string(self, update_str: str) -> None:
+        """Sets attributes from a string such as "hidden_size=32,hidden_act=relu,qkv_bias=false".
+
+        The text is converted to the type of the present value. Raises ValueError for an unknown attribute and for text
+        of a wrong type.
+        """
+        for item in update_str.split(","):
+            name, _, text = item.partition("=")
+            if not hasattr(self, name):
+                raise ValueError(f"key {name} isn't in the original config dict")
+            setattr(self, name, _parse(name, text, getattr(self, name)))
 
     def update(self, values: Mapping[str, object]) -> None:
         """Sets an attribute for each key of a dict."""
@@ -232,6 +294,18 @@ class PreTrainedConfig(ABC):
         return f"{type(self).__name__} {self.to_json_string()}"
 
 
+def _parse(name: str, text: str, present: object) -> object:
+    if isinstance(present, bool):
+        if text.lower() not in ("true", "1", "y", "yes", "false", "0", "n", "no"):
+            raise ValueError(f"can't derive true or false from {text} (key {name})")
+        return text.lower() in ("true", "1", "y", "yes")
+    if isinstance(present, int | float):
+        return type(present)(text)
+    if isinstance(present, str):
+        return text
+    raise TypeError(f"You can only update int, float, bool or string values in the config, got {text} for key {name}")
+
+
 def _to_json(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _to_json(item) for key, item in value.items()}
@@ -247,10 +321,10 @@ Sizes = int | tuple[int, int]
 
 
 @dataclass(init=False, eq=False, repr=False)
-class ViTConfig(PreTrainedConfig):
+class ViTConfig(PretrainedConfig):
     """Configuration of a ViT, with the attribute names of transformers.
 
-    Unknown keys become attributes and are saved. `encoder_stride` may also be a pair (height, width). Two settings are
+    `encoder_stride` may also be a pair (height, width). Two settings are
     additions to those of transformers: `drop_path_rate`, the stochastic depth of the last layer (it grows linearly from
     0 at the first), and `position_resize`, one of `vitkit.layers.RESIZES`. Raises ValueError for a value of a wrong
     type. Raises TypeError for too many positional arguments.
@@ -276,40 +350,14 @@ class ViTConfig(PreTrainedConfig):
     pooler_act: str = "tanh"
 
     def __init__(self, *args: Argument, **kwargs: Argument):
-        names = [field.name for field in dataclasses.fields(type(self))]
-        if args[len(names) :]:
-            raise TypeError(f"ViTConfig takes {len(names)} positional arguments ({', '.join(names)}), got {len(args)}")
-        given = dict(zip(names, args, strict=False))
-        if twice := sorted(set(given) & set(kwargs)):
-            raise TypeError(f"ViTConfig got {', '.join(twice)} both as positional and as keyword argument")
-        given |= {RENAMED.get(name, name): value for name, value in kwargs.items() if name not in IGNORED}
-        self.set_labels(*(given.pop(name, None) for name in ("num_labels", "id2label", "label2id")))
-        defaults = {name: getattr(type(self), name) for name in names} | COMMON
-        defaults |= {"_name_or_path": "", "_attn_implementation": None}
-        for name, value in (defaults | given).items():
-            if name not in ("id2label", "label2id"):
-                setattr(self, name, self._convert(name, value))
+        super().__init__(*args, **kwargs)
         self.pooler_output_size = self.pooler_output_size or self.hidden_size
-        self._check_problem_type()
-
-    def _convert(self, name: str, value: Argument) -> Argument:
-        if name == "dtype" and isinstance(value, str):
-            return getattr(torch, value)
-        hint = get_type_hints(type(self)).get(name) if name in type(self).__dataclass_fields__ else None
-        return value if hint is None else configs.convert(value, hint, name)
-
-    def _check_problem_type(self) -> None:
-        if self.problem_type not in (None, *PROBLEM_TYPES):
-            raise ValueError(
-                f"problem_type is {self.problem_type!r}; expected None or one of {', '.join(map(repr, PROBLEM_TYPES))}"
-            )
-        if self.problem_type == "single_label_classification" and self.num_labels == 1:
-            raise ValueError(
-                '`problem_type="single_label_classification"` requires `num_labels > 1`. For binary classification '
-                'use `num_labels=2`, or use `problem_type="regression"` for a single-output regression head.'
-            )
 
 
 def pair(size: Sizes) -> tuple[int, int]:
     """Converts a size, an integer or a pair, to (height, width)."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+# transformers spells the name of the class in both ways.
+PreTrainedConfig = PretrainedConfig

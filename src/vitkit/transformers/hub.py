@@ -9,6 +9,7 @@ from typing import Any
 
 from vitkit.checkpoints.json_files import read_json
 from vitkit.config import JsonDict
+from vitkit.text import printable
 
 __all__ = ["Location", "locate", "make_folder", "push", "push_folder", "read_json"]
 
@@ -16,8 +17,30 @@ __all__ = ["Location", "locate", "make_folder", "push", "push_folder", "read_jso
 Argument = Any
 # Keyword arguments of every from_pretrained that are passed to the download.
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
-# Keyword arguments of old versions of transformers that have no effect here.
-IGNORED = ("trust_remote_code", "resume_download", "proxies", "mirror", "_fast_init", "low_cpu_mem_usage")
+# Keyword arguments of from_pretrained that have no effect here.
+IGNORED = (
+    *("resume_download", "proxies", "mirror", "_fast_init", "low_cpu_mem_usage", "offload_state_dict", "_from_auto"),
+    *("_from_pipeline", "_commit_hash", "tqdm_class", "trust_remote_code", "use_kernels", "allow_all_kernels"),
+    *("adapter_name", "offload_folder", "offload_buffers", "max_memory", "disable_mmap", "code_revision"),
+    "experts_implementation",
+)
+# Keyword arguments of from_pretrained that must not be set, and the reasons.
+UNSUPPORTED = {
+    "from_tf": "convert TensorFlow weights with transformers 4",
+    "from_flax": "load Flax weights with vitkit.FlaxViTModel, or convert them with transformers 4",
+    "gguf_file": "use a folder with model.safetensors",
+    "quantization_config": "quantize the loaded model, with torchao for example",
+    "load_in_8bit": "quantize the loaded model, with torchao for example",
+    "load_in_4bit": "quantize the loaded model, with torchao for example",
+    "tp_plan": "distribute the loaded model with FSDP",
+    "tp_size": "distribute the loaded model with FSDP",
+    "device_mesh": "distribute the loaded model with FSDP",
+    "distributed_config": "distribute the loaded model with FSDP",
+    "fusion_config": "use torch.compile",
+    "kernel_config": "use attn_implementation='sdpa'",
+    "generation_config": "image models do not generate text",
+    "adapter_kwargs": "load adapters with peft.PeftModel.from_pretrained(model, folder)",
+}
 
 
 @dataclass(frozen=True)
@@ -70,11 +93,18 @@ class Location:
 def locate(source: str | os.PathLike[str], kwargs: Mapping[str, Argument]) -> tuple[Location, dict[str, Argument]]:
     """Splits the keyword arguments of `from_pretrained` into a location with download options and the other arguments.
 
-    The location uses subfolder, cache_dir, force_download, local_files_only, token and revision. Download options of
-    old versions of transformers (`IGNORED`) are dropped.
+    The location uses subfolder, cache_dir, force_download, local_files_only, token and revision. `use_auth_token` is
+    the former name of token. Arguments in `IGNORED` are dropped. Raises ValueError for an argument in `UNSUPPORTED`
+    that is set.
     """
+    for name, reason in UNSUPPORTED.items():
+        if kwargs.get(name):
+            raise ValueError(f"{name}={printable(str(kwargs[name]))[:40]} is not supported; {reason}")
     options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if kwargs.get(name) is not None}
-    rest = {name: value for name, value in kwargs.items() if name not in (*DOWNLOAD_OPTIONS, *IGNORED, "subfolder")}
+    if kwargs.get("use_auth_token") is not None:
+        options.setdefault("token", kwargs["use_auth_token"])
+    used = (*DOWNLOAD_OPTIONS, *IGNORED, *UNSUPPORTED, "subfolder", "use_auth_token")
+    rest = {name: value for name, value in kwargs.items() if name not in used}
     return Location(os.fspath(source), kwargs.get("subfolder") or "", options), rest
 
 

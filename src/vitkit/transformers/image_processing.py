@@ -1,4 +1,4 @@
-"""`ViTImageProcessor`, whose outputs are bitwise equal to those of transformers' PIL image processor."""
+"""`BaseImageProcessor` and `ViTImageProcessor`, bitwise equal to transformers' PIL image processors."""
 
 import copy
 import json
@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from PIL import Image
 
 from vitkit import atomic
 from vitkit.config import Json, JsonDict, nearest
 from vitkit.data.processor import ImageInput, Processor, named
-from vitkit.images import DEFAULT_LIMITS, Channels, Limits, as_array, find_channels, is_tensor
+from vitkit.data.processor.huggingface import written_type
+from vitkit.images import DEFAULT_LIMITS, Channels, Limits, as_array, find_bands, find_channels, is_tensor
 from vitkit.transformers import hub
-from vitkit.transformers.batch import BatchFeature, Images, iterate_images, parse_layout
+from vitkit.transformers.batch import BatchFeature, Images, count_channels, iterate_images, parse_layout, resize_rgba
 from vitkit.transformers.hub import Argument
+from vitkit.transformers.image_steps import ImageSteps
+from vitkit.transformers.recognition import rebuild, recognized_class
 
-# All settings with their defaults, in the positional order of transformers 4.
+# The settings of every class, with the defaults of ViTImageProcessor.
 DEFAULTS: dict[str, Argument] = {
     "do_resize": True,
     "size": {"height": 224, "width": 224},
@@ -40,55 +44,87 @@ DEFAULTS: dict[str, Argument] = {
     "device": None,
     "disable_grouping": None,
 }
-# Positional arguments of a call in transformers 4, after "images".
-CALL_ARGUMENTS = [*list(DEFAULTS)[:8], "return_tensors", "data_format", "input_data_format", "do_convert_rgb"]
 STEPS = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 CROP = ("do_center_crop", "crop_size")
+TENSORS = ("return_tensors", "data_format", "input_data_format")
+# Steps that are off if they are None, as in transformers; the other settings then have their defaults.
+SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_center_crop")
 # Keys of preprocessor_config.json that have no effect here.
 IGNORED = ("image_processor_type", "feature_extractor_type", "processor_class", "_valid_processor_keys", "backend")
+# Keys of preprocessor_config.json that some classes do not have as settings.
+OPTIONAL = ("crop_pct", "do_reduce_labels")
+# Arguments of `from_pretrained` that choose between the processors of transformers; here there is one.
+CHOICES = ("use_fast", "backend", "_from_auto", "_from_pipeline")
+SIDES = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
 
 
 class SizeDict(dict[str, int]):
-    """A dict of side lengths whose keys are also attributes, such as `size.height`."""
+    """A dict of side lengths whose keys are also attributes, such as `size.height`. Missing sides are None."""
 
-    def __getattr__(self, name: str) -> int:
-        if name not in self:
-            raise AttributeError(f"the size has no '{name}'; it has {', '.join(self)}")
-        return self[name]
+    def __getattr__(self, name: str) -> int | None:
+        if name not in SIDES:
+            raise AttributeError(f"a size has no '{name}'; its sides are {', '.join(SIDES)}")
+        return self.get(name)
 
 
-class ViTImageProcessor:
+class BaseImageProcessor(ImageSteps):
     """Resizes, crops, rescales, normalizes and pads images. Each call can override every setting.
 
     Inputs are the images that `vitkit.images.to_rgb` accepts (every PIL mode, integers of any depth, floats from 0 to 1
-    or 0 to 255, channels first or last), paths and URLs. `limits` (`vitkit.Limits`), an attribute that is not saved,
-    bounds the size of image files. Raises TypeError for an unknown setting. Raises ValueError for invalid values, and
-    for invalid images, which it names by path or index.
+    or 0 to 255, channels first or last), paths and URLs. Images in memory keep their 4 channels if `image_mean` has
+    four values, and any number of channels if it is a single number. `limits` (`vitkit.Limits`), an attribute that is
+    not saved, bounds the size of image files. Raises TypeError for an unknown setting. Raises ValueError for invalid
+    values, and for invalid images, which it names by path or index.
     """
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
     backend: ClassVar[str] = "pil"
+    # The family in the name of the class of transformers.
+    family: ClassVar[str]
+    # Settings that differ from `DEFAULTS`, or that only this class has.
+    defaults: ClassVar[Mapping[str, Argument]] = {}
+    # Positional arguments of the class and of a call in transformers 4.
+    arguments: ClassVar[tuple[str, ...]] = (*STEPS, "do_convert_rgb")
+    call_arguments: ClassVar[tuple[str, ...]] = (*STEPS, *TENSORS, "do_convert_rgb")
     limits: Limits = DEFAULT_LIMITS
 
-    do_resize: bool
+    do_resize: bool | None
     size: SizeDict
     resample: int
-    do_rescale: bool
+    do_rescale: bool | None
     rescale_factor: float
-    do_normalize: bool
-    image_mean: list[float]
-    image_std: list[float]
+    do_normalize: bool | None
+    image_mean: list[float] | float
+    image_std: list[float] | float
+    do_convert_rgb: bool | None
     do_center_crop: bool | None
     crop_size: SizeDict | None
     data_format: str
 
     def __init__(self, *args: Argument, **kwargs: Argument):
-        given = dict(zip(DEFAULTS, args, strict=False)) | kwargs
+        given = _positional(args, self.arguments, type(self).__name__) | kwargs
         self.extra = {name: given.pop(name) for name in ("vitkit",) if name in given}
-        check_names([name for name in given if name not in IGNORED], "ViTImageProcessor")
-        for name, default in DEFAULTS.items():
+        defaults = self.settings()
+        check_names([name for name in given if name not in IGNORED], type(self).__name__, defaults)
+        given = {"default_to_square": defaults["default_to_square"]} | given
+        for name, default in defaults.items():
             value = given.get(name)
-            setattr(self, name, _convert_setting(name, copy.deepcopy(default) if value is None else value, given))
+            if value is None and not (name in SWITCHES and name in given):
+                value = copy.deepcopy(default)
+            setattr(self, name, _convert_setting(name, value, given))
+
+    @property
+    def __class__(self) -> type["BaseImageProcessor"]:  # type: ignore[override]
+        """The class, or one that also inherits from transformers' `BaseImageProcessor` if it has been imported."""
+        return recognized_class(type(self), "transformers.image_processing_utils", "BaseImageProcessor")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, (type(self), self.__dict__)
+
+    @classmethod
+    def settings(cls) -> dict[str, Argument]:
+        """Returns the names and defaults of the settings of this class."""
+        return DEFAULTS | dict(cls.defaults)
 
     def __call__(self, images: Images, *args: Argument, **kwargs: Argument) -> BatchFeature:
         """Calls `preprocess`."""
@@ -99,12 +135,19 @@ class ViTImageProcessor:
 
         If `return_tensors` is set, they are stacked to one array (b, c, h, w).
         """
-        given = dict(zip(CALL_ARGUMENTS, args, strict=False)) | kwargs
-        check_names(given, "preprocess")
-        settings = {name: getattr(self, name) for name in DEFAULTS}
-        settings |= {
-            name: _convert_setting(name, value, settings | given) for name, value in given.items() if value is not None
-        }
+        settings = self._settings_of_call(_positional(args, self.call_arguments, "preprocess") | kwargs)
+        arrays = self._arrays(images, settings)
+        batch = BatchFeature({"pixel_values": arrays}, settings["return_tensors"])
+        return batch if settings["device"] is None else batch.to(device=settings["device"])
+
+    def _settings_of_call(self, given: Mapping[str, Argument]) -> dict[str, Argument]:
+        given = dict(given)
+        check_names(given, "preprocess", self.settings())
+        settings = {name: getattr(self, name) for name in self.settings()}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return settings | {name: _convert_setting(name, value, settings | given) for name, value in changes.items()}
+
+    def _arrays(self, images: Images, settings: Mapping[str, Argument]) -> list[np.ndarray]:
         arrays: list[np.ndarray] = []
         for index, image in enumerate(iterate_images(images)):
             try:
@@ -115,13 +158,14 @@ class ViTImageProcessor:
             arrays = [_pad(array, settings["pad_size"], arrays) for array in arrays]
         if parse_layout(settings["data_format"], "data_format") == "last":
             arrays = [np.moveaxis(array, 0, -1) for array in arrays]
-        batch = BatchFeature({"pixel_values": arrays}, settings["return_tensors"])
-        return batch if settings["device"] is None else batch.to(device=settings["device"])
+        return arrays
 
     def _process(self, image: ImageInput, settings: Mapping[str, Argument]) -> list[np.ndarray]:
         """Converts one image, or one array with a batch of images, to a list of arrays (c, h, w)."""
         channels = parse_layout(settings["input_data_format"], "input_data_format")
-        steps = {name: settings[name] for name in (*STEPS, *CROP)}
+        settings = _with_statistics(image, channels, settings)
+        count = len(settings["image_mean"])
+        steps = {name: settings[name] for name in self._steps()}
         in_memory = is_tensor(image) or isinstance(image, np.ndarray)
         values = as_array(image) if in_memory else None
         if values is not None and np.issubdtype(values.dtype, np.floating):
@@ -131,28 +175,51 @@ class ViTImageProcessor:
                 # Values are 0 to 1 already: resizing works on 0 to 255, so rescale afterwards.
                 steps |= {"do_rescale": True, "rescale_factor": 1 / 255}
         processor = self.processor(**steps)
-        arrays = (
-            list(np.asarray(processor(image, channels=channels))) if values is not None and values.ndim == 4 else None
-        )
-        arrays = arrays or [
-            processor.array(image, channels=channels) if in_memory else processor.array(image, limits=self.limits)
-        ]
         as_bytes = not steps["do_rescale"] and not steps["do_normalize"]
+        if values is not None and values.ndim == 4 and count != 4:
+            arrays = list(np.asarray(processor(image, channels=channels)))
+        elif count == 4 and (in_memory or isinstance(image, Image.Image)):
+            arrays = resize_rgba(image, processor, channels)
+        elif in_memory:
+            arrays = [processor.array(image, channels=channels)]
+        else:
+            arrays = [processor.array(image, limits=self.limits)]
         return [array.astype(np.uint8) for array in arrays] if as_bytes else arrays
+
+    def _steps(self) -> tuple[str, ...]:
+        """Returns the names of the settings that determine the pixels."""
+        return (*STEPS, *CROP, *(name for name in ("crop_pct",) if name in self.defaults))
 
     def processor(self, **changes: object) -> Processor:
         """Returns a `vitkit.Processor` with the settings of this processor. `changes` replace settings."""
-        settings = {name: getattr(self, name) for name in (*STEPS, *CROP)} | self.extra | changes
-        return _processor(json.dumps(settings))
+        settings = {name: getattr(self, name) for name in self._steps()} | self.extra | changes
+        settings |= {name: bool(settings[name]) for name in SWITCHES}
+        return _processor(json.dumps(settings | {"image_processor_type": f"{self.family}ImageProcessor"}))
+
+    def with_settings(self, changes: Mapping[str, Argument]) -> "BaseImageProcessor":
+        """Returns a copy with other settings. Raises TypeError for an unknown setting."""
+        changed = copy.copy(self)
+        for name, value in self._settings_of_call(changes).items():
+            setattr(changed, name, value)
+        return changed
 
     def to_dict(self) -> JsonDict:
-        """Returns the content of preprocessor_config.json."""
+        """Returns the content of preprocessor_config.json.
+
+        The class named there is one that processes images equally in transformers 4 and 5: `BitImageProcessor` if a
+        `ViTImageProcessor` keeps the aspect ratio or crops.
+        """
         transient = ("device", "disable_grouping", "default_to_square", "input_data_format", "return_tensors")
-        named = {name: getattr(self, name) for name in DEFAULTS if name not in transient}
-        if self.data_format == DEFAULTS["data_format"]:
+        defaults = self.settings()
+        named = {name: getattr(self, name) for name in defaults if name not in transient}
+        if self.data_format == defaults["data_format"]:
             del named["data_format"]
-        saved = {name: dict(v) if isinstance(v, dict) else v for name, v in named.items() if v is not None}
-        return dict(sorted((saved | self.extra | {"image_processor_type": "ViTImageProcessor"}).items()))
+        saved = {name: dict(value) if isinstance(value, dict) else value for name, value in named.items()}
+        saved = {name: value for name, value in saved.items() if value is not None or defaults[name] is not None}
+        kind = written_type(
+            self.family, self.size, crops=bool(self.do_center_crop), converts=self.do_convert_rgb is not False
+        )
+        return dict(sorted((saved | self.extra | {"image_processor_type": kind}).items()))
 
     def to_json_string(self) -> str:
         """Returns the text of preprocessor_config.json."""
@@ -189,27 +256,35 @@ class ViTImageProcessor:
         `kwargs` are settings and those of `hub.locate`.
         """
         location, rest = hub.locate(pretrained_model_name_or_path, kwargs)
-        rest.pop("use_fast", None)
+        for name in CHOICES:
+            rest.pop(name, None)
         return cls.from_dict(location.read_json("preprocessor_config.json", "processor_config.json"), **rest)
 
     @classmethod
     def from_dict(cls, image_processor_dict: Json, return_unused_kwargs: bool = False, **kwargs: Argument) -> Any:
         """Creates a processor from the content of a config file. `kwargs` replace settings.
 
-        Returns (processor, unused kwargs) if `return_unused_kwargs`. Raises ValueError for unsupported steps.
+        The center crop is that of transformers, also in a file of vitkit that states another rounding for the same
+        crop. Returns (processor, unused kwargs) if `return_unused_kwargs`. Raises ValueError for unsupported steps.
         """
-        data = image_processor_dict.get("image_processor") or image_processor_dict
-        unused = {name: kwargs.pop(name) for name in list(kwargs) if return_unused_kwargs and name not in DEFAULTS}
-        known = {name: value for name, value in data.items() if name in (*DEFAULTS, *IGNORED, "vitkit")}
-        if steps := sorted(
-            name for name, value in data.items() if name not in known and name.startswith("do_") and value
-        ):
-            raise ValueError(f"the file enables steps that ViTImageProcessor does not support: {', '.join(steps)}")
+        inner = image_processor_dict.get("image_processor")
+        data = inner if isinstance(inner, Mapping) else image_processor_dict
+        defaults = cls.settings()
+        if data.get("crop_pct") is not None and "crop_pct" not in defaults:
+            # The file is that of a ConvNextImageProcessor: keep the pixels that it describes.
+            data = Processor.from_huggingface(data).to_huggingface()
+        unused = {name: kwargs.pop(name) for name in list(kwargs) if return_unused_kwargs and name not in defaults}
+        known = {name: value for name, value in data.items() if name in (*defaults, *IGNORED, "vitkit")}
+        others = [name for name in data if name not in known and name not in OPTIONAL]
+        if steps := sorted(name for name in others if name.startswith("do_") and data[name]):
+            raise ValueError(f"the file enables steps that {cls.__name__} does not support: {', '.join(steps)}")
+        if isinstance(own := known.pop("vitkit", None), Mapping):
+            known |= {"vitkit": more} if (more := {key: own[key] for key in own if key != "center_crop"}) else {}
         processor = cls(**known | kwargs)
         return (processor, unused) if return_unused_kwargs else processor
 
     @classmethod
-    def from_json_file(cls, json_file: str | os.PathLike[str]) -> "ViTImageProcessor":
+    def from_json_file(cls, json_file: str | os.PathLike[str]) -> Any:
         """Loads the processor from a JSON file."""
         return cls.from_dict(hub.read_json(Path(json_file)))
 
@@ -217,11 +292,24 @@ class ViTImageProcessor:
         return f"{type(self).__name__} {self.to_json_string()}"
 
 
-def check_names(names: Iterable[str], where: str) -> None:
+class ViTImageProcessor(BaseImageProcessor):
+    """Image processor of ViT: resizes to 224 x 224 pixels without keeping the aspect ratio, and scales to -1..1."""
+
+    family = "ViT"
+
+
+def check_names(names: Iterable[str], where: str, known: Iterable[str]) -> None:
     """Raises TypeError if a setting has an unknown name."""
+    known = list(known)
     for name in names:
-        if name not in DEFAULTS:
-            raise TypeError(f"{where} has no setting '{name}'{nearest(name, DEFAULTS)}")
+        if name not in known:
+            raise TypeError(f"{where} has no setting '{name}'{nearest(name, known)}")
+
+
+def _positional(args: tuple[Argument, ...], names: tuple[str, ...], where: str) -> dict[str, Argument]:
+    if args[len(names) :]:
+        raise TypeError(f"{where} takes {len(names)} positional arguments ({', '.join(names)}), got {len(args)}")
+    return dict(zip(names, args, strict=False))
 
 
 @lru_cache(maxsize=64)
@@ -243,6 +331,23 @@ def _convert_setting(name: str, value: Argument, settings: Mapping[str, Argument
     return int(value) if name == "resample" and value is not None else value
 
 
+def _with_statistics(
+    image: ImageInput, channels: Channels | None, settings: Mapping[str, Argument]
+) -> dict[str, Argument]:
+    """Returns the settings with one value of mean and std per channel. Single numbers are repeated."""
+    mean, std = settings["image_mean"], settings["image_std"]
+    lengths = [len(value) for value in (mean, std) if not isinstance(value, int | float)]
+    count = lengths[0] if lengths else 3 if settings["do_convert_rgb"] else count_channels(image, channels)
+    mean, std = ([value] * count if isinstance(value, int | float) else value for value in (mean, std))
+    return {**settings, "image_mean": mean, "image_std": std}
+
+
+def _find_axis(shape: tuple[int, ...], count: int, channels: Channels | None, is_torch: bool) -> Channels:
+    if count in (1, 3):
+        return find_channels(shape, channels, is_torch)
+    return find_bands(shape, count, channels, is_torch=is_torch)
+
+
 def _process_floats(
     values: np.ndarray, channels: Channels | None, is_torch: bool, settings: Mapping[str, Argument]
 ) -> list[np.ndarray]:
@@ -251,7 +356,7 @@ def _process_floats(
         return [array for image in values for array in _process_floats(image, channels, is_torch, settings)]
     if values.ndim == 2:
         values = values[None]
-    elif find_channels(values.shape, channels, is_torch) == "last":
+    elif _find_axis(values.shape, len(settings["image_mean"]), channels, is_torch) == "last":
         values = np.moveaxis(values, -1, 0)
     if settings["do_rescale"]:
         white = 255.0 if values.size and values.max() <= 1 else 1.0

@@ -28,7 +28,8 @@ class Initialization(nn.Module, ABC):
         Enables activation checkpointing for a config with `gradient_checkpointing=True`.
         """
         self.init_weights()
-        if isinstance(self, ActivationCheckpointing) and getattr(self.config, "gradient_checkpointing", False):
+        own = isinstance(self, ActivationCheckpointing) and self.supports_gradient_checkpointing
+        if own and getattr(self.config, "gradient_checkpointing", False):
             self.activation_checkpointing_enable()
             delattr(self.config, "gradient_checkpointing")
 
@@ -46,6 +47,12 @@ class Initialization(nn.Module, ABC):
             module._is_hf_initialized = not any(p.is_meta for p in module.parameters(recurse=False))  # type: ignore[assignment]
 
     initialize_weights = init_weights
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        """Initializes one module if it is new. A model of transformers that contains this one calls it."""
+        if not getattr(module, "_is_hf_initialized", False):
+            self._init_weights(module)
+            module._is_hf_initialized = True  # type: ignore[assignment]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initializes one module: truncated normal weights, zero biases, and a zero mask token."""

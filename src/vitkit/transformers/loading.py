@@ -1,6 +1,7 @@
 """Implements `from_pretrained` and `save_pretrained`, with the parameter names of transformers 4 and 5."""
 
 import copy
+import inspect
 import logging
 import os
 import re
@@ -16,11 +17,12 @@ from vitkit import atomic
 from vitkit.checkpoints.containers import open_weights
 from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.regular import read_bytes
+from vitkit.text import printable
 from vitkit.transformers import hub
-from vitkit.transformers.configuration import ViTConfig
+from vitkit.transformers.configuration import PretrainedConfig
 from vitkit.transformers.hub import Argument
 from vitkit.transformers.initialization import create, initialize_missing, mark_initialized
-from vitkit.transformers.names import rename, to_v4, to_v5
+from vitkit.transformers.names import rename
 
 logger = logging.getLogger("vitkit.transformers")
 
@@ -28,7 +30,7 @@ Device = str | int | torch.device | None
 DeviceMap = Device | Mapping[str, Device]
 
 
-# A `ViTPreTrainedModel`, which imports this module.
+# A `PreTrainedModel`, which imports this module.
 Model = Any
 
 
@@ -56,9 +58,9 @@ class LoadingReport:
 
 def load(
     model_class: type[Model],
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None,
     *model_args: Argument,
-    config: ViTConfig | str | os.PathLike[str] | None = None,
+    config: PretrainedConfig | str | os.PathLike[str] | None = None,
     state_dict: Mapping[str, Tensor] | None = None,
     ignore_mismatched_sizes: bool = False,
     output_loading_info: bool = False,
@@ -73,7 +75,7 @@ def load(
 ) -> Any:
     """Loads a model in evaluation mode. Returns (model, report) if `output_loading_info` is True.
 
-    source          folder or hub id; `kwargs` may contain the arguments of `hub.locate`
+    source          folder or hub id, or None with config and state_dict; `kwargs` may contain those of `hub.locate`
     config          replaces the saved config; without it, `kwargs` override attributes of the saved one (num_labels=10)
     state_dict      tensors to use instead of a weights file
     dtype           "auto" uses the dtype of the config, or else of the weights; `torch_dtype` is the old name
@@ -91,8 +93,11 @@ def load(
             "You are using `from_pretrained` with a meta device context manager or `torch.set_default_device('meta')`, "
             "where no weights can be loaded; call it outside of the context manager"
         )
-    location, kwargs = hub.locate(source, kwargs)
-    config, kwargs = _config(location, config, kwargs)
+    if source is None and (config is None or state_dict is None):
+        raise ValueError("from_pretrained(None) needs config= and state_dict=; pass both, or the path of a folder")
+    location, kwargs = hub.locate(source or "", kwargs)
+    config, kwargs = _config(model_class, location, config, kwargs)
+    _check_kwargs(model_class, config, kwargs)
     if state_dict is not None:
         tensors = _from_state_dict(state_dict)
     else:
@@ -101,34 +106,60 @@ def load(
     config.dtype = _dtype(torch_dtype or dtype, config, tensors)
     model = create(model_class, (config, *model_args), kwargs, _device(device_map))
     report = _load_tensors(model, tensors, ignore_mismatched_sizes)
-    model.name_or_path = config.name_or_path = os.fspath(source)
+    model.name_or_path = config.name_or_path = location.source
     model.eval()
     keys = {name: Keys(value) if isinstance(value, set) else value for name, value in vars(report).items()}
     return (model, keys) if output_loading_info else model
 
 
 def _config(
-    location: hub.Location, config: ViTConfig | str | os.PathLike[str] | None, kwargs: dict[str, Argument]
-) -> tuple[ViTConfig, dict[str, Argument]]:
+    model_class: type[Model],
+    location: hub.Location,
+    config: PretrainedConfig | str | os.PathLike[str] | None,
+    kwargs: dict[str, Argument],
+) -> tuple[PretrainedConfig, dict[str, Argument]]:
     """Returns the config, and the `kwargs` that are arguments of the model."""
     implementation = kwargs.pop("attn_implementation", None)
-    if isinstance(config, ViTConfig):
-        result, rest = copy.deepcopy(config), kwargs
+    options = {name: kwargs.pop(name) for name in ("torchscript", "gradient_checkpointing") if name in kwargs}
+    own = model_class.config_class
+    if config is not None and not isinstance(config, str | os.PathLike):
+        result, rest = copy.deepcopy(model_class._as_config(config)), kwargs
     else:
         where = location if config is None else replace(location, source=os.fspath(config))
         try:
             data = where.read_json("config.json")
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{error}: pass config=, or save the config with model.config.save_pretrained (transformers.Trainer "
-                "saves the config only for transformers' own models)"
+                f"{error}: pass config=, or save the config with model.config.save_pretrained"
             ) from None
-        if data.get("model_type", "vit") != "vit":
-            raise ValueError(f"{where.source} has model_type '{data['model_type']}'; expected 'vit': try vitkit.load")
-        result, rest = ViTConfig.from_dict(data, return_unused_kwargs=True, **kwargs)
+        if data.get("model_type", own.model_type) != own.model_type:
+            raise ValueError(
+                f"{where.source} has model_type {printable(str(data['model_type']))[:40]!r}; {model_class.__name__} "
+                f"expects '{own.model_type}': use vitkit.AutoModel or vitkit.load"
+            )
+        result, rest = own.from_dict(data, return_unused_kwargs=True, **kwargs)
     if implementation is not None:
         result._attn_implementation = implementation
+    result.update({name: value for name, value in options.items() if value})
+    if options.get("torchscript"):
+        result.return_dict = False
     return result, rest
+
+
+def _check_kwargs(model_class: type[Model], config: PretrainedConfig, kwargs: Mapping[str, Argument]) -> None:
+    """Raises TypeError for keyword arguments that neither the config nor the constructor of the model has."""
+    parameters = inspect.signature(model_class.__init__).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return
+    accepted = [name for name in parameters if name not in ("self", "config")]
+    if unknown := [printable(name)[:40] for name in kwargs if name not in accepted]:
+        own = inspect.signature(load).parameters.values()
+        known = {each.name for each in own if each.kind is each.KEYWORD_ONLY} | {*accepted, *hub.DOWNLOAD_OPTIONS}
+        known |= {"attn_implementation", "subfolder", *config.to_dict()} - {"model_type"}
+        raise TypeError(
+            f"{model_class.__name__}.__init__() got an unexpected keyword argument '{unknown[0]}'; from_pretrained "
+            f"accepts {', '.join(sorted(known))}"
+        )
 
 
 def _from_state_dict(state_dict: Mapping[str, Tensor]) -> Tensors:
@@ -158,7 +189,7 @@ def _map_name(name: str, key_mapping: Mapping[str, str]) -> str:
     return name
 
 
-def _dtype(dtype: torch.dtype | str | None, config: ViTConfig, tensors: Tensors) -> torch.dtype:
+def _dtype(dtype: torch.dtype | str | None, config: PretrainedConfig, tensors: Tensors) -> torch.dtype:
     if dtype not in (None, "auto"):
         return parse_dtype(dtype)
     if isinstance(config.dtype, torch.dtype):
@@ -187,18 +218,27 @@ def _device(device_map: DeviceMap) -> torch.device:
     return torch.device("cpu" if device_map is None else device_map)
 
 
-def expected_name(name: str, prefix: str, expected: Iterable[str]) -> str:
-    """Converts a parameter name of transformers 4 or 5, with or without a prefix, to the name in the model."""
-    bare = to_v4(name.removeprefix("vit."))
-    return prefix + bare if prefix + bare in expected or name.startswith("vit.") else bare
+def expected_name(model: Model, name: str, expected: Iterable[str], prefixed: bool) -> str:
+    """Converts a parameter name of any version of transformers, with or without a prefix, to the name in the model.
+
+    `prefixed` is whether names in the file have the prefix of the base model. Then a name without the prefix belongs to
+    the head if the head has it.
+    """
+    base = f"{model.base_model_prefix}."
+    prefix = "" if model.base_model is model else base
+    bare = model.own_name(name.removeprefix(base))
+    if name.startswith(base):
+        return prefix + bare
+    return bare if (prefixed and bare in expected) or prefix + bare not in expected else prefix + bare
 
 
 @torch.no_grad()
 def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool) -> LoadingReport:
     """Copies tensors to the model's parameters and initializes the parameters that have no tensor."""
-    parameters = dict(model.named_parameters())
-    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    tensors = tensors.renamed(lambda name: expected_name(name, prefix, parameters))
+    parameters = _loadable(model)
+    prefixed = any(name.startswith(f"{model.base_model_prefix}.") for name in tensors.infos)
+    tensors = tensors.renamed(lambda name: expected_name(model, name, parameters, prefixed))
+    tensors = model.arrange(tensors)
     report = LoadingReport(set(parameters) - set(tensors.infos), set(tensors.infos) - set(parameters))
     for name in set(parameters) & set(tensors.infos):
         shapes = tensors.infos[name].shape, tuple(parameters[name].shape)
@@ -222,6 +262,16 @@ def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool)
     return report
 
 
+def _loadable(model: Model) -> dict[str, Tensor]:
+    """Returns the parameters and the persistent buffers, such as the statistics of batch norms, by name."""
+    found: dict[str, Tensor] = dict(model.named_parameters())
+    for prefix, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                found[f"{prefix}.{name}" if prefix else name] = buffer
+    return found
+
+
 def save(
     model: Model,
     save_directory: str | os.PathLike[str],
@@ -243,12 +293,11 @@ def save(
     save_original_format  use the v4 names, which every version of transformers reads; False uses the v5 names
     hub_options           options of `hub.push_folder`
 
-    Raises ValueError for `safe_serialization=False`: a pickle can run code when it is loaded.
+    With `safe_serialization=False` it also writes safetensors, as transformers 5, and logs a warning: a pickle can run
+    code when it is loaded.
     """
     if not safe_serialization:
-        raise ValueError(
-            "safe_serialization=False is not supported: it would write a pickle, which can run code when loaded"
-        )
+        logger.warning("safe_serialization=False has no effect: the weights are saved as safetensors, not as a pickle")
     if not is_main_process:
         return
     folder = hub.make_folder(save_directory)
@@ -275,7 +324,7 @@ def _state_dict(model: Model) -> dict[str, Tensor]:
 def _rename(model: Model, state_dict: Mapping[str, Tensor], to_old_names: bool) -> dict[str, Tensor]:
     state = dict(state_dict)
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    rename(state, prefix, to_v4 if to_old_names else to_v5)
+    rename(state, prefix, lambda name: model.name_in(name, "v4" if to_old_names else "v5"))
     return state
 
 

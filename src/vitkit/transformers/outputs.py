@@ -11,6 +11,8 @@ from typing import Any, Self
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from vitkit.transformers.recognition import recognized_class
+
 
 class ModelOutput(OrderedDict[str, Any], ABC):
     """Base class of model outputs: an ordered dict whose values are also attributes.
@@ -21,6 +23,14 @@ class ModelOutput(OrderedDict[str, Any], ABC):
     def __init_subclass__(cls) -> None:
         # torch.export and torch.compile flatten outputs and rebuild them.
         pytree.register_pytree_node(cls, _flatten, lambda values, names: cls(**dict(zip(names, values, strict=True))))
+
+    @property
+    def __class__(self) -> type[Self]:  # type: ignore[override]
+        """The class, or one that also inherits from transformers' `ModelOutput` if transformers has been imported.
+
+        The pipelines of transformers select outputs with isinstance: others become plain dicts without positions.
+        """
+        return recognized_class(type(self), "transformers.utils", "ModelOutput")
 
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
@@ -93,8 +103,57 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 
 @dataclass
+class BaseModelOutputWithPoolingAndNoAttention(ModelOutput):
+    """Model output: the last feature map (b, d, rows, columns), its mean (b, d, 1, 1), and the outputs of the stages.
+
+    `hidden_states` contains the input of every stage and the output of the last one.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: LayerOutputs = None
+
+
+@dataclass
+class ImageClassifierOutputWithNoAttention(ModelOutput):
+    """Model output: loss (if labels were given), logits (b, classes), and the outputs of the stages.
+
+    `hidden_states` are those of `BaseModelOutputWithPoolingAndNoAttention`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: LayerOutputs = None
+
+
+@dataclass
+class BackboneOutput(ModelOutput):
+    """Model output: feature maps of the chosen stages, hidden states and attention weights.
+
+    The maps have the shape (b, d, rows, columns). Layer outputs are those of `BaseModelOutputWithPooling`.
+    """
+
+    feature_maps: tuple[Tensor, ...] | None = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
+
+
+@dataclass
 class ImageClassifierOutput(ModelOutput):
     """Model output: loss (if labels were given), logits (b, classes), hidden states and attention weights.
+
+    Layer outputs are those of `BaseModelOutputWithPooling`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
+
+
+@dataclass
+class MaskedLMOutput(ModelOutput):
+    """Model output: loss (if labels were given), logits of visual tokens, hidden states and attention weights.
 
     Layer outputs are those of `BaseModelOutputWithPooling`.
     """
@@ -124,9 +183,13 @@ class MaskedImageModelingOutput(ModelOutput):
 
 
 __all__ = [
+    "BackboneOutput",
     "BaseModelOutput",
     "BaseModelOutputWithPooling",
+    "BaseModelOutputWithPoolingAndNoAttention",
     "ImageClassifierOutput",
+    "ImageClassifierOutputWithNoAttention",
     "MaskedImageModelingOutput",
+    "MaskedLMOutput",
     "ModelOutput",
 ]

@@ -1,4 +1,4 @@
-"""`ViTPreTrainedModel`, the base class with the API of transformers' `PreTrainedModel`."""
+"""`PreTrainedModel`, the base class of all models with the API of transformers, and `ViTPreTrainedModel`."""
 
 import copy
 import os
@@ -9,64 +9,109 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from vitkit.checkpoints.tensors import Tensors
 from vitkit.transformers import hub, loading
 from vitkit.transformers.adapters import Adapters
 from vitkit.transformers.attention import IMPLEMENTATIONS
 from vitkit.transformers.capabilities import Capabilities
 from vitkit.transformers.checkpointing import ActivationCheckpointing
-from vitkit.transformers.configuration import ViTConfig
+from vitkit.transformers.configuration import PretrainedConfig, ViTConfig
 from vitkit.transformers.hub import Argument
 from vitkit.transformers.initialization import Initialization
-from vitkit.transformers.names import NAME_FORMATS
+from vitkit.transformers.names import NAME_FORMATS, to_v4, to_v5
 from vitkit.transformers.properties import PropertyModule
+from vitkit.transformers.recognition import recognized_class
 
 
-class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, Capabilities, PropertyModule, ABC):
-    """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as the attribute `vit`."""
+class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, PropertyModule, ABC):
+    """Base class of all models. A model with a head stores the model without a head as `base_model_prefix`.
 
-    config_class: ClassVar[type[ViTConfig]] = ViTConfig
-    base_model_prefix: ClassVar[str] = "vit"
+    A subclass sets `config_class` and `base_model_prefix`, calls `post_init` at the end of its constructor, and may
+    override `_init_weights`, which initializes the parameters of one module.
+    """
+
+    config_class: ClassVar[type[PretrainedConfig]]
+    base_model_prefix: ClassVar[str] = ""
     main_input_name: ClassVar[str] = "pixel_values"
     # Attributes that Trainer, Accelerate and PEFT read.
     accepts_loss_kwargs: ClassVar[bool] = False
     model_tags: ClassVar[list[str] | None] = None
-    _no_split_modules: ClassVar[list[str]] = ["ViTEmbeddings", "ViTLayer"]
+    _no_split_modules: ClassVar[list[str]] = []
     _loss_function: Callable[..., Tensor]
     _name_format: str = "v4"
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None
     _tied_weights_keys: ClassVar[Mapping[str, str] | None] = None
 
-    def __init__(self, config: ViTConfig):
+    def __init__(self, config: PretrainedConfig, *args: object, **kwargs: object):
         super().__init__()
-        if not isinstance(config, ViTConfig):
-            raise TypeError(
-                f"{type(self).__name__} takes a vitkit.ViTConfig, not {type(config).__module__}.{type(config).__name__}"
-            )
-        self.config = config
-        self.name_or_path = config.name_or_path
-        self._check_implementation(config._attn_implementation or "sdpa")
+        self.config: Any = self._as_config(config)
+        self.name_or_path = self.config.name_or_path
+        self._check_implementation(self.config._attn_implementation or "sdpa")
+
+    @property
+    def __class__(self) -> Any:  # type: ignore[override]
+        """The class of the model. If transformers is imported, it also inherits from its `PreTrainedModel`."""
+        return recognized_class(type(self), "transformers.modeling_utils", "PreTrainedModel")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickle would compare `__class__` with the type.
+        return _create, (type(self),), self.__dict__
+
+    @classmethod
+    def _as_config(cls, config: PretrainedConfig) -> PretrainedConfig:
+        """Returns a config of `config_class`. Converts a config of transformers with the same model_type."""
+        own = cls.config_class
+        if isinstance(config, own):
+            return config
+        if getattr(config, "model_type", None) == own.model_type and hasattr(config, "to_dict"):
+            implementation = getattr(config, "_attn_implementation", None)
+            implementation = implementation if implementation in IMPLEMENTATIONS else None
+            name = getattr(config, "_name_or_path", "")
+            return own.from_dict(config.to_dict(), attn_implementation=implementation, name_or_path=name)
+        raise TypeError(
+            f"{cls.__name__} takes a vitkit.{own.__name__}, not {type(config).__module__}.{type(config).__name__}"
+        )
 
     def post_init(self) -> None:
         """Initializes new modules and prunes `config.pruned_heads`. Called at the end of every constructor."""
         super().post_init()
         if self.base_model is self:
             for layer, heads in (getattr(self.config, "pruned_heads", None) or {}).items():
-                self.base_model.attention_of(int(layer)).prune_heads(heads)
+                self.attention_of(int(layer)).prune_heads(heads)
+
+    @classmethod
+    def own_name(cls, name: str) -> str:
+        """Converts a parameter name of any version of transformers, without prefix, to the name in the module tree."""
+        return name
+
+    @classmethod
+    def arrange(cls, tensors: Tensors) -> Tensors:
+        """Converts tensors with the names of the module tree that the module tree stores in another form."""
+        return tensors
+
+    @classmethod
+    def name_in(cls, name: str, name_format: str) -> str:
+        """Converts a parameter name of the module tree, without prefix, to "v4" or "v5" names of transformers."""
+        return name
+
+    def attention_of(self, layer: int) -> Any:
+        """Returns the attention module of a layer. Raises ValueError if heads of the model cannot be pruned."""
+        raise ValueError(f"{type(self).__name__} does not support prune_heads")
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Argument, **kwargs: Argument
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *model_args: Argument, **kwargs: Argument
     ) -> Any:
         """Loads a model in evaluation mode from a folder or Hub id. See `loading.load`."""
         return loading.load(cls, pretrained_model_name_or_path, *model_args, **kwargs)
 
     @classmethod
-    def from_config(cls, config: ViTConfig, **kwargs: Argument) -> Self:
+    def from_config(cls, config: PretrainedConfig, **kwargs: Argument) -> Self:
         """Creates a randomly initialized model from a copy of the config.
 
         `kwargs` may contain `attn_implementation`, `dtype` and arguments of the constructor.
         """
-        config = copy.deepcopy(config)
+        config = copy.deepcopy(cls._as_config(config))
         config._attn_implementation = kwargs.pop("attn_implementation", config._attn_implementation)
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or config.dtype
         model = cls(config, **kwargs)
@@ -87,25 +132,21 @@ class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, Capa
 
     @property
     def base_model(self) -> Any:
-        """The `ViTModel`, which has no head."""
-        return getattr(self, self.base_model_prefix, self)  # type: ignore[return-value]
+        """The model without a head."""
+        return getattr(self, self.base_model_prefix, self)
 
     @property
-    def name_format(self) -> str:
-        """The format of the names in `state_dict`, `named_parameters` and `named_modules`: "v4" (default) or "v5".
+    def loss_function(self) -> Callable[..., Tensor]:
+        """The function from (labels, logits, config) and `num_items_in_batch` to the loss. It can be replaced.
 
-        "v5" are the names of transformers 5.9 and later. Loading accepts both.
+        Raises AttributeError for a model without a loss function.
         """
-        return self.base_model._name_format
+        return self._loss_function
 
-    @name_format.setter
-    def name_format(self, name: str) -> None:
-        """Sets the format of the names of modules and parameters. Raises ValueError unless it is "v4" or "v5"."""
-        if name not in NAME_FORMATS:
-            raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
-        for module in self.modules():
-            if isinstance(module, ViTPreTrainedModel):
-                module._name_format = name
+    @loss_function.setter
+    def loss_function(self, value: Callable[..., Tensor]) -> None:
+        """Replaces the loss function."""
+        object.__setattr__(self, "_loss_function", value)
 
     @property
     def device(self) -> torch.device:
@@ -134,30 +175,22 @@ class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, Capa
         """Replaces the patch embedding."""
         self.base_model.embeddings.patch_embeddings = value
 
-    @property
-    def loss_function(self) -> Callable[..., Tensor]:
-        """The function from (labels, logits, config) and `num_items_in_batch` to the loss. It can be replaced.
-
-        Raises AttributeError for a model without a loss function.
-        """
-        return self._loss_function
-
-    @loss_function.setter
-    def loss_function(self, value: Callable[..., Tensor]) -> None:
-        """Replaces the loss function."""
-        object.__setattr__(self, "_loss_function", value)
-
     def get_output_embeddings(self) -> None:
-        """Returns None, because a ViT has no output embeddings."""
+        """Returns None, because image models have no output embeddings."""
         return
 
-    def tie_weights(self) -> None:
-        """Does nothing, because a ViT has no tied weights."""
+    def tie_weights(self, *args: object, **kwargs: object) -> None:
+        """Does nothing, because image models have no tied weights."""
 
     @classmethod
     def can_generate(cls) -> bool:
-        """Returns False, because a ViT does not generate text."""
+        """Returns False, because image models do not generate text."""
         return False
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Returns True, so that transformers does not convert the parameter names, which are already those of files."""
+        return True
 
     def enable_input_require_grads(self) -> None:
         """Makes the patch embeddings require gradients. Activation checkpointing with frozen layers needs this."""
@@ -169,8 +202,18 @@ class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, Capa
         """Reverts the effect of `enable_input_require_grads`."""
         self._grad_hook.remove()
 
-    def set_attn_implementation(self, attn_implementation: str) -> None:
-        """Selects the attention implementation: "sdpa" (fused kernels of PyTorch) or "eager" (matrix products)."""
+    def set_attn_implementation(self, attn_implementation: str | Mapping[str, str]) -> None:
+        """Selects the attention implementation: "sdpa" (fused kernels of PyTorch) or "eager" (matrix products).
+
+        A dict has one entry, whose key is the empty string. Raises ValueError for another dict or implementation.
+        """
+        if isinstance(attn_implementation, Mapping):
+            if set(attn_implementation) != {""}:
+                raise ValueError(
+                    f"attn_implementation has keys {', '.join(map(repr, attn_implementation))}; expected only '', "
+                    "because the model has no submodels"
+                )
+            attn_implementation = attn_implementation[""]
         self._check_implementation(attn_implementation)
 
     def _check_implementation(self, name: str) -> None:
@@ -190,3 +233,42 @@ class ViTPreTrainedModel(Initialization, ActivationCheckpointing, Adapters, Capa
             attention.prune_heads(heads)
             pruned[layer] = attention.pruned_heads | pruned.get(layer, set())
         self.config.pruned_heads = {layer: sorted(heads) for layer, heads in sorted(pruned.items())}
+
+
+def _create(own: type[PreTrainedModel]) -> PreTrainedModel:
+    return own.__new__(own)
+
+
+class ViTPreTrainedModel(Adapters, PreTrainedModel):
+    """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as the attribute `vit`."""
+
+    config_class: ClassVar[type[PretrainedConfig]] = ViTConfig
+    base_model_prefix: ClassVar[str] = "vit"
+    _no_split_modules: ClassVar[list[str]] = ["ViTEmbeddings", "ViTLayer"]
+
+    @classmethod
+    def own_name(cls, name: str) -> str:
+        """Converts a v4 or v5 name to the name in the module tree."""
+        return to_v4(name)
+
+    @classmethod
+    def name_in(cls, name: str, name_format: str) -> str:
+        """Converts a name to the v4 or v5 names."""
+        return to_v4(name) if name_format == "v4" else to_v5(name)
+
+    @property
+    def name_format(self) -> str:
+        """The format of the names in `state_dict`, `named_parameters` and `named_modules`: "v4" (default) or "v5".
+
+        "v5" are the names of transformers 5.9 and later. Loading accepts both.
+        """
+        return self.base_model._name_format
+
+    @name_format.setter
+    def name_format(self, name: str) -> None:
+        """Sets the format of the names of modules and parameters. Raises ValueError unless it is "v4" or "v5"."""
+        if name not in NAME_FORMATS:
+            raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
+        for module in self.modules():
+            if isinstance(module, ViTPreTrainedModel):
+                module._name_format = name

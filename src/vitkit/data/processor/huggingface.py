@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from vitkit.data.processor.geometry import Interpolation, Size
-from vitkit.data.processor.normalization import HALF
+from vitkit.data.processor.normalization import HALF, IMAGENET_MEAN, IMAGENET_STD
 
 #: Filters of Pillow by number.
 _RESAMPLE: Final[dict[int, Interpolation]] = {
@@ -26,7 +26,6 @@ _SQUASH: Final = {"do_center_crop": False, "size": {"height": 224, "width": 224}
 _SHORTEST: Final = {"do_center_crop": True, "size": {"shortest_edge": 224}, "crop_size": 224, "resample": 3}
 _CLIP: Final = _SHORTEST | {"image_mean": _CLIP_MEAN, "image_std": _CLIP_STD}
 _CROPPED: Final = {"do_center_crop": True, "size": {"height": 256, "width": 256}, "crop_size": 224, "resample": 3}
-_CONVNEXT: Final = {"do_center_crop": False, "size": {"shortest_edge": 384}, "resample": 3, "crop_pct": 224 / 256}
 _ALWAYS: Final = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 
 #: Defaults of the image processors of transformers for missing settings.
@@ -35,12 +34,18 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "DeiT": _CROPPED | {"image_mean": HALF, "image_std": HALF},
     "Beit": _SQUASH | {"image_mean": HALF, "image_std": HALF},
     "Siglip": _SQUASH | {"image_mean": HALF, "image_std": HALF},
+    "DINOv3ViT": _SQUASH | {"resample": 2, "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},
     "CLIP": _CLIP,
     "Bit": _CLIP,
-    "ConvNext": _CONVNEXT | {"image_mean": HALF, "image_std": HALF},
+    "ConvNext": _SQUASH
+    | {"size": {"shortest_edge": 384}, "crop_pct": 224 / 256, "image_mean": HALF, "image_std": HALF},
 }
-#: From this size in pixels on, ConvNext processors resize without a crop and without keeping the aspect ratio.
-_CONVNEXT_SQUASH: Final = 384
+#: Classes for which an integer size is the length of the short side.
+_SHORT_SIDE: Final = ("CLIP", "Bit", "ConvNext")
+#: `ConvNextImageProcessor` crops images below this size, and squashes them otherwise.
+_CROPPED_BELOW: Final = 384
+#: Steps of transformers that are off if their value is null; without a value they have the default of the class.
+_SWITCHES: Final = ("do_resize", "do_rescale", "do_normalize")
 #: Steps that `Processor` supports, and steps that do not change pixels.
 _KNOWN_STEPS: Final = frozenset({"do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb"})
 _HARMLESS_STEPS: Final = frozenset({"do_reduce_labels"})
@@ -56,6 +61,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of a config file. Missing and null settings get the defaults of the processor class."""
     kind = _kind(config)
     stated = {key: value for key, value in config.items() if value is not None}
+    stated |= {key: False for key in _SWITCHES if key in config and config[key] is None}
     unsupported = [
         key
         for key, value in stated.items()
@@ -98,7 +104,7 @@ def _resize_fields(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
     resample = settings["resample"]
     if resample not in _RESAMPLE or isinstance(resample, bool):
         raise ValueError(f"resample must be one of {sorted(_RESAMPLE)} (filters of Pillow), got {resample!r}")
-    if isinstance(size, int) and kind in ("CLIP", "Bit"):
+    if isinstance(size, int) and kind in _SHORT_SIDE:
         size = {"shortest_edge": size}
     interpolation = _RESAMPLE[resample]
     if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
@@ -106,23 +112,28 @@ def _resize_fields(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {"resize": "squash", "resize_to": _size(size, "size"), "interpolation": interpolation}
 
 
-def _convnext_fields(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a ConvNext processor, which crops in its resize step. Sets `do_center_crop` accordingly.
+def _convnext(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces `crop_pct` of `ConvNextImageProcessor` with the size and crop that it stands for.
 
-    Below 384 pixels, the short side becomes size / crop_pct and the center is cropped; else the image is squashed.
+    Below 384 pixels, the short side is resized to size / crop_pct and the center is cropped; larger images are
+    squashed. Raises ValueError for a size without `shortest_edge`, an invalid `crop_pct` or a second crop.
     """
     size, fraction = settings["size"], settings["crop_pct"]
-    side = size.get("shortest_edge") if isinstance(size, Mapping) else size
-    if type(side) is not int or side < 1:
-        raise ValueError(f"size must be an integer or have shortest_edge, got {size!r}")
+    edge = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    if type(edge) is not int or edge < 1:
+        raise ValueError(f"size must contain 'shortest_edge' for ConvNextImageProcessor, got {size!r}")
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 1e-6 < fraction <= 1:
         raise ValueError(f"crop_pct must be above 0 and at most 1, got {fraction!r}")
-    if settings["do_center_crop"] and _size(settings.get("crop_size"), "crop_size") != (side, side):
-        raise ValueError(f"a second crop to {settings.get('crop_size')!r} after size {side} is not supported")
-    settings["do_center_crop"] = crops = bool(settings["do_resize"] and side < _CONVNEXT_SQUASH)
-    settings["size"] = settings["crop_size"] = side
-    to = {"shortest_edge": int(side / fraction)} if crops else side
-    return _resize_fields({**settings, "size": to}, "ConvNext")
+    square = {"height": edge, "width": edge}
+    if edge >= _CROPPED_BELOW or not settings["do_resize"]:
+        return {**settings, "size": square}
+    if settings["do_center_crop"] and _size(settings.get("crop_size"), "crop_size") != (edge, edge):
+        raise ValueError(
+            f"ConvNextImageProcessor crops to its size {edge}; crop_size {settings['crop_size']!r} would be a second "
+            "crop: set do_center_crop to false"
+        )
+    short = {"shortest_edge": int(edge / fraction)}
+    return {**settings, "size": short, "do_center_crop": True, "crop_size": square}
 
 
 def _numbers(value: float | Sequence[float], channels: int) -> tuple[float, ...]:
@@ -137,7 +148,9 @@ def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if isinstance(config.get("image_processor"), Mapping):
         config = config["image_processor"]
     settings, kind = _settings(config), _kind(config)
-    how = _convnext_fields(settings) if kind == "ConvNext" else _resize_fields(settings, kind)
+    if kind == "ConvNext":
+        settings = _convnext(settings)
+    how = _resize_fields(settings, kind)
     if settings["do_center_crop"]:
         size = _size(settings.get("crop_size"), "crop_size")
     elif how["resize"] == "squash":
@@ -169,11 +182,25 @@ def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
     return {"height": rows, "width": columns}
 
 
+def written_type(kind: str, size: Mapping[str, object], *, crops: bool, converts: bool) -> str:
+    """Returns the name of the image processor for a file that transformers 4 and 5 process equally.
+
+    `kind` is the family of the preferred class, such as "ViT". The slow processor of transformers 4 for ViT neither
+    keeps the aspect ratio nor crops, and that of DeiT has no conversion to RGB; `BitImageProcessor` has all of them.
+    """
+    keeps_ratio = "shortest_edge" in size
+    if kind in ("ViT", "DINOv3ViT") and (keeps_ratio or crops):
+        kind = "DeiT" if not keeps_ratio and not converts else "Bit"
+    elif kind in ("DeiT", "Beit") and keeps_ratio:
+        kind = "Bit"
+    return f"{kind}ImageProcessor"
+
+
 def convnext(settings: Mapping[str, Any]) -> dict[str, object] | None:
     """Returns the content of a preprocessor_config.json for a ConvNext processor, or None if it has other steps."""
     (rows, columns), to = settings["size"], settings["resize_to"]
     crops = settings["center_crop"] != "none"
-    if rows != columns or crops != (rows < _CONVNEXT_SQUASH):
+    if rows != columns or crops != (rows < _CROPPED_BELOW):
         return None
     if crops and settings["resize"] == "shortest" and isinstance(to, int):
         fractions = [each for each in (rows / to, rows / (to + 0.5)) if each <= 1 and int(rows / each) == to]
@@ -192,19 +219,19 @@ def convnext(settings: Mapping[str, Any]) -> dict[str, object] | None:
 def write(settings: Mapping[str, Any]) -> dict[str, object]:
     """Returns the content of a preprocessor_config.json. `Processor` fields that transformers lacks are left out."""
     rows, columns = settings["size"]
-    crops = settings["center_crop"] != "none"
+    crops, converts, size = settings["center_crop"] != "none", len(settings["mean"]) == 3, _nearest_size(settings)
     config: dict[str, object] = {
         "do_center_crop": crops,
-        "do_convert_rgb": len(settings["mean"]) == 3,
+        "do_convert_rgb": converts,
         "do_normalize": True,
         "do_rescale": True,
         "do_resize": settings["resize"] != "none",
         "image_mean": list(settings["mean"]),
-        "image_processor_type": "ViTImageProcessor",
+        "image_processor_type": written_type("ViT", size, crops=crops, converts=converts),
         "image_std": list(settings["std"]),
         "resample": next(key for key, name in _RESAMPLE.items() if name == settings["interpolation"]),
         "rescale_factor": settings["rescale"],
-        "size": _nearest_size(settings),
+        "size": size,
     }
     if crops:
         config["crop_size"] = {"height": rows, "width": columns}

@@ -1,90 +1,34 @@
-"""Converts between the attributes of Hugging Face's ViTConfig and vitkit's model config.
+"""Converts between the attributes of `ViTConfig` and the config of `vitkit.jax.ViT`.
 
 The Flax classes accept any object with the attributes of a ViTConfig (`hidden_size`, `num_hidden_layers`, ...).
-`from_pretrained` creates a `ViTAttributes` by default.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import fields
 from typing import Any
 
 from vitkit import config as configs
-from vitkit.config import Json, JsonDict
+from vitkit.config import JsonDict
 from vitkit.layers.activations import CORE, names_in
 from vitkit.models.vit import Config
 from vitkit.task import SINGLE_LABEL, Task
 
 ACTIVATIONS = names_in("transformers")
 
-
-@dataclass(kw_only=True)
-class ViTAttributes:
-    """The fields and defaults of transformers' ViTConfig. Unknown keys are stored in `other`."""
-
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.0
-    attention_probs_dropout_prob: float = 0.0
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    image_size: int | tuple[int, int] = 224
-    patch_size: int | tuple[int, int] = 16
-    num_channels: int = 3
-    qkv_bias: bool = True
-    encoder_stride: int = 16
-    pooler_output_size: int | None = None
-    pooler_act: str = "tanh"
-    id2label: dict[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
-    output_attentions: bool = False
-    output_hidden_states: bool = False
-    use_return_dict: bool = True
-    other: JsonDict = field(default_factory=dict)
-
-    @property
-    def num_labels(self) -> int:
-        """The number of classes."""
-        return len(self.id2label)
-
-    @property
-    def label2id(self) -> dict[str, int]:
-        """The class index of each label."""
-        return {label: index for index, label in self.id2label.items()}
-
-    @classmethod
-    def from_dict(cls, data: Json) -> "ViTAttributes":
-        """Creates the attributes from config.json. `num_labels` creates default labels if there are none."""
-        known = {each.name for each in fields(cls)} - {"other"}
-        values = {name: value for name, value in data.items() if name in known}
-        other = {name: value for name, value in data.items() if name not in known | {"num_labels", "label2id"}}
-        if "id2label" in values:
-            values["id2label"] = {int(index): label for index, label in values["id2label"].items()}
-        elif "num_labels" in data:
-            values["id2label"] = {index: f"LABEL_{index}" for index in range(data["num_labels"])}
-        return cls(**values, other=other)
-
-    def to_dict(self) -> JsonDict:
-        """Returns the content of config.json in the format of transformers."""
-        data = {name: value for name, value in asdict(self).items() if name not in ("other", "use_return_dict")}
-        labels = {"id2label": {str(index): label for index, label in self.id2label.items()}, "label2id": self.label2id}
-        return {"model_type": "vit", **self.other, **data, **labels}
-
-
-# A `ViTAttributes`, a ViTConfig, or any other object with these attributes.
+# A ViTConfig, or any other object with its attributes.
 Attributes = Any
 
 
-def model_config(attributes: Attributes, *, classifier: bool) -> Config:
-    """Converts the attributes to a vitkit config for a model with a classifier, or else with a pooler.
+def model_config(attributes: Attributes, *, classifier: bool, pooling: bool = True) -> Config:
+    """Converts the attributes to a vitkit config for a model with a classifier, or else with a pooler if `pooling`.
 
     The pooler (linear layer and tanh on the class token) is called pre-logits in Google's tree. Raises ValueError for
     an unsupported activation.
     """
     if attributes.hidden_act not in ACTIVATIONS:
         raise ValueError(f"unknown hidden_act '{attributes.hidden_act}'; expected one of {', '.join(ACTIVATIONS)}")
-    if not classifier and getattr(attributes, "pooler_act", "tanh") != "tanh":
+    pooling = pooling and not classifier
+    if pooling and getattr(attributes, "pooler_act", "tanh") != "tanh":
         raise ValueError(f"pooler_act is '{attributes.pooler_act}'; the Flax model supports 'tanh' only")
     pooler = getattr(attributes, "pooler_output_size", None) or attributes.hidden_size
     return Config(
@@ -97,7 +41,7 @@ def model_config(attributes: Attributes, *, classifier: bool) -> Config:
         mlp_width=attributes.intermediate_size,
         num_classes=attributes.num_labels if classifier else 0,
         task=task_of(attributes) if classifier else SINGLE_LABEL,
-        pre_logits=0 if classifier else pooler,
+        pre_logits=pooler if pooling else 0,
         position_resize="bicubic",
         activation=ACTIVATIONS[attributes.hidden_act],  # type: ignore[arg-type]
         norm_eps=attributes.layer_norm_eps,
@@ -109,7 +53,7 @@ def model_config(attributes: Attributes, *, classifier: bool) -> Config:
 
 def task_of(attributes: Attributes) -> Task:
     """Returns the task for the problem type in the attributes. Raises ValueError if the type is unknown."""
-    stored = getattr(attributes, "problem_type", None) or getattr(attributes, "other", {}).get("problem_type")
+    stored = getattr(attributes, "problem_type", None)
     return SINGLE_LABEL if stored is None else configs.from_dict(Task, {"problem_type": stored})
 
 
