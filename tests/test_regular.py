@@ -55,7 +55,6 @@ ALLOWED = {
     "data/sources/parquet.py": "any file system; the files of the local one are checked",
     "data/labels.py": "files of the package",
     "jax/npz.py": "reads a file that is open",
-    "jax/pretrained.py": "locate has checked the files",
     "cli/_streams.py": "the null device",
 }  # fmt: skip
 
