@@ -171,7 +171,7 @@ def test_a_single_mean_keeps_the_channels_of_the_image(hf: ModuleType) -> None:
     )
     assert pixels(ours, IMAGE.convert("P")).shape[0] == 3
     assert pixels(ours, Image.fromarray(FOUR), do_convert_rgb=True).shape[0] == 3
-    with pytest.raises(ValueError, match="4 channels first or last are expected"):
+    with pytest.raises(ValueError, match="expected 4 channels on the first or last axis"):
         ViTImageProcessor(image_mean=[0.5] * 4, image_std=[0.5] * 4)(PIXELS)
 
 
