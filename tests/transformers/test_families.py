@@ -313,3 +313,7 @@ def test_stages_have_names_and_widths() -> None:
     assert model.channels == [32, 32]
     assert model.out_feature_channels["stage1"] == 32
     assert vitkit.Dinov2Config.from_dict(config.to_dict()).to_dict() == config.to_dict()
+    model.out_indices = [1, 3]
+    assert model.out_features == ["stage1", "stage3"]
+    maps = model.forward_with_filtered_kwargs(torch.zeros(1, 3, 32, 32)).feature_maps
+    assert [tuple(each.shape) for each in maps] == [(1, 32, 4, 4)] * 2
