@@ -134,6 +134,8 @@ def test_invalid_layer_indices_and_mask_shapes_raise() -> None:
         model(IMAGES, head_mask=torch.ones(5))
     with pytest.raises(ValueError, match=re.escape("attention_mask has shape (17,); expected (b, n) or (b, h, n, n)")):
         model(IMAGES, attention_mask=torch.ones(17))
+    with pytest.raises(ValueError, match=re.escape("attention_mask has shape (2, 16); its last dimension must be 17")):
+        model(IMAGES, attention_mask=torch.ones(2, 16))
 
 
 def test_one_selected_layer_costs_one_product_of_queries_and_keys() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import user_code5
+from oracles import oracle
 from torch import Tensor, nn
 from user_code4 import IMAGES, PROGRAMS, SMALL
 
@@ -55,7 +56,9 @@ def compare(expected: Any, got: Any, where: str) -> None:
             compare(value, got[name], f"{where}.{name}")
     elif isinstance(expected, Tensor):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5, msg=lambda text: f"{where}: {text}")
-    elif isinstance(expected, list) and expected and all(isinstance(value, float | Tensor) for value in expected):
+    elif (
+        isinstance(expected, list | tuple) and expected and all(isinstance(value, float | Tensor) for value in expected)
+    ):
         assert len(expected) == len(got)
         for one, other in zip(expected, got, strict=True):
             torch.testing.assert_close(other, one, atol=2e-5, rtol=2e-5, msg=lambda text: f"{where}: {text}")
@@ -167,6 +170,36 @@ def test_copied_models_are_independent(folder5: Path) -> None:
     torch.save(ViTForImageClassification.from_pretrained(folder5), buffer)
     buffer.seek(0)
     assert torch.equal(torch.load(buffer, weights_only=False)(IMAGES).logits, model(IMAGES).logits)
+
+
+def test_attributes_that_transformers_reads(hf: ModuleType) -> None:
+    names = ["_supports_sdpa", "_can_compile_fullgraph", "_no_split_modules", "main_input_name", "base_model_prefix"]
+    names += ["supports_gradient_checkpointing", "_tied_weights_keys", "model_tags"]
+    for name in names:
+        assert getattr(ViTModel, name) == getattr(hf.ViTModel, name), name
+    for name in ("can_generate", "_can_set_attn_implementation", "_can_set_experts_implementation"):
+        assert getattr(ViTModel, name)() == getattr(hf.ViTModel, name)(), name
+    config = ViTConfig(**SMALL)
+    assert config.get_text_config(decoder=True) is config
+    assert set(hf.ViTConfig(**SMALL).to_diff_dict()) - {"transformers_version"} <= {*config, "model_type"}
+
+
+def test_modules_wrapped_by_accelerate_give_the_same_outputs(folder5: Path) -> None:
+    """Accelerate replaces the `forward` of every module, also with arguments that transformers does not have."""
+    accelerate = oracle("accelerate")
+    model = ViTModel.from_pretrained(folder5)
+    wrapped = copy.deepcopy(model)
+    limits = {"cpu": 80_000, "disk": 10**9}
+    assert "embeddings" in accelerate.infer_auto_device_map(model, limits, ViTModel._no_split_modules)
+    accelerate.cpu_offload(wrapped, execution_device=torch.device("cpu"))
+    for layer in wrapped.encoder.layer:
+        for module in (layer, layer.attention, layer.attention.attention):
+            accelerate.hooks.add_hook_to_module(module, accelerate.hooks.ModelHook())
+    assert "forward" in wrapped.encoder.layer[0].attention.__dict__
+    options = {"attention_mask": torch.ones(4, 5, dtype=torch.bool), "output_attentions": True}
+    expected, got = model(IMAGES, **options), wrapped(IMAGES, **options)
+    compare(dict(expected), dict(got), "accelerate")
+    assert got.attentions[1].shape == (4, 4, 5, 5)
 
 
 def test_the_dropout_of_a_layer_is_two_modules(folder5: Path) -> None:

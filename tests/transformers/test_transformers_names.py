@@ -12,6 +12,7 @@ from oracles import oracle
 from torch import nn
 
 from vitkit import ViTConfig, ViTForImageClassification, ViTModel
+from vitkit.transformers import ViTPreTrainedModel
 from vitkit.transformers.names import to_v4, to_v5
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -108,6 +109,31 @@ def test_modules_are_accessible_by_both_names(model: ViTForImageClassification) 
             assert model.get_submodule(name) is module
         for name, parameter in model.named_parameters():
             assert model.get_parameter(name) is parameter
+
+
+class OwnBackbone(ViTPreTrainedModel):
+    """A user's model whose backbone has another name."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__(config)
+        self.backbone = ViTModel(config, add_pooling_layer=False)
+        self.head = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+
+def test_models_with_another_name_of_the_backbone(model: ViTForImageClassification, tmp_path: Path) -> None:
+    own = OwnBackbone(model.config)
+    assert (own.name_format, own.head.bias.abs().max().item()) == ("v4", 0.0)
+    own.name_format = "v5"
+    assert "backbone.layers.1.mlp.fc1.weight" in own.state_dict()
+    assert own.backbone.name_format == "v5"
+    again = OwnBackbone(model.config)
+    again.load_state_dict(own.state_dict())
+    assert torch.equal(again.eval().backbone(IMAGES)[0], own.eval().backbone(IMAGES)[0])
+    own.save_pretrained(tmp_path)
+    loaded, report = OwnBackbone.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    assert torch.equal(loaded.backbone(IMAGES)[0], own.backbone(IMAGES)[0])
 
 
 def test_hooks_of_leaf_modules_run_once(model: ViTForImageClassification) -> None:

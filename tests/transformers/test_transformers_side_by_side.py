@@ -298,7 +298,9 @@ def test_other_errors() -> None:
 
 
 def test_every_model_is_tested() -> None:
-    assert set(OURS) == {kind.__name__ for kind in ViTPreTrainedModel.__subclasses__()}
+    # Other tests define subclasses as users do.
+    own = [kind for kind in ViTPreTrainedModel.__subclasses__() if kind.__module__.startswith("vitkit.")]
+    assert set(OURS) == {kind.__name__ for kind in own}
 
 
 def test_float_class_labels_raise_in_both(hf: ModuleType) -> None:

@@ -87,14 +87,22 @@ def selected_layers(selection: LayerSelection, count: int, argument: str) -> fro
     return frozenset(index % count for index in indices)
 
 
-def attention_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Float[Tensor, "..."] | None:
+def attention_bias(
+    attention_mask: Tensor | None, dtype: torch.dtype, tokens: int | None = None
+) -> Float[Tensor, "..."] | None:
     """Converts an attention mask, (b, n) or broadcastable to (b, h, n, n), to a bias of the attention logits.
 
     True or 1 includes a token (the class token is the first), False or 0 excludes it; a floating-point mask with four
-    dimensions is added unchanged. Raises ValueError for another number of dimensions.
+    dimensions is added unchanged. Raises ValueError for another number of dimensions, and for a mask that does not fit
+    the number of tokens, if it is given.
     """
     if attention_mask is None:
         return None
+    if tokens is not None and attention_mask.shape[-1] not in (1, tokens):
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; its last dimension must be {tokens}, the number "
+            "of tokens (the class token and one per patch)"
+        )
     if attention_mask.ndim == 4:
         if attention_mask.is_floating_point():
             return attention_mask.to(dtype)

@@ -22,15 +22,11 @@ class ViTPatchEmbeddings(nn.Module):
         super().__init__()
         self.image_size, self.patch_size = pair(config.image_size), pair(config.patch_size)
         self.num_channels = config.num_channels
-        self.grid = self.grid_of(*self.image_size)
+        self.grid = (self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1])
         self.num_patches = math.prod(self.grid)
         self.projection = nn.Conv2d(
             config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
         )
-
-    def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Returns the number of rows and columns of patches for an image size."""
-        return height // self.patch_size[0], width // self.patch_size[1]
 
     def forward(
         self, pixel_values: Float[Tensor, "b c height width"], interpolate_pos_encoding: bool | None = False
@@ -68,14 +64,18 @@ class ViTEmbeddings(nn.Module):
         # Of the positions; a module that replaces the patch embedding need not know them.
         self.grid = self.patch_embeddings.grid
 
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the number of rows and columns of patches for an image size."""
+        rows, columns = pair(self.patch_size)
+        return height // rows, width // columns
+
     def interpolate_pos_encoding(
         self, embeddings: Float[Tensor, "b n d"], height: int, width: int
     ) -> Float[Tensor, "1 n d"]:
         """Resizes the position embeddings by the method `config.position_resize` (default: bicubic)."""
         special, patches = self.position_embeddings[0].tensor_split([1])
-        rows, columns = pair(self.patch_size)
         method = getattr(self.config, "position_resize", "bicubic")
-        resized = resize_positions(patches, self.grid, (height // rows, width // columns), method)
+        resized = resize_positions(patches, self.grid, self.grid_of(height, width), method)
         return torch.cat([special, resized])[None]
 
     def forward(

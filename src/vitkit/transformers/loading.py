@@ -303,10 +303,21 @@ def save(
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype
     model.config.save_pretrained(folder)
-    tensors = _rename(model, model.state_dict() if state_dict is None else state_dict, save_original_format)
+    tensors = _rename(model, _state_dict(model) if state_dict is None else state_dict, save_original_format)
     _write_weights(tensors, folder, max_shard_size, variant)
     if push_to_hub:
         hub.push_folder(folder, ["config.json", "model*"], **hub_options)
+
+
+def _state_dict(model: Model) -> dict[str, Tensor]:
+    """Returns the state dict with the names of transformers 4, also of models with several backbones."""
+    before = getattr(model, "name_format", None)
+    if before is None:
+        return model.state_dict()
+    model.name_format = "v4"
+    state = model.state_dict()
+    model.name_format = before
+    return state
 
 
 def _rename(model: Model, state_dict: Mapping[str, Tensor], to_old_names: bool) -> dict[str, Tensor]:

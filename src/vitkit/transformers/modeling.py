@@ -34,7 +34,6 @@ class ViTModel(ViTPreTrainedModel):
         self.encoder = ViTEncoder(config)
         self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.pooler = ViTPooler(config) if add_pooling_layer else None
-        self._name_format = "v4"
         self.register_load_state_dict_pre_hook(accept_both_formats)
         self.register_load_state_dict_post_hook(report_name_format)
         self.register_state_dict_post_hook(write_name_format)
@@ -101,10 +100,11 @@ class ViTModel(ViTPreTrainedModel):
             "output_hidden_states": config.output_hidden_states
             if output_hidden_states is None
             else output_hidden_states,
-            "attention_mask": attention_bias(attention_mask, tokens.dtype),
+            "attention_mask": attention_bias(attention_mask, tokens.dtype, tokens.shape[1]),
         }
         needed = {name: value for name, value in options.items() if value is not None and value is not False}
-        encoded = self.encoder(tokens, head_mask=head_masks(head_mask, config, tokens.dtype), **needed)
+        masks = None if head_mask is None else head_masks(head_mask, config, tokens.dtype)
+        encoded = self.encoder(tokens, head_mask=masks, **needed)
         normed = self.layernorm(encoded if isinstance(encoded, Tensor) else encoded[0])
         output = BaseModelOutputWithPooling(
             last_hidden_state=normed,
@@ -241,7 +241,7 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel):
             attention_mask=attention_mask,
             return_dict=True,
         )
-        grid = self.vit.embeddings.patch_embeddings.grid_of(*pixel_values.shape[2:])  # type: ignore[union-attr]
+        grid = self.vit.embeddings.grid_of(*pixel_values.shape[2:])  # type: ignore[union-attr]
         patches = rearrange(outputs.last_hidden_state[:, 1:], "b (r s) d -> b d r s", r=grid[0], s=grid[1])
         pixels = self.decoder(patches)
         loss = None

@@ -38,6 +38,7 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, Pro
     model_tags: ClassVar[list[str] | None] = None
     _no_split_modules: ClassVar[list[str]] = []
     _loss_function: Callable[..., Tensor]
+    _name_format: str = "v4"
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None
     _tied_weights_keys: ClassVar[Mapping[str, str] | None] = None
 
@@ -268,4 +269,6 @@ class ViTPreTrainedModel(Adapters, PreTrainedModel):
         """Sets the format of the names of modules and parameters. Raises ValueError unless it is "v4" or "v5"."""
         if name not in NAME_FORMATS:
             raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
-        self.base_model._name_format = name
+        for module in self.modules():
+            if isinstance(module, ViTPreTrainedModel):
+                module._name_format = name
