@@ -362,3 +362,10 @@ def test_module_has_init_and_apply(small):
     saved.enable_gradient_checkpointing()
     np.testing.assert_allclose(saved(images).logits, logits, atol=1e-6)
     assert not FlaxViTModel.can_generate()
+
+
+def test_module_path_of_transformers():
+    from vitkit.transformers.models.vit import modeling_flax_vit
+
+    assert modeling_flax_vit.FlaxViTModel is FlaxViTModel
+    assert issubclass(FlaxViTForImageClassification, modeling_flax_vit.FlaxViTPreTrainedModel)

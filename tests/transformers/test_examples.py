@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ from PIL import Image
 from vitkit import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
 from vitkit.transformers import image_processors
 
+# Compilation dominates the run time of small Flax models, as in tests/jax.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 PIXELS = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
 LABELS = {index: f"animal {index}" for index in range(7)}
 CONFIG = {

@@ -195,3 +195,32 @@ def test_dinov3_is_near_the_floating_point_resize_of_transformers(hf: ModuleType
     reference, ours = hf.DINOv3ViTImageProcessor(size=32), image_processors.DINOv3ViTImageProcessor(size=32)
     assert json.loads(ours.to_json_string()) == json.loads(reference.to_json_string())
     assert np.abs(pixels(ours) - pixels(reference)).max() < 1.5 / 255 / min(IMAGENET_STD)
+
+
+def test_single_steps_equal_transformers(hf: ModuleType) -> None:
+    size_dict = hf.image_utils.SizeDict
+    first, floats = PIXELS.transpose(2, 0, 1), (PIXELS.transpose(2, 0, 1) / 255).astype(np.float32)
+    for family in FAMILIES:
+        reference, ours = getattr(hf, f"{family}ImageProcessorPil")(), make(family, {})
+        edge = {"shortest_edge": 40} if family in ("Bit", "ConvNext") else SIDES
+        for image in (first, floats, FOUR.transpose(2, 0, 1)):
+            got, expected = ours.resize(image, edge, 3), reference.resize(image, size_dict(**edge), 3)
+            assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+            np.testing.assert_allclose(got, expected, atol=1e-7)
+            assert np.array_equal(ours.rescale(image, 1 / 255), reference.rescale(image, 1 / 255))
+            for crop in (SIDES, {"height": 99, "width": 30}, {"height": 30, "width": 98}):
+                got, expected = ours.center_crop(image, crop), reference.center_crop(image, size_dict(**crop))
+                assert np.array_equal(got, expected)
+            channels = image.shape[0]
+            for mean, std in ((0.5, 0.2), ([0.1, 0.2, 0.3, 0.4][:channels], [0.5, 0.6, 0.7, 0.8][:channels])):
+                assert np.array_equal(ours.normalize(image, mean, std), reference.normalize(image, mean, std))
+    last = ours.resize(PIXELS, 40, 2, crop_pct=0.5)
+    assert last.shape == (40, 40, 3)
+    assert np.array_equal(ours.resize(torch.from_numpy(first.copy()), 40, 2, "channels_last", crop_pct=0.5), last)
+    assert ours.rescale(PIXELS, 0.5, "channels_first").shape == first.shape
+    with pytest.raises(ValueError, match="mean must have 3 elements if it is an iterable, got 2"):
+        ours.normalize(first, [0.1, 0.2], 1.0)
+    with pytest.raises(ValueError, match="must have keys 'height' and 'width'"):
+        ours.center_crop(first, {"shortest_edge": 3})
+    with pytest.raises(ValueError, match="expected three dimensions"):
+        ours.rescale(first[0], 2.0)

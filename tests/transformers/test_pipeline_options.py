@@ -200,6 +200,21 @@ def test_other_families_and_libraries(tmp_path: Path) -> None:
     assert [each["score"] for each in got] == pytest.approx([each.score for each in expected], abs=1e-5)
 
 
+def test_objects_of_transformers(hf: ModuleType, classify: Pipeline, folder: Path) -> None:
+    model = ViTForImageClassification.from_pretrained(folder)
+    for name in ("ViTImageProcessorPil", "ViTImageProcessor"):
+        theirs = getattr(hf, name).from_pretrained(folder)
+        got = pipeline("image-classification", model, image_processor=theirs, device="cpu")
+        assert type(got.image_processor) is ViTImageProcessor
+        close(got(IMAGES[0]), classify(IMAGES[0]))
+    with pytest.raises(
+        TypeError, match=r"model is a transformers\S*\.ViTForImageClassification; pass a model of vitkit"
+    ):
+        pipeline("image-classification", hf.ViTForImageClassification.from_pretrained(folder))
+    with pytest.raises(ValueError, match="Unrecognized image processor in the dict: 'OwlViTImageProcessor'"):
+        pipeline("image-classification", model, image_processor=hf.OwlViTImageProcessorPil())
+
+
 def test_invalid_options_raise(classify: Pipeline, folder: Path) -> None:
     name = str(folder)
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'topk'; did you mean 'top_k'\?$"):

@@ -98,8 +98,20 @@ class _AutoProcessor:
         return processor_class.from_dict(data, **rest)
 
     @classmethod
+    def from_dict(cls, image_processor_dict: JsonDict, **kwargs: Argument) -> Any:
+        """Creates the processor that a dict names, such as `to_dict()` of a processor of transformers.
+
+        `kwargs` replace settings. Raises ValueError for a class that vitkit does not know.
+        """
+        stated = next((str(image_processor_dict[name]) for name in NAMES if image_processor_dict.get(name)), "?")
+        processor_class = cls._class(hub.Location("the dict"), stated, None)
+        return processor_class.from_dict(image_processor_dict, **kwargs)
+
+    @classmethod
     def _class(cls, location: hub.Location, stated: str, config: Argument) -> type[BaseImageProcessor]:
-        model = vars(config) if hasattr(config, "model_type") else _read(location, "config.json") or {}
+        model: Mapping[str, Any] = {}
+        if not stated:
+            model = vars(config) if hasattr(config, "model_type") else _read(location, "config.json") or {}
         model_type = getattr(config, "model_type", None) or model.get("model_type")
         stated = stated or next((str(model[name]) for name in NAMES if model.get(name)), "")
         family = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", stated) or FAMILIES.get(

@@ -6,7 +6,7 @@ kernels are transposed, and the leaves of norms are `weight`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -150,15 +150,20 @@ class FlaxViTModule:
 
         `rngs` is a key, or a dict with the key "params". The standard deviation is `initializer_range`.
         """
-        rng = rngs["params"] if isinstance(rngs, Mapping) else rngs
+        return {"params": nest(self.initial(rngs["params"] if isinstance(rngs, Mapping) else rngs))}
+
+    def initial(self, rng: jax.Array, without: Container[str] = ()) -> dict[str, jax.Array]:
+        """Returns the initial parameters by flat name, except for the names in `without`."""
         spread = jax.nn.initializers.truncated_normal(getattr(self.config, "initializer_range", 0.02))
         flat = {}
         for index, (name, shape) in enumerate(sorted(self.shapes().items())):
+            if name in without:
+                continue
             if name.endswith(("/bias", "/scale")):
                 flat[name] = jnp.full(shape, float(name.endswith("/scale")))
             else:
                 flat[name] = spread(jax.random.fold_in(rng, index), shape)
-        return {"params": nest(flat)}
+        return flat
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns the shapes of all parameters by flat name."""

@@ -146,8 +146,8 @@ class FlaxViTPreTrainedModel(ABC):
         The standard deviation is `initializer_range`. Parameters in `params` are used unchanged. `input_shape` is
         accepted for compatibility and ignored.
         """
-        initial = flatten(self.module.init(rng, jnp.zeros(input_shape or self.input_shape))["params"])
-        return nest(initial | (flatten(unfreeze(params)) if params else {}))  # type: ignore[arg-type]
+        given = flatten(unfreeze(params)) if params else {}  # type: ignore[arg-type]
+        return nest(self.module.initial(rng, given) | given)
 
     def enable_gradient_checkpointing(self) -> None:
         """Enables activation checkpointing: the backward pass computes the activations of each block again."""

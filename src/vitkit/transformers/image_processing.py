@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-from abc import ABC
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from vitkit.images import DEFAULT_LIMITS, Channels, Limits, as_array, find_bands
 from vitkit.transformers import hub
 from vitkit.transformers.batch import BatchFeature, Images, count_channels, iterate_images, parse_layout, resize_rgba
 from vitkit.transformers.hub import Argument
+from vitkit.transformers.image_steps import ImageSteps
 from vitkit.transformers.recognition import rebuild, recognized_class
 
 # The settings of every class, with the defaults of ViTImageProcessor.
@@ -67,7 +67,7 @@ class SizeDict(dict[str, int]):
         return self.get(name)
 
 
-class BaseImageProcessor(ABC):
+class BaseImageProcessor(ImageSteps):
     """Resizes, crops, rescales, normalizes and pads images. Each call can override every setting.
 
     Inputs are the images that `vitkit.images.to_rgb` accepts (every PIL mode, integers of any depth, floats from 0 to 1
@@ -267,7 +267,8 @@ class BaseImageProcessor(ABC):
         The center crop is that of transformers, also in a file of vitkit that states another rounding for the same
         crop. Returns (processor, unused kwargs) if `return_unused_kwargs`. Raises ValueError for unsupported steps.
         """
-        data = image_processor_dict.get("image_processor") or image_processor_dict
+        inner = image_processor_dict.get("image_processor")
+        data = inner if isinstance(inner, Mapping) else image_processor_dict
         defaults = cls.settings()
         if data.get("crop_pct") is not None and "crop_pct" not in defaults:
             # The file is that of a ConvNextImageProcessor: keep the pixels that it describes.

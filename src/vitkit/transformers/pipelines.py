@@ -27,6 +27,8 @@ from vitkit.transformers.hub import Argument
 from vitkit.transformers.image_processing import BaseImageProcessor
 from vitkit.transformers.pretrained import PreTrainedModel
 
+# An image processor of vitkit or of transformers, or the path or Hub id of one.
+Processing = Any
 DEFAULT = "google/vit-base-patch16-224"
 # Options of every call, besides those of the task.
 CALL_OPTIONS = ("batch_size", "num_workers", "timeout", "errors")
@@ -282,8 +284,8 @@ def pipeline(
     model: PreTrainedModel | str | os.PathLike[str] | None = None,
     config: PretrainedConfig | str | os.PathLike[str] | None = None,
     *,
-    image_processor: BaseImageProcessor | str | os.PathLike[str] | None = None,
-    feature_extractor: BaseImageProcessor | str | os.PathLike[str] | None = None,
+    image_processor: Processing | None = None,
+    feature_extractor: Processing | None = None,
     device: int | str | torch.device | None = None,
     limits: Limits | None = None,
     **options: Argument,
@@ -302,12 +304,17 @@ def pipeline(
     if task not in TASKS:
         raise ValueError(f"unknown task '{task}'; expected one of {', '.join(TASKS)}")
     call_options, model_options, processor = _split_options(task, options)
-    processor = image_processor or feature_extractor or processor
+    processor: Any = image_processor or feature_extractor or processor
     if isinstance(model, PreTrainedModel):
         if given := [name for name, value in model_options.items() if value is not None]:
             raise TypeError(f"{', '.join(given)} can only be set when loading a model; pass a path instead of a model")
         network, source = model, model.name_or_path
     else:
+        if isinstance(model, nn.Module):
+            raise TypeError(
+                f"model is a {type(model).__module__}.{type(model).__name__}; pass a model of vitkit.transformers, or "
+                "the path of its folder"
+            )
         source = os.fspath(model or DEFAULT)
         network: Any = TASKS[task].auto_class.from_pretrained(source, config=config, **model_options)
         device = -1 if device is None and model_options.get("device_map") is not None else device
@@ -316,7 +323,9 @@ def pipeline(
         raise ValueError(
             "the model was not loaded from a folder or Hub id, so its image processor is unknown; pass image_processor="
         )
-    if not isinstance(processor, BaseImageProcessor):
+    if hasattr(processor, "to_dict") and not isinstance(processor, BaseImageProcessor):
+        processor = AutoImageProcessor.from_dict(processor.to_dict())  # a processor of transformers
+    elif not isinstance(processor, BaseImageProcessor):
         where = {name: model_options[name] for name in HUB_OPTIONS if name in model_options}
         processor = AutoImageProcessor.from_pretrained(processor, config=network.config, **where)
     return Pipeline(task, network, processor, device=device, limits=limits, **call_options)
