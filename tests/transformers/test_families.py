@@ -2,7 +2,10 @@
 
 import copy
 import logging
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -313,3 +316,33 @@ def test_stages_have_names_and_widths() -> None:
     assert model.channels == [32, 32]
     assert model.out_feature_channels["stage1"] == 32
     assert vitkit.Dinov2Config.from_dict(config.to_dict()).to_dict() == config.to_dict()
+    model.out_indices = [1, 3]
+    assert model.out_features == ["stage1", "stage3"]
+    maps = model.forward_with_filtered_kwargs(torch.zeros(1, 3, 32, 32)).feature_maps
+    assert [tuple(each.shape) for each in maps] == [(1, 32, 4, 4)] * 2
+
+
+COMPILE = """
+import torch
+from family_cases import CASES, make_inputs, own
+
+for case in {case.config: case for case in CASES if "MAE" not in case.kind}.values():
+    model, images = own(case), make_inputs(case)["pixel_values"]
+    with torch.no_grad():
+        expected = model(images).to_tuple()[0]
+        compiled = torch.compile(model, backend="eager", fullgraph=True)(images).to_tuple()[0]
+        exported = torch.export.export(model, (images,)).module()(images).to_tuple()[0]
+        for other in (compiled, exported):
+            torch.testing.assert_close(other, expected, atol=1e-5, rtol=1e-5)
+    print(case.config)
+"""
+
+
+@pytest.mark.slow
+def test_models_compile_and_export() -> None:
+    """Runs in a process without shape checks, which torch.compile cannot trace."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    run = [sys.executable, "-c", COMPILE]
+    done = subprocess.run(run, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.split()) == 7

@@ -28,8 +28,8 @@ class Initialization(nn.Module, ABC):
         Enables activation checkpointing for a config with `gradient_checkpointing=True`.
         """
         self.init_weights()
-        own = isinstance(self, ActivationCheckpointing) and self.supports_gradient_checkpointing
-        if own and getattr(self.config, "gradient_checkpointing", False):
+        enabled = getattr(self.config, "gradient_checkpointing", False)
+        if enabled and isinstance(self, ActivationCheckpointing) and self.supports_gradient_checkpointing:
             self.activation_checkpointing_enable()
             delattr(self.config, "gradient_checkpointing")
 

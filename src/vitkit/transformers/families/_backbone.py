@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -86,6 +86,16 @@ class BackboneConfig(PretrainedConfig):
 class StageNames(PreTrainedModel):
     """Base class of backbones: names and widths of the stages."""
 
+    # Attributes that detectors of transformers read.
+    backbone_type: ClassVar[str] = "transformers"
+    has_attentions: ClassVar[bool] = True
+
+    def forward_with_filtered_kwargs(self, *args: Argument, **kwargs: Argument) -> Any:
+        """Calls the backbone. `output_attentions` is dropped if the backbone has no attention."""
+        if not self.has_attentions:
+            kwargs.pop("output_attentions", None)
+        return self(*args, **kwargs)
+
     @property
     def stage_names(self) -> list[str]:
         """Names of all stages."""
@@ -96,10 +106,20 @@ class StageNames(PreTrainedModel):
         """Names of the stages whose feature maps are returned."""
         return self.config.out_features
 
+    @out_features.setter
+    def out_features(self, names: Sequence[str] | None) -> None:
+        """Sets the stages by name."""
+        self.config.out_features = names
+
     @property
     def out_indices(self) -> list[int]:
         """Indices of the stages whose feature maps are returned."""
         return self.config.out_indices
+
+    @out_indices.setter
+    def out_indices(self, indices: Sequence[int] | None) -> None:
+        """Sets the stages by index."""
+        self.config.out_indices = indices
 
     @property
     def num_features(self) -> list[int]:

@@ -198,11 +198,16 @@ class Embeddings(nn.Module):
         self.position_embeddings = nn.Parameter(torch.zeros(1, rows, width)) if positions else None
         self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
 
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the rows and columns of patches in an image of a size in pixels."""
+        rows, columns = self.patch_embeddings.patch_size
+        return height // rows, width // columns
+
     def positions(self, height: int, width: int) -> Float[Tensor, "1 rows d"] | None:
         """Returns the position embeddings for an image size in pixels."""
         if self.position_embeddings is None:
             return None
-        native, grid = self.patch_embeddings.grid, self.patch_embeddings.grid_of(height, width)
+        native, grid = self.patch_embeddings.grid, self.grid_of(height, width)
         return resize_positions(self.position_embeddings[0], native, grid, self.method, special=len(self.special))[None]
 
     def patches(

@@ -172,7 +172,7 @@ class BeitModel(BeitPreTrainedModel):
 
     def biases(self, height: int, width: int) -> Sequence[LayerInput]:
         """Returns the relative position bias of every layer for an image size in pixels."""
-        grid = self.embeddings.patch_embeddings.grid_of(height, width)
+        grid = self.embeddings.grid_of(height, width)
         shared = None if self.shared_position_bias is None else self.shared_position_bias(grid)
         own = [_bias_of(layer, grid) for layer in self.encoder.layer]
         return [LayerInput(bias=shared if bias is None else bias if shared is None else bias + shared) for bias in own]

@@ -213,7 +213,7 @@ class DeiTForMaskedImageModeling(HeadModel):
         """Returns the reconstructed images (b, c, height, width) and, if a mask is given, the loss."""
         pixels = need_pixels(pixel_values)
         outputs = self.deit(pixels, bool_masked_pos, interpolate_pos_encoding, **{**options, "return_dict": True})
-        grid = self.deit.embeddings.patch_embeddings.grid_of(*pixels.shape[2:])
+        grid = self.deit.embeddings.grid_of(*pixels.shape[2:])
         patches = rearrange(outputs.last_hidden_state[:, 2:], "b (r s) d -> b d r s", r=grid[0], s=grid[1])
         reconstruction = self.decoder(patches)
         output = MaskedImageModelingOutput(

@@ -212,7 +212,7 @@ class Dinov2Backbone(Dinov2PreTrainedModel, Backbone):
         """Returns the feature maps (b, d, rows, columns) and the outputs of the selected layers."""
         pixels = need_pixels(pixel_values)
         _, states, attentions = self.encode(self.embeddings(pixels), {**options, "output_hidden_states": True})
-        grid = self.embeddings.patch_embeddings.grid_of(*pixels.shape[2:])
+        grid = self.embeddings.grid_of(*pixels.shape[2:])
         output = BackboneOutput(
             feature_maps=self.feature_maps(states, grid, self.num_special, self.layernorm),  # type: ignore[arg-type]
             hidden_states=self.chosen_states(states, options),
