@@ -161,3 +161,20 @@ def test_settings_of_the_whole_process_are_made_in_few_places() -> None:
             if isinstance(used, str) and used in users:
                 users[used].add(name(path))
     assert users == PROCESS_WIDE
+
+
+# Scripts that run in an environment that has the library.
+WITH_LIBRARY = ("oracle_", "user_code")
+
+
+def test_tests_import_peers_through_oracle_only() -> None:
+    """Without these libraries, the folders tests/transformers and tests/timm would be imported under their names."""
+    found = []
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        if path.name.startswith(WITH_LIBRARY):
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [f"{path.name}: {name}" for name in names if name.partition(".")[0] in ("transformers", "timm")]
+    assert found == []

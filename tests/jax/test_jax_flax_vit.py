@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-import transformers
+from oracles import oracle
 from slow_cases import slow_except
 from twins import flax_params, torch_model
 
@@ -18,6 +18,8 @@ from vitkit import FlaxViTForImageClassification, FlaxViTModel, ViTConfig
 from vitkit.jax import flatten
 from vitkit.models.vit import PRESETS, Config
 from vitkit.transformers.flax_config import attributes_of, model_config
+
+transformers = oracle("transformers")
 
 SMALL = {
     "hidden_size": 32,

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from oracles import oracle
 import torch
 
 from vitkit import models
@@ -113,9 +114,7 @@ def test_layers_match_the_published_rule(name: str) -> None:
 
 def test_layers_match_timm_except_for_the_final_norm() -> None:
     """timm puts the final norm with the last block; BEiT, MAE and vitkit put it with the head."""
-    timm = pytest.importorskip("timm", reason="timm is the oracle")
-    from timm.models import group_parameters
-
+    timm, group_parameters = oracle("timm"), oracle("timm.models").group_parameters
     theirs = timm.create_model("vit_tiny_patch16_224", depth=3, num_classes=5)
     groups = group_parameters(theirs, theirs.group_matcher(coarse=False), reverse=True)
     ours = models.build(models.preset("vit-ti/16", depth=3, num_classes=5), device="meta")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import transformers
 from PIL import Image
 
 import vitkit.transformers
@@ -19,6 +18,8 @@ import vitkit.transformers
 
 def results(module: Any, folder: Path) -> dict[str, Any]:
     """Returns the results of transformers' pipelines with the classes of a module."""
+    import transformers
+
     model = module.ViTForImageClassification.from_pretrained(folder)
     bare = module.ViTModel.from_pretrained(folder / "bare")
     processor = getattr(module, "ViTImageProcessorPil", None) or module.ViTImageProcessor
@@ -41,6 +42,8 @@ def results(module: Any, folder: Path) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     """Prints the results of both."""
+    import transformers
+
     transformers.logging.set_verbosity_error()
     modules = {"vitkit": vitkit.transformers, "transformers": transformers}
     print(json.dumps({name: results(module, folder) for name, module in modules.items()}))
