@@ -4,8 +4,8 @@ import re
 from dataclasses import replace
 
 import pytest
-from oracles import oracle
 import torch
+from oracles import oracle
 
 from vitkit import models
 from vitkit.models import TokenBackbone, beit
