@@ -53,7 +53,7 @@ def from_dict(cls: type[ConfigClass], data: Json, *, where: str = "") -> ConfigC
     """Converts the output of `to_dict` back to a config. Missing fields get their default values.
 
     `where` is the prefix of names in errors. Raises ValueError for unknown keys, for missing fields without a default,
-    and for values of a wrong type.
+    and for values of the wrong type.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{where or cls.__name__}: expected an object with named fields, got {_show(data)}")

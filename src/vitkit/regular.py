@@ -19,7 +19,7 @@ _KINDS: Final = (
 
 
 class NotRegularError(ValueError):
-    """Raised for a path that is a named pipe, a device, a socket or a folder where a regular file is needed."""
+    """Raised if a path is a named pipe, a device, a socket or a folder, but a regular file is required."""
 
     def __init__(self, path: str | os.PathLike[str], status: os.stat_result):
         self.kind = kind_of(status)
@@ -32,7 +32,7 @@ def kind_of(status: os.stat_result) -> str:
 
 
 def problem(path: str | os.PathLike[str]) -> str:
-    """Returns why a path is not a regular file ("does not exist", "is a folder"), or "" if it is one."""
+    """Returns the reason why a path is not a regular file, such as "does not exist". Returns "" for a regular file."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def problem(path: str | os.PathLike[str]) -> str:
 
 
 def check_regular(path: str | os.PathLike[str], status: os.stat_result | None = None) -> os.stat_result:
-    """Returns the status of a regular file. Raises NotRegularError for anything else, and OSError without the file."""
+    """Returns the `os.stat_result` of a path. Raises NotRegularError if the path is not a regular file."""
     status = os.stat(path) if status is None else status
     if not stat.S_ISREG(status.st_mode):
         raise NotRegularError(path, status)
@@ -51,9 +51,9 @@ def check_regular(path: str | os.PathLike[str], status: os.stat_result | None = 
 
 
 def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
-    """Opens a regular file for reading. Returns the file descriptor, which the caller must close, and the status.
+    """Opens a regular file for reading. Returns the file descriptor and the `os.stat_result`.
 
-    Raises NotRegularError for anything else, without waiting.
+    The caller must close the descriptor. Raises NotRegularError if the path is not a regular file, without blocking.
     """
     check_regular(path)  # before opening: a named pipe would wait for a writer, a device may act when it is opened
     # Without blocking, and checked again, in case it was replaced meanwhile.
@@ -67,18 +67,18 @@ def open_descriptor(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
-    """Opens a regular file for reading bytes. Raises NotRegularError for anything else, without waiting."""
+    """Opens a regular file for reading bytes. Raises NotRegularError for other kinds of files, without blocking."""
     return open(open_descriptor(path)[0], "rb")
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Returns the bytes of a regular file. Raises the errors of `open_regular`."""
+    """Returns the bytes of a regular file. Raises NotRegularError for other kinds of files."""
     with open_regular(path) as file:
         return file.read()
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Returns the text of a regular UTF-8 file. Raises the errors of `open_regular`, and ValueError for other text."""
+    """Returns the text of a regular UTF-8 file. Raises ValueError if the bytes are not valid UTF-8."""
     try:
         return read_bytes(path).decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError:

@@ -202,7 +202,7 @@ def test_invalid_vitkit_layout(tmp_path: Path) -> None:
             "depth is 100000000, which is too large for the tensors in the file",
         ),
         ({"model": data["model"] | {"width": 2**40, "num_heads": 1}}, "width is 1099511627776"),
-        ({"model": data["model"] | {"num_classes": 10**15}}, "of a wrong shape|cannot build a model|classes"),
+        ({"model": data["model"] | {"num_classes": 10**15}}, "of the wrong shape|cannot build a model|classes"),
         (
             {"model": data["model"] | {"position": "sincos2d", "image_size": [10**6, 10**6]}},
             "patches; a sine-cosine position embedding supports at most 65,536",
@@ -239,7 +239,7 @@ def test_sizes_of_other_families_are_bounded(family: str, tmp_path: Path) -> Non
     }.items():
         if name in data["model"]:
             (tmp_path / "x" / "config.json").write_text(json.dumps(data | {"model": data["model"] | {name: value}}))
-            _load_error(tmp_path / "x", "too large|more than|the limit is|of a wrong shape")
+            _load_error(tmp_path / "x", "too large|more than|the limit is|of the wrong shape")
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_other_files_are_rejected(tmp_path: Path) -> None:
         load_dalle_encoder(tmp_path / "linear.pkl")
     state = tiny().state_dict()
     save_file({**state, "more": torch.ones(1)}, tmp_path / "more.safetensors")
-    with pytest.raises(checkpoints.CheckpointError, match="missing, unknown or of a wrong shape: more"):
+    with pytest.raises(checkpoints.CheckpointError, match="missing, unknown or of the wrong shape: more"):
         load_dalle_encoder(tmp_path / "more.safetensors")
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(checkpoints.CheckpointError, match="is not DALL-E's encoder; its tensors are a"):

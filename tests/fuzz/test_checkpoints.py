@@ -294,7 +294,7 @@ def test_seeds_reach_models_and_errors(tmp_path: Path) -> None:
     for message in (
         "missing",
         "unknown",
-        "of a wrong shape",
+        "of the wrong shape",
         "config.json",
         "bytes",
         "damaged",

@@ -105,7 +105,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "a constant that is a pickle": (edit_json(CONSTANTS, constant("tensor_0")), "as plain data"),
     "a custom object": (edit_json(CONSTANTS, constant("custom_obj_0")), "as plain data"),
     "an opaque object": (edit_json(CONSTANTS, constant("opaque_obj_0")), "as plain data"),
-    "weights of the old layout": (added("data/weights/model.pt"), "the unexpected record 'data/weights/model.pt'"),
+    "weights of the old layout": (added("data/weights/model.pt"), "record in the archive: 'data/weights/model.pt'"),
     "a compiled library": (added("data/aotinductor/model/a.so"), "unexpected record"),
     "a second model": (added("models/other.json"), "unexpected record"),
     "a weight from elsewhere": (

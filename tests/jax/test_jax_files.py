@@ -140,7 +140,7 @@ def test_errors_of_files(tmp_path):
         vitjax.load(tmp_path / "wide.npz")
     assert vitjax.load(tmp_path / "wide.npz", image_size=(32, 24)).config.grid == (4, 3)
     np.savez(tmp_path / "none.npz", weight=np.zeros(3))
-    with pytest.raises(ValueError, match="has no 'embedding/kernel', so it is not one of Google's ViT checkpoints"):
+    with pytest.raises(ValueError, match="is not a ViT checkpoint of Google: it has no array 'embedding/kernel'"):
         vitjax.load(tmp_path / "none.npz")
     norm = "Transformer/encoderblock_0/LayerNorm_2/scale"
     np.savez(tmp_path / "twice.npz", **flat, **{norm: flat[norm.replace("_2", "_1")]})

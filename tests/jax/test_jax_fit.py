@@ -246,7 +246,7 @@ def test_a_stopped_run_resumes_bitwise(full_run, tmp_path):
     assert again.log == fitted.log
     finished = vitjax.fit(config, batches, CONFIG, validation=validation, out=tmp_path / "run")
     same(finished.checkpoint.params, fitted.checkpoint.params)
-    with pytest.raises(ValueError, match=r"contains a run with another config\.json"):
+    with pytest.raises(ValueError, match=r"contains a run with a different config\.json"):
         vitjax.fit(config, batches, replace(CONFIG, seed=1), out=tmp_path / "run")
 
 
@@ -294,7 +294,7 @@ def test_errors():
         vitjax.fit(ONE, lambda start: iter([batch()]), vitjax.TrainingConfig(steps=3))
     with pytest.raises(ValueError, match="validation returned no batches"):
         vitjax.fit(ONE, batches, vitjax.TrainingConfig(steps=1), validation=lambda start: iter([]))
-    with pytest.raises(ValueError, match="warmup_steps is 5; expected a number between 0 and steps, 3"):
+    with pytest.raises(ValueError, match="warmup_steps is 5; expected 0 to 3, the number of steps"):
         vitjax.TrainingConfig(steps=3, warmup_steps=5)
     with pytest.raises(ValueError, match="steps is 0"):
         vitjax.TrainingConfig(steps=0)

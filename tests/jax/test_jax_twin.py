@@ -151,7 +151,7 @@ def test_sincos():
 def test_unknown_resize_method():
     with pytest.raises(ValueError, match="unknown resize method 'nearest'; expected one of bicubic"):
         layers.resize_positions(jnp.zeros((4, 8)), (2, 2), (3, 3), "nearest")
-    with pytest.raises(ValueError, match="5 positions do not match the grid 2x2"):
+    with pytest.raises(ValueError, match="5 position embeddings do not match a grid of 2x2"):
         layers.resize_positions(jnp.zeros((5, 8)), (2, 2), (3, 3), "bicubic")
 
 

@@ -176,7 +176,7 @@ def test_resizing_to_the_same_grid_returns_the_table_and_dtypes_are_preserved(me
 
 
 def test_an_unknown_resize_method_is_rejected() -> None:
-    with pytest.raises(ValueError, match=r"unknown method to resize position embeddings 'nearest'"):
+    with pytest.raises(ValueError, match=r"unknown resize method 'nearest' for position embeddings"):
         resize_positions(torch.zeros(4, 4), (2, 2), (3, 3), "nearest")
 
 

@@ -168,7 +168,7 @@ def test_config_grid_equals_the_grid_of_the_features() -> None:
 
 
 def test_unsupported_configs_are_rejected() -> None:
-    with pytest.raises(ValueError, match=r"depths is \(\); it needs at least 1 stage"):
+    with pytest.raises(ValueError, match=r"depths is \(\); expected at least 1 stage"):
         bit.Config(depths=())
     with pytest.raises(ValueError, match=r"stem_width 16 is not a positive multiple of num_groups 32"):
         bit.Config(stem_width=16)

@@ -170,5 +170,5 @@ def test_the_error_names_missing_tensors(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="MAE's decoder: 1 tensor is missing: mask_token"):
         build(dataclasses.replace(MAE, start=str(tmp_path / "less.pth")))
     torch.save({"model": state}, tmp_path / "full.pth")
-    with pytest.raises(CheckpointError, match=r"of a wrong shape|unknown"):
+    with pytest.raises(CheckpointError, match=r"of the wrong shape|unknown"):
         build(dataclasses.replace(MAE, start=str(tmp_path / "full.pth"), decoder_depth=1, decoder_width=32))

@@ -143,10 +143,10 @@ def test_datasets_generators_and_lists_give_equal_results(hf: ModuleType, classi
     close(classify(list(IMAGES), batch_size=3), expected)
     close(classify.predict(IMAGES[0]), expected[0])
     with pytest.raises(
-        TypeError, match=r"an image is a dict with image, label; pass KeyDataset\(dataset, key\) instead"
+        TypeError, match=r"an image is a dict with the keys image, label; pass KeyDataset\(dataset, key\) instead"
     ):
         list(classify(Dataset()))
-    with pytest.raises(TypeError, match=r"the input is a dict with image; pass an image"):
+    with pytest.raises(TypeError, match=r"the input is a dict with the keys image; pass an image"):
         classify({"image": IMAGES[0]})
 
 
@@ -225,7 +225,7 @@ def test_invalid_options_raise(classify: Pipeline, folder: Path) -> None:
         pipeline("image-classification", name, tail=3)
     with pytest.raises(ValueError, match="framework is 'tf'; image pipelines run on PyTorch"):
         pipeline("image-classification", name, framework="tf")
-    with pytest.raises(ValueError, match="tokenizer is set, but image pipelines have none"):
+    with pytest.raises(ValueError, match="tokenizer is set, but image pipelines do not use it"):
         pipeline("image-classification", name, tokenizer="bert")
     with pytest.raises(ValueError, match="revision cannot be set both as an argument and in model_kwargs"):
         pipeline("image-classification", name, revision="x", model_kwargs={"revision": "y"})

@@ -50,7 +50,7 @@ class Plan:
         warm_up: Number of rounds before the measured ones.
         pause: Seconds to sleep before each round, so that spinning threads of other candidates have stopped.
         timeout: Seconds after which a candidate that is still in preparation has failed.
-        preparing: Candidates to prepare at the same time; saves time with several cores but disturbs autotuning.
+        preparing: Number of candidates that are prepared in parallel. Values above 1 save time but disturb autotuning.
     """
 
     rounds: int = 8

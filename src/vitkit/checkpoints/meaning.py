@@ -37,8 +37,8 @@ def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 def read(config: AnyConfig, file_config: Json | None, overrides: Mapping[str, Any], notes: list[str]) -> Task:
     """Returns the task in config.json with the overrides applied. `config` is the model config from the same file.
 
-    Statistics of targets that do not fit the number of outputs are ignored with a note: the head was replaced since.
-    Raises CheckpointError for an invalid task.
+    Statistics of targets that do not fit the number of outputs belong to an earlier head. They are ignored with a
+    note. Raises CheckpointError for an invalid task.
     """
     data = file_config or {}
     extra = data.get("vitkit")

@@ -96,7 +96,7 @@ def load_dalle_encoder(path: str | os.PathLike[str]) -> DalleEncoder:
     wrong = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
     if wrong:
         raise CheckpointError(
-            f"{file.name} is not DALL-E's encoder; these tensors are missing, unknown or of a wrong shape: "
+            f"{file.name} is not DALL-E's encoder; these tensors are missing, unknown or of the wrong shape: "
             f"{listing(sorted(wrong))}"
         )
     state = {name: tensors.read(name).float().clone() for name in wanted}

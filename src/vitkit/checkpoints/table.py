@@ -242,7 +242,7 @@ def _problems(wanted: Mapping[str, Shape], tensors: Tensors) -> Iterable[str]:
     present = [(name, shape, tensors.infos[name]) for name, shape in wanted.items() if name in tensors.infos]
     differing = [each for each in present if each[2].shape != each[1]]
     if other := [f"{name} has shape {info.shape}, expected {shape}" for name, shape, info in differing]:
-        yield f"{_count(other)} of a wrong shape: {listing(other)}"
+        yield f"{_count(other)} of the wrong shape: {listing(other)}"
     if unreadable := [f"{name} is {info.problem}" for name, _, info in present if info.problem]:
         yield f"{_count(unreadable)} not readable: {listing(unreadable)}"
     floats = [(name, info.dtype) for name, _, info in present if not COUNTER.fullmatch(name)]

@@ -46,8 +46,9 @@ def bench(
         images: Folder of images for `classification`, `data` and `startup`. If not set: images of random noise.
         rounds: Number of measured rounds, after two warm-up rounds.
         seconds: Minimum duration of a round in seconds.
-        timeout: Time limit in seconds for a library to load and compile. A library that takes longer counts as failed.
-        prepare: Number of libraries to load and compile at the same time. Values above 1 make autotuning less reliable.
+        timeout: Time limit in seconds for loading and compiling one library's model. A slower library counts as failed.
+        prepare: Number of libraries whose models are loaded and compiled in parallel. Values above 1 save time but
+            make autotuning less reliable.
         out: Output folder for the result files KIND_HARDWARE_DATE.md and .json. If not set: no files are written.
         json: Print one JSON object instead of tables.
     """

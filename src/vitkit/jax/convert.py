@@ -64,7 +64,7 @@ def to_torch(flat: Mapping[str, ArrayLike | Tensor]) -> dict[str, Tensor]:
 
 
 def to_tensor(value: ArrayLike | Tensor) -> Tensor:
-    """Converts a numpy or JAX array to a new CPU tensor. A torch tensor is only moved to the CPU."""
+    """Converts a numpy or JAX array to a new CPU tensor. Torch tensors are detached and moved to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     array = np.array(value, order="C")

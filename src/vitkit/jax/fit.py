@@ -1,4 +1,4 @@
-"""Trains and fine-tunes the Flax model on images with classes, independent labels or numbers."""
+"""Trains and fine-tunes the Flax model for single-label classification, multi-label classification or regression."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """The trained checkpoint, with the EMA weights if EMA is enabled, and the log of metrics.
+    """The result of `fit`: the trained checkpoint (with the EMA weights if EMA is enabled) and the log of metrics.
 
     `unreadable` names the images that could not be read; a row of the log has those that are new since the last row.
     """
@@ -51,7 +51,7 @@ def fit(
     report: Callable[[Row], None] | None = None,
     unreadable: Callable[[], Iterable[str]] = tuple,
 ) -> FitResult:
-    """Trains a new model from a config, or fine-tunes a checkpoint. `source` may be anything that `load` accepts.
+    """Trains a new model if `source` is a config. Fine-tunes `source` if it is a checkpoint, its path or its Hub id.
 
     `batches(step)` returns an iterator of numpy batches from a step on: `images` (b, c, height, width), normalized, and
     `labels`, class indices (b,), probabilities (b, classes), or for a regression targets in their own units. It is
@@ -144,7 +144,7 @@ class _RunFolder:
         )
         path = folder / "config.json"
         if path.exists() and read_text(path) != text:
-            raise ValueError(f"{folder} contains a run with another config.json; choose another folder")
+            raise ValueError(f"{folder} contains a run with a different config.json; choose another folder")
         self.state.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, text)
 
@@ -182,7 +182,7 @@ def _start(source: Config | FlaxCheckpoint | str | Path, training: TrainingConfi
 
 
 def _check_loss(task: Task, training: TrainingConfig) -> None:
-    """Raises ValueError if the loss does not fit what the outputs of the model mean."""
+    """Raises ValueError if the loss does not match the problem type of the model."""
     independent = task.problem_type == "multi_label_classification"
     if (training.loss == "mse") != task.regression or (independent and training.loss != "sigmoid"):
         expected = {"regression": "mse", "multi_label_classification": "sigmoid"}.get(task.problem_type, "softmax")
@@ -193,7 +193,7 @@ def _check_loss(task: Task, training: TrainingConfig) -> None:
 
 
 def _row(done: int, metrics: Mapping[str, jax.Array], training: TrainingConfig) -> Row:
-    """Returns the log row of a step, with metrics only if they are due, because reading them waits for the device."""
+    """Returns the log row of a step. Metrics are included only if due, because reading them waits for the device."""
     row: Row = {"step": done}
     return (
         row | {name: float(value) for name, value in metrics.items()}

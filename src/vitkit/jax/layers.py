@@ -21,14 +21,14 @@ def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0) -> Float[
     x is the column.
     """
     if width % 4 or width < 8:
-        raise ValueError(f"width is {width}; sine-cosine positions need a multiple of 4 of at least 8")
+        raise ValueError(f"width is {width}; sine-cosine position embeddings need a multiple of 4 that is at least 8")
     omega = temperature ** -(np.arange(width // 4) / (width // 4 - 1))
     y, x = (axis.reshape(-1, 1) * omega for axis in np.indices(grid, dtype=np.float64))
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype(np.float32)
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """Returns the values of Keys' cubic kernel. `a` is -0.75 in PyTorch, and -0.5 in PIL and with antialiasing."""
+    """Returns the values of Keys' cubic kernel. `a` is -0.75 in PyTorch, but -0.5 with antialiasing and in PIL."""
     x = np.abs(distance)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
@@ -93,7 +93,7 @@ def resize_positions(table: Float[Array, "n d"], old: Grid, new: Grid, method: s
     """Resizes position embeddings with the same results as `vitkit.layers.resize_positions`."""
     rows, columns = (resize_matrix(*sizes, method) for sizes in zip(old, new, strict=True))
     if table.shape[0] != old[0] * old[1]:
-        raise ValueError(f"{table.shape[0]} positions do not match the grid {old[0]}x{old[1]}")
+        raise ValueError(f"{table.shape[0]} position embeddings do not match a grid of {old[0]}x{old[1]} patches")
     if old == new:
         return table
     image = table.astype(jnp.float32).reshape(*old, -1)
@@ -200,7 +200,7 @@ class Block(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        """Creates the modules under the names of the original code, which has no LayerScale."""
+        """Creates the modules with the names of Google's code, which has no LayerScale."""
         qk_norm_eps = self.norm_eps if self.qk_norm else None
         self.LayerNorm_0 = layer_norm(self.norm_eps, self.dtype)
         self.MultiHeadDotProductAttention_0 = Attention(

@@ -55,7 +55,7 @@ class FlaxCheckpoint:
         return ViT(self.config, dtype=dtype, remat=remat)
 
     def with_head(self, num_classes: int) -> "FlaxCheckpoint":
-        """Replaces the head and the pre-logits layer with a zero-initialized linear head (ViT paper, section 3.2)."""
+        """Returns a copy with a zero-initialized linear head and no pre-logits layer (ViT paper, section 3.2)."""
         params = {name: value for name, value in self.params.items() if name not in ("head", "pre_logits")}
         if num_classes:
             kernel = np.zeros((self.config.width, num_classes), np.float32)
@@ -64,7 +64,7 @@ class FlaxCheckpoint:
         return replace(self, config=config, params=params, labels=None)
 
     def in_target_units(self) -> "FlaxCheckpoint":
-        """Returns a checkpoint whose regression head predicts targets in their own units."""
+        """Returns a checkpoint whose regression head predicts targets in their original units (not standardized)."""
         task = self.config.task
         if not task.target_std:
             return self
@@ -75,7 +75,7 @@ class FlaxCheckpoint:
         return replace(self, config=config, params={**self.params, "head": head})
 
     def with_image_size(self, image_size: tuple[int, int]) -> "FlaxCheckpoint":
-        """Changes the image size. Learned position embeddings are resized with `config.position_resize`."""
+        """Returns a copy for another image size. Resizes learned position embeddings with `config.position_resize`."""
         config = replace(self.config, image_size=image_size)
         flat = flatten(self.params)
         if POSITIONS in flat and config.grid != self.config.grid:
@@ -90,7 +90,7 @@ class FlaxCheckpoint:
         return replace(self, config=config, params=nest(flat), processor=processor)
 
     def with_channels(self, channels: int) -> "FlaxCheckpoint":
-        """Adapts RGB weights to another number of channels (see `layers.adapt_input_weight`)."""
+        """Returns a copy for another number of channels. Adapts the RGB weights (see `layers.adapt_input_weight`)."""
         import torch
 
         from vitkit.layers import adapt_input_weight
@@ -180,7 +180,7 @@ def check(config: Config, params: Mapping[str, PyTree]) -> None:
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of all parameters by flat name. No parameter is computed."""
+    """Returns the shapes of all parameters by flat name, without computing the parameters."""
     import jax
 
     images = jax.ShapeDtypeStruct((1, *config.image_size, config.channels), jnp.float32)

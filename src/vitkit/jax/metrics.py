@@ -1,4 +1,4 @@
-"""Validation metrics of the JAX backend: those of `vitkit.evaluate` for the task of the model."""
+"""Validation metrics of the JAX backend, with the definitions of `vitkit.evaluate`."""
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class Scores:
         self.labels: list[np.ndarray] = []
 
     def add(self, logits: np.ndarray, labels: np.ndarray, losses: np.ndarray) -> None:
-        """Adds a batch. Labels are class indices (b,), weights of the classes (b, classes), or targets."""
+        """Adds a batch. Labels are class indices (b,), class probabilities (b, classes), or regression targets."""
         self.images += labels.shape[0]
         self.loss += float(losses.astype(np.float64).sum())
         if self.task.problem_type == "single_label_classification":
@@ -39,7 +39,7 @@ class Scores:
         self.labels.append(np.asarray(labels, np.float32))
 
     def metrics(self) -> dict[str, float]:
-        """Returns the metrics with the prefix `validation_`. Raises ValueError without batches."""
+        """Returns the metrics with the prefix `validation_`. Raises ValueError if no batch was added."""
         if not self.images:
             raise ValueError("cannot evaluate: validation returned no batches")
         found = {"loss": self.loss / self.images}
@@ -53,7 +53,7 @@ class Scores:
 
 
 def _of_task(predictions: Predictions) -> dict[str, float]:
-    """Returns R2 and errors of a regression, or mean average precision and F1 of independent labels."""
+    """Returns R2, MAE and RMSE for regression, or mean average precision and F1 for multi-label classification."""
     names = tuple(map(str, range(predictions.targets.shape[1])))
     if predictions.task.regression:
         results = regression.per_target(predictions, names)

@@ -43,7 +43,7 @@ class NameFormat:
 
 
 def read(path: str | Path) -> tuple[Flat, NameFormat]:
-    """Reads a Google file. Returns the flat dict of parameters, and the array names in the file.
+    """Reads an `.npz` file of Google's code. Returns the flat dict of parameters, and the array names in the file.
 
     Optimizer state is ignored. Raises ValueError if the file does not contain a plain ViT.
     """
@@ -53,12 +53,12 @@ def read(path: str | Path) -> tuple[Flat, NameFormat]:
     prefix = next((each for each in PREFIXES if f"{each}embedding/kernel" in arrays), "")
     if f"{prefix}embedding/kernel" not in arrays:
         raise ValueError(
-            f"{path} has no 'embedding/kernel', so it is not one of Google's ViT checkpoints; it has {names[:5]}"
+            f"{path} is not a ViT checkpoint of Google: it has no array 'embedding/kernel', but {names[:5]}"
         )
     names = [name for name in names if name.startswith(prefix) and not (prefix == "" and name.startswith("opt/"))]
     if hybrid := [name for name in names if name.removeprefix(prefix).startswith(("conv_root", "block1"))]:
         raise ValueError(
-            f"{path} is a hybrid ViT (it has '{hybrid[0]}'), which vitkit.jax does not support; use PyTorch"
+            f"{path} contains '{hybrid[0]}', so it is a hybrid ViT, which vitkit.jax does not support; use PyTorch"
         )
     flat: Flat = {}
     file_names: dict[str, str] = {}
@@ -74,7 +74,7 @@ def read(path: str | Path) -> tuple[Flat, NameFormat]:
 
 
 def write(path: str | Path, flat: Mapping[str, ArrayLike], name_format: NameFormat | None = None) -> None:
-    """Writes a flat dict of parameters. Array names are those in `name_format` (default: vision_transformer's)."""
+    """Writes parameters under the array names in `name_format`. The default names are those of vision_transformer."""
     name_format = name_format or NameFormat()
     order = [key for key in name_format.names if key in flat] + [key for key in flat if key not in name_format.names]
     groups: dict[str, list[np.ndarray]] = defaultdict(list)

@@ -86,7 +86,7 @@ def initial_checkpoint(run: Run, classes: tuple[str, ...]) -> FlaxCheckpoint:
         initial = replace(initial, config=replace(initial.config, task=run.model.task))
         if initial.config != run.model:
             raise ValueError(
-                f"the config of '{run.init_from}', {initial.config}, differs from that of the run, {run.model}"
+                f"the model config of '{run.init_from}' is {initial.config}; expected that of the run, {run.model}"
             )
     return replace(initial, processor=run.processor, labels=classes)
 
@@ -134,7 +134,7 @@ def training_config(run: Run, steps: int) -> TrainingConfig:
 
 
 def check_supported(run: Run) -> None:
-    """Raises ValueError that lists all settings of a run config that the JAX backend does not support."""
+    """Raises a ValueError that lists all settings of a run config that the JAX backend does not support."""
     optimizer, schedule = run.optimizer, run.schedule
     settings = {
         f"models of the family {models.family_of(run.model)}": type(run.model) is not vit.Config,
@@ -183,5 +183,5 @@ def count_unreadable(batches: Iterable[Batch], limit: float, consumed: int, name
 
 
 def to_numpy(batch: Batch) -> dict[str, np.ndarray]:
-    """Converts a batch to numpy arrays. The labels are class probabilities, mixed by Mixup or CutMix, or targets."""
+    """Converts a batch to numpy arrays. Labels are class probabilities (also of Mixup and CutMix) or targets."""
     return {"images": batch.images.numpy(), "labels": batch.targets.numpy()}

@@ -69,9 +69,7 @@ class TrainingConfig:
         if self.steps < 1 or self.accumulate < 1:
             raise ValueError(f"steps is {self.steps} and accumulate is {self.accumulate}; both must be at least 1")
         if not 0 <= self.warmup_steps <= self.steps:
-            raise ValueError(
-                f"warmup_steps is {self.warmup_steps}; expected a number between 0 and steps, {self.steps}"
-            )
+            raise ValueError(f"warmup_steps is {self.warmup_steps}; expected 0 to {self.steps}, the number of steps")
 
 
 def learning_rate(training: TrainingConfig) -> optax.Schedule:
@@ -162,7 +160,7 @@ def shardings(state: TrainState, training: TrainingConfig, mesh: Mesh) -> PyTree
 
 
 def shard_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
-    """Shards the batch of this process over the devices. Raises ValueError if the batch size is not divisible."""
+    """Shards the batch of this process over the devices, whose number must divide the batch size."""
     size = np.asarray(batch["labels"]).shape[0]
     if size * jax.process_count() % mesh.size:
         raise ValueError(f"batch size {size} is not divisible by the number of devices, {mesh.size}")
@@ -230,7 +228,7 @@ def logits(model: ViT, params: Params, images: jax.Array, key: jax.Array | None 
 
 
 def losses(scores: jax.Array, labels: jax.Array, training: TrainingConfig, task: Task = SINGLE_LABEL) -> jax.Array:
-    """Returns the loss of each sample, in float32. Targets of a regression are standardized as `task` says."""
+    """Returns the loss of each sample, in float32. Regression targets are standardized with mean and std of `task`."""
     scores = scores.astype(jnp.float32)
     classes = scores.shape[-1]
     if training.loss == "mse":

@@ -115,7 +115,7 @@ class ViT(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
-        """Creates the modules under the names of the original code, which has no registers and no `fc_norm`."""
+        """Creates the modules with the names of Google's code, which has no registers and no `fc_norm`."""
         config = self.config
         check(config)
         zeros = nn.initializers.zeros

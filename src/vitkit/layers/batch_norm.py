@@ -1,4 +1,4 @@
-"""Batch normalization with frozen statistics on request."""
+"""Batch normalization whose statistics can be frozen."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class BatchNorm(nn.BatchNorm2d):
         return mean, variance
 
     def freeze(self) -> None:
-        """Sets evaluation mode, which later calls of `train` do not change."""
+        """Freezes the statistics: sets evaluation mode, which later calls of `train` do not change."""
         self.frozen = True
         self.eval()
 

@@ -98,7 +98,8 @@ def resize_positions(
         first, patches = table.tensor_split([special])
         return torch.cat([first, resize_positions(patches, old, new, method)])
     if method not in RESIZES:
-        raise ValueError(f"unknown method to resize position embeddings '{method}'; choose one of {', '.join(RESIZES)}")
+        choices = ", ".join(RESIZES)
+        raise ValueError(f"unknown resize method '{method}' for position embeddings; expected one of {choices}")
     if table.shape[0] != old[0] * old[1]:
         raise ValueError(f"a position embedding with {table.shape[0]} rows does not fit a grid of {old[0]}x{old[1]}")
     table_map = rearrange(table.float(), "(r c) d -> 1 d r c", r=old[0], c=old[1])

@@ -133,7 +133,9 @@ def resize_relative(table: Float[Tensor, "rows h"], old: Grid, new: Grid, method
     """
     if method not in RELATIVE_RESIZES:
         choices = ", ".join(RELATIVE_RESIZES)
-        raise ValueError(f"unknown method to resize a relative position bias table '{method}'; choose one of {choices}")
+        raise ValueError(
+            f"unknown resize method '{method}' for a relative position bias table; expected one of {choices}"
+        )
     if table.shape[0] != relative_rows(old):
         raise ValueError(
             f"a relative position bias table of {table.shape[0]} rows does not fit a grid of {old[0]}x{old[1]}"

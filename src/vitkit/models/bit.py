@@ -59,11 +59,12 @@ class Config:
         """Raises ValueError for sizes that the model does not support."""
         if min(self.image_size) < 1 or self.channels < 1:
             raise ValueError(
-                f"image_size is {self.image_size} and channels is {self.channels}; "
-                "both sides and channels must be at least 1"
+                f"image_size is {self.image_size} and channels is {self.channels}; all values must be at least 1"
             )
         if not self.depths or any(depth < 1 for depth in self.depths):
-            raise ValueError(f"depths is {self.depths}; it needs at least 1 stage, with at least 1 bottleneck each")
+            raise ValueError(
+                f"depths is {self.depths}; expected at least 1 stage, and at least 1 bottleneck block per stage"
+            )
         if self.num_groups < 1 or self.stem_width < 1 or self.stem_width % self.num_groups:
             raise ValueError(f"stem_width {self.stem_width} is not a positive multiple of num_groups {self.num_groups}")
 
@@ -74,7 +75,7 @@ class Config:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the last feature map at the native image size. Every halving rounds up."""
+        """Rows and columns of the last feature map at the native image size. Every layer with stride 2 rounds up."""
         stride = resnet_stride(self.depths)
         return -(-self.image_size[0] // stride), -(-self.image_size[1] // stride)
 
@@ -106,7 +107,7 @@ class BiT(Backbone):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns the positions of the last feature map as tokens, without special tokens."""
+        """Returns the last feature map as tokens, one per position. There are no special tokens."""
         taps = make_taps(blocks, self.num_taps, self._normalized, **options)
         x = run_stages(self.stem(images), self.stages, taps)
         if taps is None or not taps.stops:

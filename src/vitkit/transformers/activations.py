@@ -1,4 +1,4 @@
-"""Activations by their names in transformers, as modules with the class names that `print(model)` shows there."""
+"""Activation modules with the names and the class names of transformers."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ class NewGELUActivation(GELUTanh):
 
 
 class FastGELUActivation(GELUTanh):
-    """GELU in the tanh approximation, with rounded constants in transformers."""
+    """GELU in the tanh approximation. The constants are not rounded as in transformers."""
 
 
 class AccurateGELUActivation(GELUTanh):

@@ -54,7 +54,7 @@ class Adapters(nn.Module, ABC):
 
     @peft_config.setter
     def peft_config(self, configs: Mapping[str, Any]) -> None:
-        """Stores the configs, and selects the name format of the modules that they name.
+        """Stores the adapter configs, and sets the name format of the model to that of their module names.
 
         The keys in the file of an adapter are the names of modules, and must be in the same format as its
         `target_modules`.
@@ -71,5 +71,5 @@ class Adapters(nn.Module, ABC):
 
     @peft_config.deleter
     def peft_config(self) -> None:
-        """Removes the configs."""
+        """Removes the adapter configs."""
         self._adapters = None

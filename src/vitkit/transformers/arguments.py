@@ -1,4 +1,4 @@
-"""Arguments of `forward`: the positional orders of transformers 4 and 5, layer selections and masks."""
+"""Arguments of `forward`: positional arguments in the order of transformers 4 or 5, layer selections and masks."""
 
 import functools
 import inspect
@@ -69,7 +69,7 @@ def _is_labels(config: ViTConfig, value: Tensor, batch: int) -> bool:
     as_mask = value.shape in {(heads,), (layers, heads)} or value.ndim == 5
     if as_labels and as_mask:
         raise ValueError(
-            f"the second argument, of shape {tuple(value.shape)}, could be labels or head_mask; pass it as a keyword"
+            f"the second argument, of shape {tuple(value.shape)}, could be labels or head_mask; pass it by keyword"
         )
     return as_labels
 

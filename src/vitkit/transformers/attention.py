@@ -44,7 +44,7 @@ class ViTSelfAttention(Replaceable):
 
     @property
     def scaling(self) -> float:
-        """The factor of the logits: the inverse square root of the width of a head."""
+        """The scale of the attention logits: 1 / sqrt(head width)."""
         return self.attention_head_size**-0.5
 
     def forward(
@@ -182,7 +182,7 @@ class ViTAttention(Replaceable, PropertyModule):
 
     @property
     def num_attention_heads(self) -> int:
-        """The number of heads that were not pruned."""
+        """The number of heads that are not pruned."""
         return self.attention.num_attention_heads
 
     @property
@@ -192,7 +192,7 @@ class ViTAttention(Replaceable, PropertyModule):
 
     @property
     def scaling(self) -> float:
-        """The factor of the logits: the inverse square root of the width of a head."""
+        """The scale of the attention logits: 1 / sqrt(head width)."""
         return self.attention.scaling
 
     def prune_heads(self, heads: Iterable[int]) -> None:

@@ -1,4 +1,4 @@
-"""The Auto classes for configs and models: the class for any checkpoint that vitkit reads.
+"""The Auto classes for configs and models. They support every checkpoint that vitkit reads.
 
 The class is found in a closed table by the `model_type` in config.json. Checkpoints of timm, Google, torchvision, the
 original authors and vitkit are converted to the format of transformers in a temporary folder.
@@ -153,7 +153,7 @@ class AutoConfig:
 
     @classmethod
     def for_model(cls, model_type: str, *args: Argument, **kwargs: Argument) -> Any:
-        """Creates the config of a `model_type`. Raises ValueError for an unknown one."""
+        """Creates the config of a `model_type`. Raises ValueError if the type is unknown."""
         if model_type not in FAMILIES:
             known = ", ".join(FAMILIES)
             raise ValueError(
@@ -239,24 +239,24 @@ class _AutoModel:
 
 
 class AutoModel(_AutoModel):
-    """Loads the model without a head of any checkpoint with `from_pretrained`."""
+    """Loads a model without a head from any checkpoint, with `from_pretrained`."""
 
     task = "model"
 
 
 class AutoModelForImageClassification(_AutoModel):
-    """Loads the image classifier of any checkpoint with `from_pretrained`."""
+    """Loads an image classifier from any checkpoint, with `from_pretrained`."""
 
     task = "classification"
 
 
 class AutoModelForMaskedImageModeling(_AutoModel):
-    """Loads the model for masked image modeling of a checkpoint with `from_pretrained`."""
+    """Loads a model for masked image modeling from a checkpoint, with `from_pretrained`."""
 
     task = "masked"
 
 
 class AutoBackbone(_AutoModel):
-    """Loads the backbone of a checkpoint with `from_pretrained`. `out_features` or `out_indices` choose its stages."""
+    """Loads a backbone from a checkpoint, with `from_pretrained`. `out_features` or `out_indices` choose its stages."""
 
     task = "backbone"

@@ -1,4 +1,4 @@
-"""`AutoImageProcessor` and `AutoFeatureExtractor`: the image processor of any checkpoint that vitkit reads.
+"""`AutoImageProcessor` and `AutoFeatureExtractor`, which support every checkpoint that vitkit reads.
 
 The class is found in a closed table by the name in preprocessor_config.json or by the `model_type` in config.json.
 Checkpoints of timm, Google, torchvision and the original authors have no preprocessor_config.json; their processor is
@@ -141,21 +141,21 @@ class _AutoProcessor:
 
 
 class AutoImageProcessor(_AutoProcessor):
-    """Loads the image processor of a checkpoint with `from_pretrained`."""
+    """Loads the image processor of a checkpoint, with `from_pretrained`."""
 
     classes = IMAGE_PROCESSORS
     kind = "image processor"
 
 
 class AutoFeatureExtractor(_AutoProcessor):
-    """Loads the image processor of a checkpoint with `from_pretrained`, under the name of transformers 4."""
+    """Loads the image processor of a checkpoint, with `from_pretrained`. Has the class name of transformers 4."""
 
     classes = FEATURE_EXTRACTORS
     kind = "feature extractor"
 
 
 def _exact(processor_class: type[BaseImageProcessor], data: JsonDict, settings: dict[str, Argument]) -> Any:
-    """Creates a processor that also has the rounding of the center crop in a file of vitkit."""
+    """Creates a processor with all settings in a file, including those that only vitkit writes."""
     result = processor_class.from_dict(data, **settings)
     processor: BaseImageProcessor = result[0] if isinstance(result, tuple) else result
     if "vitkit" in data:
@@ -164,7 +164,7 @@ def _exact(processor_class: type[BaseImageProcessor], data: JsonDict, settings: 
 
 
 def _read(location: hub.Location, *names: str) -> JsonDict | None:
-    """Returns the content of the first JSON file that exists, or None for other files than JSON."""
+    """Returns the content of the first named JSON file that exists, or None if there is no JSON file."""
     path = Path(location.source)
     if path.is_file() and path.suffix != ".json":
         return None

@@ -47,7 +47,7 @@ class PretrainedConfig(ABC):
     """Base class of the configs: labels, output options, and reading and writing of config.json.
 
     A subclass is a dataclass with `init=False`; its fields are the settings of the model family with their defaults.
-    Unknown keys become attributes and are saved. Raises ValueError for a value of a wrong type. Raises TypeError for
+    Unknown keys become attributes and are saved. Raises ValueError for a value of the wrong type. Raises TypeError for
     too many positional arguments.
     """
 
@@ -187,7 +187,7 @@ class PretrainedConfig(ABC):
         """Sets attributes from a string such as "hidden_size=32,hidden_act=relu,qkv_bias=false".
 
         The text is converted to the type of the present value. Raises ValueError for an unknown attribute and for text
-        of a wrong type.
+        of the wrong type.
         """
         for item in update_str.split(","):
             name, _, text = item.partition("=")
@@ -326,7 +326,7 @@ class ViTConfig(PretrainedConfig):
 
     `encoder_stride` may also be a pair (height, width). Two settings are
     additions to those of transformers: `drop_path_rate`, the stochastic depth of the last layer (it grows linearly from
-    0 at the first), and `position_resize`, one of `vitkit.layers.RESIZES`. Raises ValueError for a value of a wrong
+    0 at the first), and `position_resize`, one of `vitkit.layers.RESIZES`. Raises ValueError for a value of the wrong
     type. Raises TypeError for too many positional arguments.
     """
 

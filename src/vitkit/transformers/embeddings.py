@@ -72,7 +72,7 @@ class ViTEmbeddings(nn.Module):
     def interpolate_pos_encoding(
         self, embeddings: Float[Tensor, "b n d"], height: int, width: int
     ) -> Float[Tensor, "1 n d"]:
-        """Resizes the position embeddings by the method `config.position_resize` (default: bicubic)."""
+        """Resizes the position embeddings with the method `config.position_resize` (default: bicubic)."""
         special, patches = self.position_embeddings[0].tensor_split([1])
         method = getattr(self.config, "position_resize", "bicubic")
         resized = resize_positions(patches, self.grid, self.grid_of(height, width), method)

@@ -20,7 +20,7 @@ Attributes = Any
 
 
 def model_config(attributes: Attributes, *, classifier: bool, pooling: bool = True) -> Config:
-    """Converts the attributes to a vitkit config for a model with a classifier, or else with a pooler if `pooling`.
+    """Converts the attributes to a vitkit config for a classifier, or for an encoder with a pooler if `pooling`.
 
     The pooler (linear layer and tanh on the class token) is called pre-logits in Google's tree. Raises ValueError for
     an unsupported activation.

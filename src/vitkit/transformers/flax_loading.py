@@ -42,7 +42,7 @@ def read(
     *,
     from_pt: bool,
 ) -> tuple[Attributes, Flat, dict[str, Argument]]:
-    """Returns the config, the parameters by flat name without the prefix `vit/`, and arguments of the constructor.
+    """Returns the config, the parameters by flat name (without the prefix `vit/`), and the constructor arguments.
 
     `config` is a config, the path of one, or None for the saved one. `kwargs` override its attributes. The head is left
     out for a model without classifier, the pooler for a classifier. Raises FileNotFoundError if there is no checkpoint.

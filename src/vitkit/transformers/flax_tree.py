@@ -73,7 +73,7 @@ def entries(config: Config) -> Mapping[str, Entry]:
 
 
 def prefixed(name: str, *, classifier: bool) -> str:
-    """Returns the name of a parameter in a model: a classifier stores its encoder as `vit`."""
+    """Adds the prefix `vit/` to the name of an encoder parameter if the model is a classifier."""
     return f"vit/{name}" if classifier and not name.startswith("classifier/") else name
 
 
@@ -179,7 +179,7 @@ class FlaxViTModule:
         return_dict: bool | None = True,
         rngs: Mapping[str, jax.Array] | None = None,
     ) -> Any:
-        """Returns the output for images (b, height, width, c). It is a tuple if `return_dict` is False."""
+        """Returns the output for images (b, height, width, c), as a tuple if `return_dict` is False."""
         return self.run(
             variables["params"],
             pixel_values,

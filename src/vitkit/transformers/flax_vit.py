@@ -88,7 +88,7 @@ class FlaxViTPreTrainedModel(ABC):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Returns the output for images (b, c, height, width). It is a tuple if `return_dict=False`.
+        """Returns the output for images (b, c, height, width), as a tuple if `return_dict` is False.
 
         `params` replace the stored parameters. Training needs `dropout_rng` if the config has any dropout.
         """
@@ -116,7 +116,7 @@ class FlaxViTPreTrainedModel(ABC):
 
     @params.setter
     def params(self, params: Mapping[str, PyTree]) -> None:
-        """Replaces the parameters. Raises ValueError if they do not match the config."""
+        """Replaces the parameters. Raises ValueError if the new parameters do not match the config."""
         if not self._is_initialized:
             raise ValueError(NO_PARAMS.format("set from model"))
         params = unfreeze(params)  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ class Location:
     options: Mapping[str, Argument] = field(default_factory=dict)
 
     def find(self, *names: str) -> Path:
-        """Returns the path of the first of the named files that exists.
+        """Returns the path of the first existing file among the given names.
 
         Raises FileNotFoundError if none does.
         """
@@ -69,7 +69,7 @@ class Location:
         )
 
     def read_json(self, *names: str) -> JsonDict:
-        """Returns the content of the first of the named JSON files that exists."""
+        """Returns the content of the first existing JSON file among the given names."""
         return read_json(self.find(*names))
 
     def _download(self, name: str) -> Path | None:

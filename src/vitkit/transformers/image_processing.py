@@ -68,7 +68,7 @@ class SizeDict(dict[str, int]):
 
 
 class BaseImageProcessor(ImageSteps):
-    """Resizes, crops, rescales, normalizes and pads images. Each call can override every setting.
+    """Resizes, crops, rescales, normalizes and pads images. Every setting can be overridden in a call.
 
     Inputs are the images that `vitkit.images.to_rgb` accepts (every PIL mode, integers of any depth, floats from 0 to 1
     or 0 to 255, channels first or last), paths and URLs. Images in memory keep their 4 channels if `image_mean` has
@@ -115,7 +115,7 @@ class BaseImageProcessor(ImageSteps):
 
     @property
     def __class__(self) -> type["BaseImageProcessor"]:  # type: ignore[override]
-        """The class, or one that also inherits from transformers' `BaseImageProcessor` if it has been imported."""
+        """The class. If transformers is imported, a subclass that also inherits from its `BaseImageProcessor`."""
         return recognized_class(type(self), "transformers.image_processing_utils", "BaseImageProcessor")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -187,7 +187,7 @@ class BaseImageProcessor(ImageSteps):
         return [array.astype(np.uint8) for array in arrays] if as_bytes else arrays
 
     def _steps(self) -> tuple[str, ...]:
-        """Returns the names of the settings that determine the pixels."""
+        """Returns the names of the settings that affect the pixel values."""
         return (*STEPS, *CROP, *(name for name in ("crop_pct",) if name in self.defaults))
 
     def processor(self, **changes: object) -> Processor:
@@ -334,7 +334,7 @@ def _convert_setting(name: str, value: Argument, settings: Mapping[str, Argument
 def _with_statistics(
     image: ImageInput, channels: Channels | None, settings: Mapping[str, Argument]
 ) -> dict[str, Argument]:
-    """Returns the settings with one value of mean and std per channel. Single numbers are repeated."""
+    """Returns the settings, with one value per channel in mean and std. Single numbers are repeated."""
     mean, std = settings["image_mean"], settings["image_std"]
     lengths = [len(value) for value in (mean, std) if not isinstance(value, int | float)]
     count = lengths[0] if lengths else 3 if settings["do_convert_rgb"] else count_channels(image, channels)

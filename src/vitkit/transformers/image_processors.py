@@ -76,7 +76,7 @@ class BeitImageProcessor(BaseImageProcessor):
 
 
 def _label_map(given: object, reduce: bool) -> np.ndarray:
-    """Returns a segmentation map as uint8 (h, w). With `reduce`, values become one less, and 0 becomes 255."""
+    """Returns a segmentation map as uint8 (h, w). With `reduce`, subtracts 1 from each value; 0 becomes 255."""
     values = np.asarray(given.detach().cpu().numpy() if is_tensor(given) else given)  # type: ignore[attr-defined]
     values = values[0] if values.ndim == 3 and values.shape[0] == 1 else values
     if values.ndim != 2 or values.dtype.kind not in "iub" or (values.size and (values.min() < 0 or values.max() > 255)):

@@ -1,4 +1,4 @@
-"""The single steps of image processors as methods: `resize`, `center_crop`, `rescale` and `normalize`."""
+"""The individual steps of image processors as methods: `resize`, `center_crop`, `rescale` and `normalize`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ class ImageSteps(ABC):
     def rescale(
         self, image: ImageInput, scale: float, data_format: Argument = None, input_data_format: Argument = None
     ) -> np.ndarray:
-        """Multiplies pixels with a factor. Returns float32."""
+        """Multiplies pixels by a factor. Returns float32."""
         array, channels = _first(image, input_data_format)
         return _placed((array.astype(np.float64) * scale).astype(np.float32), "first", data_format, channels)
 
@@ -115,14 +115,14 @@ def _channels(array: np.ndarray, stated: Argument, *, is_torch: bool) -> Channel
 
 
 def _first(image: ImageInput, stated: Argument) -> tuple[np.ndarray, Channels]:
-    """Returns the array with the channels first, and where they were."""
+    """Returns the array with the channels first, and the original channel layout."""
     array = as_array(image)
     channels = _channels(array, stated, is_torch=is_tensor(image))
     return _placed(array, channels, "channels_first", channels), channels
 
 
 def _placed(array: np.ndarray, now: Channels, data_format: Argument, default: Channels) -> np.ndarray:
-    """Moves the channel axis to `data_format`, or to `default` if that is None."""
+    """Moves the channel axis as `data_format` requires, or as `default` requires if `data_format` is None."""
     wanted = parse_layout(data_format, "data_format") or default
     if now == wanted:
         return array

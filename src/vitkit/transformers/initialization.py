@@ -1,4 +1,4 @@
-"""Random initialization of weights, which leaves the weights that were loaded or initialized before unchanged.
+"""Random initialization of weights. Weights that were loaded or initialized before do not change.
 
 transformers marks initialized modules and tensors with the attribute `_is_hf_initialized`. The marks here are the same,
 so that a model of transformers that contains one of ours does not initialize it again.
@@ -35,7 +35,7 @@ class Initialization(nn.Module, ABC):
 
     @torch.no_grad()
     def init_weights(self, only: Iterable[nn.Module] | None = None) -> None:
-        """Initializes modules that were not initialized before, or, if they are given, the modules in `only`.
+        """Initializes the modules in `only`, or if `only` is None, all modules that are not initialized.
 
         A module is initialized by the `_init_weights` of the innermost model that contains it, after its children.
         """
@@ -49,7 +49,7 @@ class Initialization(nn.Module, ABC):
     initialize_weights = init_weights
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        """Initializes one module if it is new. A model of transformers that contains this one calls it."""
+        """Initializes one module if it is new. Called by models of transformers that contain this model."""
         if not getattr(module, "_is_hf_initialized", False):
             self._init_weights(module)
             module._is_hf_initialized = True  # type: ignore[assignment]
@@ -74,7 +74,7 @@ class Initialization(nn.Module, ABC):
 
 
 def _truncated_normal(tensor: Tensor, std: float) -> None:
-    """Samples in float32, which is the only dtype that CPUs sample in every version of PyTorch."""
+    """Samples in float32, because older versions of PyTorch cannot sample half precision on CPUs."""
     tensor.data = nn.init.trunc_normal_(tensor.data.float(), std=std).to(tensor.dtype)
 
 

@@ -35,7 +35,7 @@ Model = Any
 
 
 class Keys(set[Any]):
-    """A set of keys, which equals a list of the same keys: transformers 5 reports sets, transformers 4 lists."""
+    """A set of keys that also equals a list, because transformers 5 reports sets, but transformers 4 lists."""
 
     def __eq__(self, other: object) -> bool:
         return super().__eq__(set(other) if isinstance(other, list) else other)
@@ -118,7 +118,7 @@ def _config(
     config: PretrainedConfig | str | os.PathLike[str] | None,
     kwargs: dict[str, Argument],
 ) -> tuple[PretrainedConfig, dict[str, Argument]]:
-    """Returns the config, and the `kwargs` that are arguments of the model."""
+    """Returns the config, and the `kwargs` that are arguments of the model's constructor."""
     implementation = kwargs.pop("attn_implementation", None)
     options = {name: kwargs.pop(name) for name in ("torchscript", "gradient_checkpointing") if name in kwargs}
     own = model_class.config_class
@@ -248,7 +248,9 @@ def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool)
         wrong = "; ".join(
             f"{name}: {given} in the file, {own} in the model" for name, given, own in sorted(report.mismatched_keys)
         )
-        raise RuntimeError(f"size mismatch for {wrong}; ignore_mismatched_sizes=True initializes these randomly")
+        raise RuntimeError(
+            f"size mismatch for {wrong}; to initialize these randomly, pass ignore_mismatched_sizes=True"
+        )
     uninitialized = report.missing_keys | {name for name, *_ in report.mismatched_keys}
     initialize_missing(model, uninitialized)
     for name, parameter in parameters.items():
@@ -311,7 +313,7 @@ def save(
 
 
 def _state_dict(model: Model) -> dict[str, Tensor]:
-    """Returns the state dict with the names of transformers 4, also of models with several backbones."""
+    """Returns the state dict with parameter names of transformers 4, also for models with several backbones."""
     before = getattr(model, "name_format", None)
     if before is None:
         return model.state_dict()

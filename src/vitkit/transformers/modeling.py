@@ -50,7 +50,7 @@ class ViTModel(ViTPreTrainedModel):
         self.encoder.layer = layers
 
     def attention_of(self, layer: int) -> ViTAttention:
-        """Returns the attention module of a layer. Raises TypeError if the module was replaced."""
+        """Returns the attention module of a layer. Raises TypeError if it is not a `ViTAttention`."""
         attention = self.encoder.layer[layer].attention
         if not isinstance(attention, ViTAttention):
             raise TypeError(f"the attention of layer {layer} is a {type(attention).__name__}; expected a ViTAttention")

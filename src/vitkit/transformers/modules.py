@@ -53,7 +53,7 @@ class ViTOutput(nn.Module):
 
 
 class ViTMLP(PropertyModule):
-    """The MLP of a layer as transformers 5.9 and later has it: `fc1`, `activation_fn` and `fc2`.
+    """The MLP of a layer, with the submodules of transformers 5.9 and later: `fc1`, `activation_fn` and `fc2`.
 
     It holds the modules of the layer's `intermediate` and `output`. A hook registered on it, or a replaced `forward`,
     takes effect in the layer.
@@ -66,13 +66,13 @@ class ViTMLP(PropertyModule):
         self.__dict__["layer"] = layer
 
     def refresh(self) -> None:
-        """Updates the registered modules to those of the layer, which can be replaced there."""
+        """Registers the current modules of the layer, because modules of the layer can be replaced."""
         self._modules.update(fc1=self.fc1, activation_fn=self.activation_fn, fc2=self.fc2)
         self.training = self.layer.training
 
     @property
     def is_observed(self) -> bool:
-        """Whether the layer has to call this module, because it has hooks or another `forward`."""
+        """Whether the layer must call this module, because hooks are registered or `forward` is overridden."""
         hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
         return any(hooks) or "forward" in self.__dict__
 
@@ -135,7 +135,7 @@ class ViTLayer(GradientCheckpointingLayer, Replaceable, PropertyModule):
 
     @property
     def mlp(self) -> nn.Module:
-        """The MLP, as transformers 5.9 and later has it. Assigning replaces `intermediate` and `output.dense`."""
+        """The MLP of transformers 5.9 and later. Assigning a module replaces `intermediate` and `output.dense`."""
         if isinstance(self.output.dense, nn.Identity):
             return self.intermediate
         if self._mlp is None:
@@ -146,15 +146,17 @@ class ViTLayer(GradientCheckpointingLayer, Replaceable, PropertyModule):
 
     @mlp.setter
     def mlp(self, module: nn.Module) -> None:
-        """Replaces the MLP by a module from tokens to tokens."""
+        """Replaces the MLP with a module that maps tokens to tokens."""
         self.intermediate = module  # type: ignore[assignment]
         self.output.dense = nn.Identity()  # type: ignore[assignment]
         self.__dict__["_mlp"] = None
 
     @property
     def dropout(self) -> nn.Module:
-        """Raises AttributeError: transformers 5.9 and later has one dropout here, this layer has two."""
-        raise AttributeError("use attention.output.dropout and output.dropout; assigning replaces both")
+        """Raises AttributeError, because this layer has two dropouts. In transformers 5.9 and later, it has one."""
+        raise AttributeError(
+            "the layer has two dropouts, attention.output.dropout and output.dropout; read these instead"
+        )
 
     @dropout.setter
     def dropout(self, module: nn.Module) -> None:

@@ -96,7 +96,7 @@ def _report(name: str) -> str:
 
 
 def in_v5_order(entries: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
-    """Sorts the modules or parameters of each layer, given by their v5 names, in the order of transformers 5."""
+    """Sorts the modules or parameters of each layer, given by transformers 5 names, in the order of transformers 5."""
     ordered: list[tuple[str, T]] = []
     layer: list[tuple[int, tuple[str, T]]] = []
     current = None
@@ -114,7 +114,7 @@ def in_v5_order(entries: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
 
 
 class ModuleName(str):
-    """Name of a linear layer that also ends with its name in the other version of transformers.
+    """Name of a linear layer. `endswith` also accepts the end of the name in the other version of transformers.
 
     PEFT selects the modules of `target_modules=["q_proj", "v_proj"]` or `["query", "value"]` by the ends of their
     names.

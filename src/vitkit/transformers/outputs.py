@@ -26,7 +26,7 @@ class ModelOutput(OrderedDict[str, Any], ABC):
 
     @property
     def __class__(self) -> type[Self]:  # type: ignore[override]
-        """The class, or one that also inherits from transformers' `ModelOutput` if transformers has been imported.
+        """The class. If transformers is imported, a subclass that also inherits from its `ModelOutput`.
 
         The pipelines of transformers select outputs with isinstance: others become plain dicts without positions.
         """

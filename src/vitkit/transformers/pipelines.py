@@ -212,7 +212,7 @@ def _images_of(inputs: Images) -> tuple[Iterable[ImageInput], bool]:
         return [inputs], True
     if isinstance(inputs, Mapping):
         keys = ", ".join(map(str, inputs))
-        raise TypeError(f"the input is a dict with {keys}; pass an image, or KeyDataset(dataset, key)")
+        raise TypeError(f"the input is a dict with the keys {keys}; pass an image, or KeyDataset(dataset, key)")
     dataset: Any = inputs
     if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__") and not isinstance(inputs, list | tuple):
         return (dataset[index] for index in range(len(dataset))), False
@@ -220,9 +220,11 @@ def _images_of(inputs: Images) -> tuple[Iterable[ImageInput], bool]:
 
 
 def _read(image: ImageInput, timeout: float | None, limits: Limits | None) -> ImageInput:
-    """Downloads a URL and decodes a data URI. Returns other images unchanged, and errors in the place of the image."""
+    """Downloads a URL and decodes a data URI. Returns other images unchanged, and failed images as `Unlisted`."""
     if isinstance(image, Mapping):
-        raise TypeError(f"an image is a dict with {', '.join(map(str, image))}; pass KeyDataset(dataset, key) instead")
+        raise TypeError(
+            f"an image is a dict with the keys {', '.join(map(str, image))}; pass KeyDataset(dataset, key) instead"
+        )
     if not isinstance(image, str):
         return image
     try:
@@ -343,7 +345,7 @@ def _split_options(task: str, options: Mapping[str, Argument]) -> tuple[dict[str
         raise ValueError(f"framework is {framework!r}; image pipelines run on PyTorch: use 'pt' or None")
     for name in TEXT_OPTIONS:
         if rest.pop(name, None) is not None:
-            raise ValueError(f"{name} is set, but image pipelines have none; remove it")
+            raise ValueError(f"{name} is set, but image pipelines do not use it; remove it")
     known = (*TASKS[task].options, *CALL_OPTIONS)
     for_calls = {name: rest.pop(name) for name in known if name in rest}
     for name in rest:

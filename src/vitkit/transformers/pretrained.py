@@ -50,7 +50,7 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, Pro
 
     @property
     def __class__(self) -> Any:  # type: ignore[override]
-        """The class of the model. If transformers is imported, it also inherits from its `PreTrainedModel`."""
+        """The class. If transformers is imported, a subclass that also inherits from its `PreTrainedModel`."""
         return recognized_class(type(self), "transformers.modeling_utils", "PreTrainedModel")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -86,12 +86,12 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, Pro
 
     @classmethod
     def arrange(cls, tensors: Tensors) -> Tensors:
-        """Converts tensors with the names of the module tree that the module tree stores in another form."""
+        """Converts loaded tensors, named as in the module tree, whose layout differs from that of the parameters."""
         return tensors
 
     @classmethod
     def name_in(cls, name: str, name_format: str) -> str:
-        """Converts a parameter name of the module tree, without prefix, to "v4" or "v5" names of transformers."""
+        """Converts a parameter name of the module tree, without prefix, to the name format "v4" or "v5"."""
         return name
 
     def attention_of(self, layer: int) -> Any:
@@ -137,7 +137,7 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, Pro
 
     @property
     def loss_function(self) -> Callable[..., Tensor]:
-        """The function from (labels, logits, config) and `num_items_in_batch` to the loss. It can be replaced.
+        """The loss function, called with labels, logits, config and `num_items_in_batch`. Can be replaced.
 
         Raises AttributeError for a model without a loss function.
         """
@@ -248,12 +248,12 @@ class ViTPreTrainedModel(Adapters, PreTrainedModel):
 
     @classmethod
     def own_name(cls, name: str) -> str:
-        """Converts a v4 or v5 name to the name in the module tree."""
+        """Converts a parameter name of transformers 4 or 5 to the name in the module tree."""
         return to_v4(name)
 
     @classmethod
     def name_in(cls, name: str, name_format: str) -> str:
-        """Converts a name to the v4 or v5 names."""
+        """Converts a parameter name to the format "v4" or "v5"."""
         return to_v4(name) if name_format == "v4" else to_v5(name)
 
     @property

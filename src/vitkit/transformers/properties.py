@@ -1,4 +1,4 @@
-"""`PropertyModule`: modules that have a second name, as a property whose setter replaces the module itself."""
+"""`PropertyModule`, for modules with a second name: a property whose setter replaces the module."""
 
 import inspect
 from typing import Any, ClassVar
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class PropertyModule(nn.Module):
-    """Base class of modules whose properties refer to modules.
+    """Base class of modules with properties that get and set submodules.
 
     `nn.Module` registers an assigned module under the name of the property, next to the module that the property refers
     to, and the setter is not called. Here the setter is called.
@@ -27,13 +27,13 @@ class PropertyModule(nn.Module):
 
 
 class Replaceable(nn.Module):
-    """Base class of modules that users replace by their own. `OPTIONS` are optional parameters of `forward`."""
+    """Base class of modules that users can replace with their own. `OPTIONS` are optional parameters of `forward`."""
 
     OPTIONS: ClassVar[tuple[str, ...]] = ()
 
 
 def accepts(module: nn.Module, own: type[Replaceable], option: str) -> bool:
-    """Returns whether the `forward` method of a module, which may replace one of the class `own`, has an option."""
+    """Returns whether `module.forward` accepts an option. The module is an instance of `own` or a replacement of it."""
     forward = module.forward
     if getattr(forward, "__func__", None) is own.forward:
         return option in own.OPTIONS

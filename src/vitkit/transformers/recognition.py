@@ -1,4 +1,4 @@
-"""Makes vitkit's objects pass the isinstance checks of transformers, where a program has imported transformers as well.
+"""Makes vitkit's objects pass the isinstance checks of transformers, if transformers is imported.
 
 The pipelines of transformers select outputs and image processors with isinstance. An object passes if its `__class__`
 inherits from the class of transformers; its type stays vitkit's. transformers is never imported here.

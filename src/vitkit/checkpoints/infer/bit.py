@@ -25,7 +25,7 @@ def infer_hybrid(
     image_size: tuple[int, int] | None,
     notes: list[str],
 ) -> hybrid.Config:
-    """Infers the config of a hybrid ViT. Takes the arguments and raises the errors of `infer_vit`."""
+    """Infers the config of a hybrid ViT. Arguments and errors are those of `infer_vit`."""
     parsed = parse_overrides(hybrid.Config, overrides)
     depths = resnet_depths(shapes, f"{BACKBONE}.stages")
     stride = resnet_stride(depths)
@@ -73,10 +73,12 @@ def resnet_depths(shapes: Mapping[str, Shape], where: str) -> tuple[int, ...]:
 
 
 def convolution(shapes: Mapping[str, Shape], name: str) -> Shape:
-    """Returns the shape of a convolution's weight. Raises CheckpointError if there is none."""
+    """Returns the shape of a convolution weight. Raises CheckpointError if the weight is missing or invalid."""
     shape = shapes.get(name, ())
+    if name not in shapes:
+        raise CheckpointError(f"the convolution weight {name} is missing; save the full state_dict")
     if len(shape) != 4 or 0 in shape:
-        raise CheckpointError(f"{name} is missing or is not a convolution with 4 non-empty axes")
+        raise CheckpointError(f"{name} has shape {shape}; expected a convolution weight with 4 non-empty dimensions")
     return shape
 
 

@@ -103,7 +103,8 @@ def select_classes(source: Source, chosen: list[int]) -> Source:
     tuples = [(label,) if isinstance(label, int) else label for label in labels]
     selected = [index for index, each in enumerate(tuples) if each and all(label in new_indices for label in each)]
     if not selected:
-        raise ValueError(f"no image has one of the classes {', '.join(source.classes[each] for each in chosen)}")
+        names = ", ".join(source.classes[each] for each in chosen)
+        raise ValueError(f"no image has only labels of the selected classes: {names}")
     renumbered = tuple(new_indices.get(old, -1) for old in range(len(source.classes)))
     return Relabelled(Subset(source, np.array(selected)), tuple(source.classes[each] for each in chosen), renumbered)
 

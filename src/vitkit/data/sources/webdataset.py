@@ -45,7 +45,7 @@ class WebDataset(Table):
 
     Without any label file the images have no labels. Damaged parts of shards, and samples whose label cannot be read or
     was lost with them, are left out and named in `skipped`. Raises ValueError that names the shard if nothing can be
-    read, for a missing label, for a label of a wrong type, and for the members that `_tar.index` rejects.
+    read, for a missing label, for a label of the wrong type, and for the members that `_tar.index` rejects.
     """
 
     def __init__(self, shards: list[Path], chosen: Mapping[str, str]):

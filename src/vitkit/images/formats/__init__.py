@@ -39,9 +39,7 @@ def check_size(width: int, height: int, limits: Limits) -> None:
 def check_frames(frames: int, limits: Limits) -> None:
     """Raises ImageError (too_large) if a file has too many frames."""
     if frames > limits.max_frames:
-        raise ImageError(
-            "too_large", f"the file has more than {limits.max_frames} frames, which is the limit max_frames"
-        )
+        raise ImageError("too_large", f"the file has too many frames; the limit max_frames is {limits.max_frames}")
 
 
 def truncated() -> ImageError:

@@ -26,7 +26,7 @@ class _Bits:
         return (self._value >> self._left) & ((1 << count) - 1)
 
     def take_variable(self) -> int:
-        """Returns an integer of variable length (uvlc() in section 4.10.3 of the AV1 specification)."""
+        """Returns a variable-length integer (uvlc() in section 4.10.3 of the AV1 specification)."""
         zeros = 0
         while not self.take(1):
             zeros += 1

@@ -61,7 +61,7 @@ def _values(data: bytes, order: str, entry: int) -> Sequence[int] | None:
     tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
     code = _TYPE_FORMATS.get(kind)
     if code is None or number == 0 or (tag == _JPEG_TABLES and code != "B"):
-        raise corrupt(f"TIFF tag {tag} has no values or values of a wrong type")
+        raise corrupt(f"TIFF tag {tag} has no values or values of the wrong type")
     size = struct.calcsize(code) * number
     position = entry + 8 if size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
     if position + size > len(data):

@@ -109,7 +109,9 @@ def _check_records(records: list[str], sizes: dict[str, int], file: BinaryIO) ->
     known = {*_PLAIN, _MODEL, _SAMPLES, *_CONFIGS.values()}
     for record in records:
         if record not in known and not _TENSORS.fullmatch(record):
-            raise CheckpointError(f"the archive has the unexpected record {record[:80]!r}")
+            raise CheckpointError(
+                f"unexpected record in the archive: {record[:80]!r}; export the model again with vitkit"
+            )
     if len(set(records)) != len(records):
         raise CheckpointError("two records of the archive have the same name")
     if sizes.get(_SAMPLES, 0):

@@ -1,4 +1,4 @@
-"""timm's preprocessing: settings of a model, and transforms of images."""
+"""timm's preprocessing: data configs of models, and image transforms."""
 
 from vitkit.timm.data.config import resolve_data_config, resolve_model_data_config
 from vitkit.timm.data.constants import (

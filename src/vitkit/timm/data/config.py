@@ -56,13 +56,13 @@ def resolve_model_data_config(
     use_test_size: bool = False,
     verbose: bool = False,
 ) -> JsonDict:
-    """Returns the settings of a model, as `resolve_data_config` does."""
+    """Returns the preprocessing settings of a model. See `resolve_data_config`."""
     options: dict[str, Any] = {"use_test_size": use_test_size, "verbose": verbose}
     return resolve_data_config(args=args, pretrained_cfg=pretrained_cfg, model=model, **options)
 
 
 def _input_size(args: Json, cfg: Json, *, use_test_size: bool) -> tuple[int, tuple[int, ...]]:
-    """Returns the number of channels for statistics in `args`, and (channels, height, width)."""
+    """Returns the number of channels that mean and std in `args` may have, and the size (channels, height, width)."""
     channels = args.get("in_chans", args.get("chans", 3))
     if "input_size" in args:
         size = args["input_size"]
@@ -72,7 +72,7 @@ def _input_size(args: Json, cfg: Json, *, use_test_size: bool) -> tuple[int, tup
     if "img_size" in args:
         side = args["img_size"]
         if not isinstance(side, int):
-            raise AssertionError(f"img_size is {side!r}; expected an integer, or pass input_size")
+            raise AssertionError(f"img_size is {side!r}; expected an integer; for other sizes, pass input_size")
         return channels, (channels, side, side)
     size = (use_test_size and cfg.get("test_input_size")) or cfg.get("input_size") or (channels, 224, 224)
     return channels, tuple(size)

@@ -112,7 +112,7 @@ def _channels_first(pixels: np.ndarray) -> np.ndarray:
 def create_transform(
     input_size: int | Sequence[int] = 224, is_training: bool = False, **options: Any
 ) -> Callable[[Any], Tensor]:
-    """Returns timm's transform from an image to a tensor, for `**resolve_data_config(...)`.
+    """Returns timm's transform from an image to a tensor. Its arguments are the entries of `resolve_data_config`.
 
     The evaluation transform equals timm's pixel for pixel. In training it has the random resized crop, horizontal flip,
     color jitter, RandAugment (`rand-m9-mstd0.5-inc1` and its like), 3-Augment (`3a`) and random erasing. Raises
@@ -165,7 +165,9 @@ def _processor(size: int | tuple[int, ...], options: Options, interpolation: str
 
 def _crop(options: Options, interpolation: str) -> Crop:
     if options.train_crop_mode not in (None, "rrc"):
-        raise ValueError(f"train_crop_mode is {options.train_crop_mode!r}; vitkit has 'rrc' (random resized crop) only")
+        raise ValueError(
+            f"train_crop_mode is {options.train_crop_mode!r}; vitkit supports only 'rrc' (random resized crop)"
+        )
     resampling: Any = interpolation
     return Crop(
         kind="torchvision",
@@ -182,7 +184,7 @@ def _range(given: Sequence[float] | None, default: tuple[float, float]) -> tuple
 
 def _augment(options: Options) -> Augment:
     if options.hflip not in (0, 0.5):
-        raise ValueError(f"hflip is {options.hflip}; vitkit has 0 and 0.5")
+        raise ValueError(f"hflip is {options.hflip}; vitkit supports only 0 and 0.5")
     if options.re_mode.lower() not in ERASING:
         raise AssertionError(f"re_mode is {options.re_mode!r}; expected one of {', '.join(map(repr, ERASING))}")
     policy = options.auto_augment or ""
@@ -206,7 +208,7 @@ def _jitter(given: float | Sequence[float] | None) -> Jitter:
 
 
 def _randaugment(policy: str) -> RandAugment:
-    """Returns the settings of timm's RandAugment string. Raises ValueError for another policy."""
+    """Parses a RandAugment string such as "rand-m9-mstd0.5-inc1". Raises ValueError for other policies."""
     sections = policy.split("-")
     parsed = [RAND_AUGMENT.fullmatch(section) for section in sections[1:]]
     values = {match[1]: float(match[2]) for match in parsed if match}
@@ -220,8 +222,8 @@ def _randaugment(policy: str) -> RandAugment:
     )
     if not supported:
         raise ValueError(
-            f"auto_augment is {policy!r}; vitkit has '3a', and RandAugment such as 'rand-m9-mstd0.5-inc1' (always with "
-            "inc1, and with p0.5 and mmax10)"
+            f"auto_augment is {policy!r}; vitkit supports '3a', and RandAugment such as 'rand-m9-mstd0.5-inc1' (inc1 "
+            "is required, p must be 0.5, and mmax must be 10)"
         )
     layers, magnitude = int(values.get("n", 2)), float(int(values.get("m", 10)))
     return RandAugment(layers=layers, magnitude=magnitude, noise=values.get("mstd", 0.0), operations="increasing")

@@ -1,4 +1,4 @@
-"""timm's layers of a ViT, with timm's arguments and module names, computed by `vitkit.layers`.
+"""Layers of timm's ViTs, with timm's arguments and module names, implemented with `vitkit.layers`.
 
 Linear layers, norms, dropout and stochastic depth are children that can be hooked, replaced, frozen or cast.
 """

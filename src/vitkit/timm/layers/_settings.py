@@ -1,4 +1,4 @@
-"""Settings of timm's layers: norms, activations, sizes, and the children and their order in timm's modules."""
+"""Helpers for timm's layers: norms, activations, sizes, and the names and order of submodules."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,14 +12,14 @@ LayerType = str | Callable[..., nn.Module]
 
 
 def hide(module: nn.Module, *names: str) -> None:
-    """Turns children that timm's module does not have into plain attributes. Names that are no children are ignored."""
+    """Unregisters submodules that timm's module does not have, and keeps them as plain attributes."""
     for name in names:
         if name in module._modules:
             object.__setattr__(module, name, module._modules.pop(name))
 
 
 def move_first(module: nn.Module, *names: str) -> None:
-    """Moves children or parameters to the front, in the given order, which is that of timm's state dicts."""
+    """Moves submodules and parameters to the front, in the given order, so that state dicts have timm's order."""
     for entries in (module._modules, module._parameters):
         for name in (*names, *(name for name in list(entries) if name not in names)):
             if name in entries:
@@ -27,7 +27,7 @@ def move_first(module: nn.Module, *names: str) -> None:
 
 
 def to_2tuple(size: Any) -> tuple[Any, Any]:
-    """Returns a size as a pair: one value is repeated, a pair is returned as a tuple."""
+    """Converts a size to a tuple of two values. A single value is repeated."""
     if isinstance(size, Iterable) and not isinstance(size, str):
         first, second = size
         return first, second
@@ -40,16 +40,18 @@ def norm_eps(norm_layer: LayerType | None, default: float = 1e-6) -> float:
         return default
     norm = None if isinstance(norm_layer, str) else norm_layer(8)
     if not isinstance(norm, nn.LayerNorm) or norm.weight is None:
-        raise ValueError(f"norm_layer is {norm_layer!r}; vitkit's ViTs have nn.LayerNorm, also with another eps")
+        raise ValueError(f"norm_layer is {norm_layer!r}; vitkit's ViTs support only nn.LayerNorm, with any eps")
     return norm.eps
 
 
 def act_name(act_layer: LayerType | None) -> Any:
-    """Returns the name in vitkit of timm's `act_layer`. Raises ValueError for an unsupported activation."""
+    """Converts timm's `act_layer` to vitkit's activation name. Raises ValueError for an unsupported activation."""
     if act_layer is None:
         return "gelu"
     known = names_in("timm")
     name = known.get(act_layer) if isinstance(act_layer, str) else activation_name(act_layer())
     if name is None:
-        raise ValueError(f"act_layer is {act_layer!r}; expected one of {', '.join(known)}, or its torch class")
+        raise ValueError(
+            f"act_layer is {act_layer!r}; expected one of {', '.join(known)}, or the torch class of one of these"
+        )
     return name

@@ -13,7 +13,7 @@ from vitkit.timm.layers._settings import LayerType, norm_eps
 
 
 class Attention(layers.Attention):
-    """Multi-head self-attention. Without `fused_attn` the weights pass through the child `attn_drop`, to be hooked.
+    """Multi-head self-attention. Without `fused_attn`, hooks on `attn_drop` can read the attention weights.
 
     `qkv_bias="qv"` has separate biases of query and value and no key bias (BEiT, DINOv3).
     """

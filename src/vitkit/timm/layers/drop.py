@@ -21,12 +21,12 @@ class DropPath(layers.DropPath):
 
     @property
     def drop_prob(self) -> float:
-        """The probability that a residual branch is dropped, which can be set."""
+        """The probability that a residual branch is dropped."""
         return self.rate
 
     @drop_prob.setter
     def drop_prob(self, value: float) -> None:
-        """Sets the probability."""
+        """Sets the probability that a residual branch is dropped."""
         self.rate = value
 
 
@@ -39,7 +39,7 @@ class PatchDropout(nn.Module):
         self.num_prefix_tokens = num_prefix_tokens
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the special tokens and the kept patch tokens, in random order as in timm."""
+        """Returns the special tokens and the kept patch tokens. As in timm, the patch tokens are in random order."""
         if not self.training or not self.prob:
             return x
         special, patches = x.tensor_split([self.num_prefix_tokens], dim=1)

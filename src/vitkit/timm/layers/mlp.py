@@ -30,7 +30,7 @@ class Mlp(layers.MLP):
 
 
 class GluMlp(layers.SwiGLU):
-    """SwiGLU MLP with one matrix for gate and value ("SwiGLUPacked"). `hidden_features` counts both."""
+    """SwiGLU MLP with one matrix for gate and value ("SwiGLUPacked"). `hidden_features` is their total width."""
 
     def __init__(self, in_features: int, hidden_features: int, *, drop: float = 0.0):
         super().__init__(in_features, hidden_features // 2)
@@ -47,7 +47,7 @@ class GluMlp(layers.SwiGLU):
 
 
 class SwiGLU(nn.Module):
-    """SwiGLU MLP with separate matrices for gate and value, whose width is rounded up to a multiple of `align_to`."""
+    """SwiGLU MLP with separate matrices for gate and value. The hidden width is a multiple of `align_to`."""
 
     def __init__(self, in_features: int, hidden_features: int, *, drop: float = 0.0, align_to: int = 0):
         super().__init__()

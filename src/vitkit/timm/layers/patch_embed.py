@@ -1,4 +1,4 @@
-"""Patch embeddings with timm's arguments: of images, and of the feature map of a ResNet."""
+"""Patch embeddings of images and of ResNet feature maps, with timm's arguments."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def resample_patch_embed(
 
 
 class PatchEmbed(layers.PatchEmbed):
-    """Patch embedding that returns tokens (b, n, d), or a map (b, rows, columns, d) with `output_fmt="NHWC"`.
+    """Patch embedding that returns tokens (b, n, d), or with `output_fmt="NHWC"` a feature map (b, rows, columns, d).
 
     Raises AssertionError for an image of another size than `img_size` if `strict_img_size`, and otherwise for a size
     that is not a multiple of the patch size. `dynamic_img_pad` pads such images with zeros.
@@ -148,7 +148,7 @@ class HybridEmbed(layers.PatchEmbed):
 
     @property
     def feature_size(self) -> tuple[int, int]:
-        """Rows and columns of the backbone's feature map at `img_size`. The backbone rounds up."""
+        """Rows and columns of the backbone's feature map at `img_size`, rounded up."""
         rows, columns = (-(-side // ratio) for side, ratio in zip(self.img_size, self.feature_ratio, strict=True))
         return rows, columns
 

@@ -47,7 +47,7 @@ class Shared:
         return int(self.embed_dim * self.mlp_ratio)
 
     def sizes(self) -> dict[str, Any]:
-        """Returns the fields of a vitkit config that are sizes, and `num_classes`."""
+        """Returns the fields of the vitkit config for image size, patch size, widths and the like."""
         return {
             "image_size": to_2tuple(self.img_size),
             "patch_size": to_2tuple(self.patch_size),
@@ -70,7 +70,7 @@ def bind(
     kwargs: Mapping[str, Any],
     fixed: Mapping[str, tuple[Any, ...]],
 ) -> Arguments:
-    """Returns the arguments of a model class.
+    """Binds positional and keyword arguments to the argument dataclass of a model class.
 
     `fixed` are timm's arguments that vitkit accepts only with the given values. Raises TypeError for unknown
     arguments, and ValueError for arguments that vitkit does not support.

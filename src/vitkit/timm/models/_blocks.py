@@ -1,4 +1,4 @@
-"""timm's encoder blocks: of the plain ViT, of BEiT and of DINOv3."""
+"""timm's encoder blocks of the plain ViT, BEiT and DINOv3."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def drop_path(rate: float) -> nn.Module:
 
 
 class Block(layers.Block):
-    """Pre-norm encoder block of the plain ViT. `attn` and `mlp` replace the attention and the MLP that it builds."""
+    """Pre-norm encoder block of the plain ViT. `attn` and `mlp` replace the default attention and MLP."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Block(layers.Block):
 
 
 class EvaBlock(Block):
-    """Encoder block of BEiT and DINOv3: LayerScale is the parameters `gamma_1` and `gamma_2` of the block itself."""
+    """Encoder block of BEiT and DINOv3. The LayerScale parameters are `gamma_1` and `gamma_2` of the block."""
 
     def __init__(self, dim: int, num_heads: int, *, init_values: float | None = None, **arguments: Any):
         super().__init__(dim, num_heads, **arguments)
@@ -88,19 +88,19 @@ class EvaBlock(Block):
     def forward(  # type: ignore[override]
         self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        """Returns the tokens after attention, with the rotary embedding of the patches, and MLP."""
+        """Returns the tokens after attention and MLP. `rope` is the rotary embedding of the patches."""
         return self.run(x, rope=rope, attn_mask=attn_mask, is_causal=is_causal)
 
     def ls1(self, x: Tensor) -> Tensor:
-        """Scales the attention branch."""
+        """Applies LayerScale to the attention branch."""
         return x if self.gamma_1 is None else self.gamma_1 * x
 
     def ls2(self, x: Tensor) -> Tensor:
-        """Scales the MLP branch."""
+        """Applies LayerScale to the MLP branch."""
         return x if self.gamma_2 is None else self.gamma_2 * x
 
     def reset_parameters(self) -> None:
-        """Initializes LayerScale."""
+        """Initializes the LayerScale parameters."""
         for gamma in (self.gamma_1, self.gamma_2):
             if gamma is not None and self.init_values is not None:
                 nn.init.constant_(gamma, self.init_values)
@@ -110,12 +110,12 @@ class BeitBlock(EvaBlock):
     """Encoder block of BEiT, whose attention adds a relative position bias."""
 
     def forward(self, x: Tensor, shared_rel_pos_bias: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """Returns the tokens after attention and MLP. The bias is added to that of the block's own table."""
+        """Returns the tokens after attention and MLP. The shared bias is added to the block's own bias."""
         return self.run(x, shared_rel_pos_bias=shared_rel_pos_bias)
 
 
 class BeitAttention(Attention):
-    """Attention with a relative position bias of its own, for a grid of `window_size` patches, or of the model."""
+    """Attention with its own relative position bias (for a grid of `window_size` patches) or with a shared one."""
 
     def __init__(
         self, dim: int, num_heads: int, *, window_size: tuple[int, int] | None, attn_drop: float, proj_drop: float
@@ -142,7 +142,7 @@ class BeitAttention(Attention):
         return relative_bias(self.relative_position_bias_table, index)
 
     def set_window_size(self, window_size: tuple[int, int]) -> None:
-        """Resizes the table to another grid of patches."""
+        """Resizes the relative position bias table to another grid of patches."""
         if self.window_size is None or self.relative_position_bias_table is None:
             return
         table = self.relative_position_bias_table

@@ -49,7 +49,7 @@ def parse_model_name(model_name: str) -> tuple[str | None, str]:
 
 
 def safe_model_name(model_name: str, remove_source: bool = True) -> str:
-    """Returns a model name with letters, digits and underscores only."""
+    """Replaces all characters of a model name except letters and digits with underscores."""
     name = parse_model_name(model_name)[1] if remove_source else model_name
     return "".join(sign if sign.isalnum() else "_" for sign in name).rstrip("_")
 
@@ -67,7 +67,7 @@ def create_model(
     no_jit: bool | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Creates a model by timm's name, optionally with a tag (`vit_base_patch16_224.augreg_in21k`).
+    """Creates a model by its name in timm, optionally with a tag (`vit_base_patch16_224.augreg_in21k`).
 
     `hf-hub:OWNER/NAME` and `local-dir:FOLDER` take architecture, arguments and settings from a config.json of timm.
     `pretrained` is True for the published weights, or the path or Hub id of a checkpoint in any format that
@@ -103,7 +103,7 @@ def create_model(
 def resolve_cfg(
     architecture: Architecture, cfg: str | Mapping[str, Any] | None, overlay: Mapping[str, Any] | None
 ) -> PretrainedCfg:
-    """Returns the settings of the weights: a dict, those of a tag, or the default ones, with `overlay`."""
+    """Returns the pretrained_cfg in `cfg` (a dict, a tag, or None for the default), updated with `overlay`."""
     if isinstance(cfg, Mapping):
         _check_keys(cfg)
         base: JsonDict = {**CFG_DEFAULTS, **cfg}
@@ -159,7 +159,7 @@ def _fill(
     strict: bool,
     features: bool,
 ) -> None:
-    """Loads weights into a new model. Another number of classes keeps the new head."""
+    """Loads weights into a new model. If the number of classes differs, the head keeps its random weights."""
     other = features or model.num_classes != cfg.get("num_classes", model.num_classes)
     if not isinstance(loaded, Checkpoint):
         state = {name: value for name, value in loaded.items() if not other or name.partition(".")[0] not in HEADS}
@@ -175,7 +175,7 @@ def _fill(
 def _load(
     cfg: JsonDict, pretrained: bool | Source, cache_dir: Source | None, num_heads: int | None
 ) -> Checkpoint | Mapping[str, Any]:
-    """Returns the weights: those at a path or Hub id, or those that the pretrained_cfg names."""
+    """Loads weights from a path or Hub id, or from the location in the pretrained_cfg."""
     source: Any = pretrained
     if pretrained is True:
         if cfg.get("state_dict"):
@@ -214,7 +214,7 @@ def _cfg_of(loaded: Checkpoint) -> JsonDict:
 
 def _features(model: Any, cfg: JsonDict, taps: JsonDict) -> FeatureGetterNet:
     if taps.pop("feature_cls", "getter") not in ("getter", FeatureGetterNet):
-        raise ValueError("feature_cls: vitkit has 'getter' only, which returns the outputs of blocks as a list")
+        raise ValueError("vitkit supports only feature_cls='getter', which returns the outputs of blocks as a list")
     taps.setdefault("out_indices", model.default_out_indices)
     wrapped = FeatureGetterNet(model, **taps)
     cfg = {key: value for key, value in cfg.items() if key not in ("num_classes", "classifier", "global_pool")}
@@ -223,7 +223,7 @@ def _features(model: Any, cfg: JsonDict, taps: JsonDict) -> FeatureGetterNet:
 
 
 def model_entrypoint(model_name: str, module_filter: str | None = None) -> Callable[..., nn.Module]:
-    """Returns the function that creates a model. Raises RuntimeError for an unknown name."""
+    """Returns the function that creates the model with a name. Raises RuntimeError for an unknown name."""
     architecture, _ = resolve_name(model_name)
     if module_filter and architecture.module != module_filter:
         raise RuntimeError(f"Model ({model_name} not found in module {module_filter}.")

@@ -1,4 +1,4 @@
-"""Feature extraction as in timm: indices of blocks, `feature_info`, and the module for `features_only=True`."""
+"""timm's feature extraction: block indices, `feature_info`, and the model wrapper of `features_only=True`."""
 
 import copy
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ Indices = int | Sequence[int] | None
 
 
 def feature_take_indices(num_features: int, indices: Indices = None) -> tuple[list[int], int]:
-    """Returns the indices of the chosen blocks, in the given order, and the largest. None chooses all blocks.
+    """Returns the indices of the chosen blocks, in the given order, and the largest index. None selects all blocks.
 
     Raises AssertionError for a block that does not exist.
     """
@@ -26,12 +26,12 @@ def feature_take_indices(num_features: int, indices: Indices = None) -> tuple[li
         if not 0 <= index < num_features:
             raise AssertionError(f"feature index {given} is out of range (0 to {num_features - 1})")
     if not chosen:
-        raise ValueError("indices is empty; pass the indices of blocks, or a number of last blocks")
+        raise ValueError("indices is empty; pass the indices of blocks, or the number of last blocks")
     return chosen, max(chosen)
 
 
 class FeatureInfo:
-    """Channels, stride and module name of the outputs of blocks. Without indices, those of the chosen blocks."""
+    """Channels, stride and module name of each block output. By default, methods return those of the chosen blocks."""
 
     def __init__(self, feature_info: list[dict[str, Any]], out_indices: int | Sequence[int]):
         self.out_indices = tuple(range(-out_indices, 0)) if isinstance(out_indices, int) else tuple(out_indices)
@@ -40,17 +40,17 @@ class FeatureInfo:
             info.setdefault("index", index)
 
     def from_other(self, out_indices: int | Sequence[int]) -> "FeatureInfo":
-        """Returns a copy for other blocks."""
+        """Returns a copy with other chosen blocks."""
         return FeatureInfo(copy.deepcopy(self.info), out_indices)
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
-        """Returns an entry of one block, or a list for several: those in `idx`, or the chosen ones."""
+        """Returns the entry `key` of block `idx`. For several indices or None (the chosen blocks), returns a list."""
         if isinstance(idx, int):
             return self.info[idx][key]
         return [self.info[index][key] for index in (self.out_indices if idx is None else idx)]
 
     def get_dicts(self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None) -> Any:
-        """Returns the entries of one block as a dict, or a list of dicts for several."""
+        """Returns the entries of block `idx` as a dict. For several indices or None, returns a list of dicts."""
 
         def select(index: int) -> dict[str, Any]:
             return self.info[index] if keys is None else {key: self.info[index][key] for key in keys}

@@ -129,7 +129,7 @@ def is_model_in_modules(model_name: str, module_names: Filters) -> bool:
 
 
 def get_pretrained_cfg(model_name: str, allow_unregistered: bool = True) -> "PretrainedCfg | None":
-    """Returns the settings of published weights; without a tag those of the default weights.
+    """Returns the settings of published weights. Without a tag, returns those of the default weights.
 
     Raises RuntimeError for an unknown tag, and for an unknown name unless `allow_unregistered`.
     """
@@ -165,7 +165,7 @@ class PretrainedCfg(dict[str, Any]):
             return self[name]
         if name in CFG_KEYS:
             return None
-        raise AttributeError(f"the pretrained_cfg has no '{name}'; it has {', '.join(self)}")
+        raise AttributeError(f"the pretrained_cfg has no entry '{name}'; its entries are {', '.join(self)}")
 
     @property
     def has_weights(self) -> bool:
@@ -173,7 +173,7 @@ class PretrainedCfg(dict[str, Any]):
         return any(self.get(key) for key in ("url", "file", "hf_hub_id"))
 
     def to_dict(self, remove_source: bool = False, remove_null: bool = True) -> JsonDict:
-        """Returns the entries as a dict, optionally without the location of the weights and without None."""
+        """Returns the entries as a dict, optionally without the location of the weights and without None values."""
         source = ("url", "file", "hf_hub_id", "hf_hub_filename", "source") if remove_source else ()
         kept = {key: value for key, value in self.items() if key not in source}
         always = ("pool_size", "first_conv", "classifier")
@@ -187,7 +187,7 @@ def _as_list(value: Filters) -> list[str]:
 
 
 def _patterns(filters: Filters, tagged: bool) -> list[str]:
-    """Returns the filters; with tags, a filter without a tag matches every tag."""
+    """Returns the filters as patterns. If names have tags, a filter without a tag matches every tag."""
     given = _as_list(filters)
     if not tagged:
         return given

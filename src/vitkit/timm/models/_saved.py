@@ -1,4 +1,4 @@
-"""Reads architecture, arguments and settings of a model from a folder of timm, or from the Hub."""
+"""Reads the architecture, arguments and pretrained_cfg of a model from a folder or Hub id with timm's config.json."""
 
 import os
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ MAX_SIDE = 100_000
 
 
 def complete_arguments(architecture: Architecture, cfg: JsonDict, given: JsonDict) -> tuple[Any, JsonDict]:
-    """Returns the model class of an architecture, and its arguments with those that the settings determine."""
+    """Returns the model class of an architecture, and its arguments, completed from the pretrained_cfg."""
     arguments = architecture.arguments | given
     distilled = arguments.pop("distilled", False)
     for name in ("num_classes", "global_pool"):
@@ -79,7 +79,7 @@ def read_folder(source: str, rest: str, cache_dir: Source | None) -> tuple[JsonD
 
 
 def _with_arguments(cfg: JsonDict, arguments: Mapping[str, Any], path: Path) -> JsonDict:
-    """Returns a pretrained_cfg with the image size and the channels that the saved arguments set."""
+    """Returns a pretrained_cfg with the image size and number of channels of the saved arguments."""
     size = cfg.get("input_size") or CFG_DEFAULTS["input_size"]
     if not isinstance(size, list | tuple) or len(size) != 3 or not all(type(side) is int and side > 0 for side in size):
         raise CheckpointError(f"{path}: input_size is {str(size)[:60]}; expected [channels, height, width]")
@@ -94,7 +94,7 @@ def _with_arguments(cfg: JsonDict, arguments: Mapping[str, Any], path: Path) -> 
 
 
 def _check_sizes(folder: Path, architecture: Architecture, cfg: JsonDict, arguments: JsonDict) -> None:
-    """Raises CheckpointError if saved sizes are invalid, or larger than the weights beside them."""
+    """Raises CheckpointError if saved sizes are invalid, or larger than those of the weights in the same folder."""
     cls, arguments = complete_arguments(architecture, cfg, arguments)
     try:
         config = cls.config_of(**arguments)
@@ -104,4 +104,7 @@ def _check_sizes(folder: Path, architecture: Architecture, cfg: JsonDict, argume
     if any((folder / name).is_file() for name in WEIGHTS):
         bounds.check_config(config, locate(str(folder), None).tensors)
     elif getattr(config, "depth", 1) > MAX_DEPTH or max(config.width, config.num_classes) > MAX_SIDE:
-        raise CheckpointError(f"{folder / 'config.json'}: depth, embed_dim or num_classes is too large")
+        raise CheckpointError(
+            f"{folder / 'config.json'}: depth is {getattr(config, 'depth', 1)}, embed_dim {config.width}, num_classes "
+            f"{config.num_classes}; the limits are {MAX_DEPTH} for depth and {MAX_SIDE} for the others"
+        )

@@ -30,7 +30,7 @@ POOLS = {"token": "token", "avg": "gap", "map": "map"}
 
 
 class TimmViT(TokenBackbone):
-    """Base class of timm's ViTs. A subclass is also a vitkit family, whose `__init__` it calls with a config."""
+    """Base class of timm's ViTs. Each subclass also inherits from the vitkit model of its family."""
 
     # Supported poolings, and how timm's assertion lists those of its class.
     pools: ClassVar[tuple[str, ...]] = ("", "avg", "token", "map")
@@ -51,7 +51,7 @@ class TimmViT(TokenBackbone):
 
     @classmethod
     def check_pool(cls, global_pool: str, class_token: bool) -> None:
-        """Raises AssertionError for an unknown pooling, and for token pooling without a class token.
+        """Raises AssertionError if the pooling is unknown, or needs a class token that the model does not have.
 
         Raises ValueError for a pooling of timm that vitkit does not have.
         """
@@ -91,7 +91,7 @@ class TimmViT(TokenBackbone):
         move_first(self, *(name for name in ORDER if name in self._modules))
 
     def _materialize(self, arguments: Shared, weight_init: str = "") -> None:
-        """Moves the model from the meta device to its device, and initializes it."""
+        """Moves the model from the meta device to the target device, and initializes its weights."""
         device = torch.device(arguments.device) if arguments.device is not None else torch.get_default_device()
         self.weight_init_mode = weight_init
         if device.type != "meta":
@@ -101,7 +101,7 @@ class TimmViT(TokenBackbone):
             self.to(arguments.dtype)
 
     def _prefix(self) -> list[Tensor]:
-        """Returns the special tokens in order."""
+        """Returns the parameters of the special tokens, in order."""
         named = (getattr(self, name, None) for name in ("cls_token", "dist_token", "reg_token"))
         return [token for token in named if token is not None]
 
@@ -234,7 +234,7 @@ class TimmViT(TokenBackbone):
         norm: bool = False,
         attn_mask: Tensor | None = None,
     ) -> list[Any]:
-        """Returns the outputs of the last `n` blocks, or of the blocks with these indices, as DINO does."""
+        """Returns the outputs of the last `n` blocks, or if `n` is a sequence of indices, of these blocks."""
         fmt = "NCHW" if reshape else "NLC"
         options: dict[str, Any] = {"return_prefix_tokens": return_prefix_tokens, "norm": norm, "attn_mask": attn_mask}
         return self.forward_intermediates(x, n, output_fmt=fmt, intermediates_only=True, **options)
@@ -258,7 +258,7 @@ class TimmViT(TokenBackbone):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the head by a randomly initialized one, and changes the pooling. The norms stay."""
+        """Replaces the head with a randomly initialized one, and changes the pooling. The norms do not change."""
         if global_pool is not None:
             self.check_pool(global_pool, self.cls_token is not None)
             if global_pool == "map" and getattr(self, "attn_pool", None) is None:
@@ -272,7 +272,7 @@ class TimmViT(TokenBackbone):
         self.config = dataclasses.replace(self.config, num_classes=num_classes, task=self.config.task.for_new_head())
 
     def _set_pool(self, global_pool: str) -> None:
-        """Changes the pooling of the vitkit config, if the family has a choice of poolings."""
+        """Changes the pooling in the vitkit config if the family supports several poolings."""
         if not hasattr(self.config, "pool"):
             return
         pool = POOLS.get(global_pool, "none")
@@ -290,13 +290,13 @@ class TimmViT(TokenBackbone):
         return nn.Linear(self.embed_dim, num_classes, device=like.device, dtype=like.dtype).train(self.training)
 
     def reset_head(self, num_classes: int) -> None:
-        """Replaces the head, as `reset_classifier` does."""
+        """Replaces the head. See `reset_classifier`."""
         self.reset_classifier(num_classes)
 
     def set_input_size(
         self, img_size: int | tuple[int, int] | None = None, patch_size: int | tuple[int, int] | None = None
     ) -> None:
-        """Changes the image size and the patch size. The position embeddings and the projection are resized."""
+        """Changes the image size and the patch size. Resizes the position embeddings and the patch projection."""
         image = None if img_size is None else to_2tuple(img_size)
         self.resize(image, None if patch_size is None else to_2tuple(patch_size))
         self.patch_embed.img_size = self.config.image_size

@@ -31,7 +31,7 @@ def load_checkpoint(model: Any, checkpoint_path: str | os.PathLike[str], strict:
 
 
 def open_checkpoint(source: str | os.PathLike[str], num_heads: int | None) -> Checkpoint:
-    """Loads a checkpoint of any format. `num_heads` is used for local files to which no config.json belongs."""
+    """Loads a checkpoint of any format. `num_heads` is used for local files without a config.json."""
     local = Path(source).expanduser().exists() or ":" in os.fspath(source)
     bare = local and num_heads is not None and locate(os.fspath(source), None).config is None
     return checkpoints.load(source, dtype=None, config={"num_heads": num_heads} if bare else None)

@@ -68,7 +68,7 @@ class Beit(TimmViT, beit.BEiT):  # type: ignore[misc] - timm names the argument 
 
     @classmethod
     def config_of(cls, **kwargs: Any) -> beit.Config:
-        """Returns the vitkit config of timm's arguments, with the errors of the constructor."""
+        """Converts timm's arguments to a vitkit config. Raises the errors of the constructor."""
         return bind(BeitArguments, cls.__name__, (), kwargs, FIXED).config()
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -108,7 +108,7 @@ class Beit(TimmViT, beit.BEiT):  # type: ignore[misc] - timm names the argument 
         )
 
     def block_inputs(self, grid: tuple[int, int]) -> dict[str, Any]:
-        """Returns the relative position bias that all blocks share, if there is one."""
+        """Returns the relative position bias that all blocks share, or an empty dict if there is none."""
         if self.rel_pos_bias is None:
             return {}
         index = relative_index(self.config.grid, device=self.cls_token.device)
@@ -117,13 +117,13 @@ class Beit(TimmViT, beit.BEiT):  # type: ignore[misc] - timm names the argument 
     def set_input_size(
         self, img_size: int | tuple[int, int] | None = None, patch_size: int | tuple[int, int] | None = None
     ) -> None:
-        """Changes the image size and the patch size, and resizes tables of positions and the projection."""
+        """Changes the image size and the patch size. Resizes position embeddings, bias tables and patch projection."""
         super().set_input_size(img_size, patch_size)
         for block in self.blocks:
             block.attn.window_size = None if block.attn.window_size is None else self.config.grid
 
     def init_weights(self, needs_reset: bool = True) -> None:
-        """Initializes weights from a truncated normal; output layers of block i are divided by sqrt(2 i)."""
+        """Initializes weights from a truncated normal. Divides the output weights of block i by sqrt(2 i)."""
         beit.BEiT.init_weights(self)
         for block in self.blocks:
             block.reset_parameters()

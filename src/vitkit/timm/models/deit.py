@@ -25,7 +25,7 @@ DISTILLED = FIXED | {
 
 
 class VisionTransformerDistilled(TimmViT, deit.DeiT):  # type: ignore[misc] - timm names the argument of forward x
-    """DeiT with a class token and a distillation token, each with its own head, and timm's methods.
+    """DeiT with timm's methods. The class token and the distillation token each have their own head.
 
     The output is the mean of both heads, or in training after `set_distilled_training()` the pair of their logits.
     """
@@ -37,7 +37,7 @@ class VisionTransformerDistilled(TimmViT, deit.DeiT):  # type: ignore[misc] - ti
 
     @classmethod
     def config_of(cls, **kwargs: Any) -> deit.Config:
-        """Returns the vitkit config of timm's arguments, with the errors of the constructor."""
+        """Converts timm's arguments to a vitkit config. Raises the errors of the constructor."""
         return cls._config(bind(VisionTransformerArguments, cls.__name__, (), kwargs, DISTILLED))
 
     @staticmethod
@@ -67,7 +67,7 @@ class VisionTransformerDistilled(TimmViT, deit.DeiT):  # type: ignore[misc] - ti
         self._materialize(arguments)
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
-        """Initializes weights and position embeddings from a truncated normal distribution, the class token near 0."""
+        """Initializes weights and position embeddings from a truncated normal, and the class token with std 1e-6."""
         deit.DeiT.init_weights(self)
         nn.init.normal_(self.cls_token, std=1e-6)
 
@@ -80,14 +80,14 @@ class VisionTransformerDistilled(TimmViT, deit.DeiT):  # type: ignore[misc] - ti
         return self.head, self.head_dist
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces both heads by randomly initialized ones."""
+        """Replaces both heads with randomly initialized heads."""
         if global_pool not in (None, "", "token"):
             raise AssertionError(f"{self.pools_message} Got global_pool={global_pool!r}.")
         super().reset_classifier(num_classes)
         self.head_dist = self._new_head(num_classes)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
-        """Returns the mean of the logits of both heads; see the class for distillation."""
+        """Returns the mean of the logits of both heads, or in distilled training the logits of each head."""
         first, second = self.head_drop(x[:, 0]), self.head_drop(x[:, 1])
         if pre_logits:
             return (first + second) / 2

@@ -42,7 +42,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class EvaArguments(Shared):
-    """Arguments of timm's `Eva` that a DINOv3 may have."""
+    """Arguments of timm's `Eva` that are supported for DINOv3."""
 
     global_pool: str = "avg"
     swiglu_mlp: bool = False
@@ -91,7 +91,7 @@ class Eva(TimmViT, dinov3.DINOv3):  # type: ignore[misc] - timm names the argume
 
     @classmethod
     def config_of(cls, **kwargs: Any) -> dinov3.Config:
-        """Returns the vitkit config of timm's arguments, with the errors of the constructor."""
+        """Converts timm's arguments to a vitkit config. Raises the errors of the constructor."""
         return bind(EvaArguments, cls.__name__, (), kwargs, FIXED).config()
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -148,7 +148,7 @@ class Eva(TimmViT, dinov3.DINOv3):  # type: ignore[misc] - timm names the argume
         return {"rope": self.rotation(grid, self.cls_token.device)}
 
     def init_weights(self, needs_reset: bool = True) -> None:
-        """Initializes weights from a truncated normal; output layers of block i are divided by sqrt(2 i)."""
+        """Initializes weights from a truncated normal. Divides the output weights of block i by sqrt(2 i)."""
         dinov3.DINOv3.init_weights(self)
         with torch.no_grad():
             for number, block in enumerate(self.blocks, start=1):

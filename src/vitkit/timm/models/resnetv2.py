@@ -31,7 +31,7 @@ STEM = {"num_chs": 64, "reduction": 2, "module": "stem.conv"}
 
 @dataclasses.dataclass(frozen=True)
 class ResNetV2Arguments:
-    """Arguments of timm's `ResNetV2` that a BiT may have."""
+    """Arguments of timm's `ResNetV2` that are supported for BiT."""
 
     layers: tuple[int, ...] = (3, 4, 6, 3)
     num_classes: int = 1000
@@ -64,7 +64,7 @@ class ClassifierHead(nn.Module):
     def __init__(self, width: int, num_classes: int, pool_type: str, drop_rate: float):
         super().__init__()
         if pool_type not in ("", "avg"):
-            raise ValueError(f"global_pool is {pool_type!r}; vitkit's BiT has 'avg' and ''")
+            raise ValueError(f"global_pool is {pool_type!r}; vitkit's BiT supports 'avg' and ''")
         self.in_features = self.num_features = width
         self.global_pool = nn.AdaptiveAvgPool2d(1) if pool_type else nn.Identity()
         self.drop = nn.Dropout(drop_rate)
@@ -90,7 +90,7 @@ class ResNetV2(bit.BiT):
 
     @classmethod
     def config_of(cls, **kwargs: Any) -> bit.Config:
-        """Returns the vitkit config of timm's arguments, with the errors of the constructor."""
+        """Converts timm's arguments to a vitkit config. Raises the errors of the constructor."""
         return bind(ResNetV2Arguments, cls.__name__, (), kwargs, FIXED).config()
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -159,7 +159,7 @@ class ResNetV2(bit.BiT):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Returns the final map and the maps of chosen stages: 0 is the stem before its pooling, 1 the first stage."""
+        """Returns the final feature map and those of chosen stages. Index 0 is the stem, before its max-pooling."""
         if output_fmt != "NCHW":
             raise AssertionError("Output shape must be NCHW.")
         chosen, last = feature_take_indices(len(self.feature_info), indices)
@@ -179,7 +179,7 @@ class ResNetV2(bit.BiT):
         return self.norm_act(x) if max(found) == len(self.feature_info) - 1 else x, outputs
 
     def norm_act(self, x: Tensor) -> Tensor:
-        """Applies the final norm and its activation, or nothing after `prune_intermediate_layers`."""
+        """Applies the final norm and its activation. Returns `x` unchanged if both were pruned."""
         return x if isinstance(self.norm, nn.Identity) else self._normalized(len(self.stages) - 1, x)
 
     def prune_intermediate_layers(
@@ -201,7 +201,7 @@ class ResNetV2(bit.BiT):
         return self.head.fc  # type: ignore[return-value]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier by a randomly initialized one, and changes the pooling."""
+        """Replaces the classifier with a randomly initialized one, and changes the pooling."""
         old: Any = self.head
         like: Any = self.stem.conv.weight
         pool = old.pool_type if global_pool is None else global_pool
@@ -210,9 +210,9 @@ class ResNetV2(bit.BiT):
         self.head.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Raises NotImplementedError: activation checkpointing is not available for BiT."""
+        """Raises NotImplementedError, because BiT does not support activation checkpointing."""
         if enable:
-            raise NotImplementedError("vitkit's BiT has no activation checkpointing; leave it disabled")
+            raise NotImplementedError("vitkit's BiT does not support activation checkpointing; do not enable it")
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Returns patterns of parameter names for layer-wise learning rates, in timm's format."""

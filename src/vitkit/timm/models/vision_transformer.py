@@ -56,7 +56,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class VisionTransformerArguments(Shared):
-    """Arguments of timm's `VisionTransformer`. `layers` are the ResNet stages of a hybrid."""
+    """Arguments of timm's `VisionTransformer`. `layers` has the number of blocks in each ResNet stage of a hybrid."""
 
     qk_norm: bool = False
     class_token: bool = True
@@ -78,7 +78,7 @@ class VisionTransformerArguments(Shared):
         if self.mlp_layer is None or self.mlp_layer is Mlp or self.mlp_layer == "Mlp":
             return False
         if self.mlp_layer not in (GluMlp, "swiglu_packed"):
-            raise ValueError(f"mlp_layer is {self.mlp_layer!r}; vitkit's ViTs have Mlp and GluMlp (SwiGLU)")
+            raise ValueError(f"mlp_layer is {self.mlp_layer!r}; vitkit's ViTs support Mlp and GluMlp (SwiGLU)")
         return True
 
     @property
@@ -129,7 +129,7 @@ class VisionTransformer(TimmViT, vit.ViT):  # type: ignore[misc] - timm names th
 
     @classmethod
     def config_of(cls, **kwargs: Any) -> vit.Config:
-        """Returns the vitkit config of timm's arguments, with the errors of the constructor."""
+        """Converts timm's arguments to a vitkit config. Raises the errors of the constructor."""
         return bind(VisionTransformerArguments, cls.__name__, (), kwargs, FIXED).config()
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -225,7 +225,7 @@ class VisionTransformer(TimmViT, vit.ViT):  # type: ignore[misc] - timm names th
             self.fix_init_weight()
 
     def _init_resnet(self) -> None:
-        """Initializes the convolutions of a hybrid's ResNet: Kaiming normal, except for a stem without stages."""
+        """Initializes the ResNet convolutions of a hybrid (Kaiming normal). A stem without stages does not change."""
         config = self.config
         if isinstance(config, hybrid.Config) and config.depths:
             for module in self.patch_embed.backbone.modules():
@@ -242,7 +242,7 @@ class VisionTransformer(TimmViT, vit.ViT):  # type: ignore[misc] - timm names th
             nn.init.trunc_normal_(self.attn_pool.latent, std=self.embed_dim**-0.5)
 
     def fix_init_weight(self) -> None:
-        """Divides the output weights of attention and MLP of block i, from 1, by sqrt(2 i)."""
+        """Divides the weights of the output layers of block i (counted from 1) by sqrt(2 i)."""
         with torch.no_grad():
             for number, block in enumerate(self.blocks, start=1):
                 for layer in (block.attn.proj, block.mlp.fc2):
@@ -250,5 +250,5 @@ class VisionTransformer(TimmViT, vit.ViT):  # type: ignore[misc] - timm names th
 
 
 def layer_norm_factory(eps: float) -> Callable[[int], nn.Module]:
-    """Returns a function that makes a LayerNorm of a width."""
+    """Returns a function that creates a LayerNorm for a width."""
     return lambda width: nn.LayerNorm(width, eps=eps)

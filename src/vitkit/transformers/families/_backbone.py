@@ -16,7 +16,7 @@ from vitkit.transformers.pretrained import PreTrainedModel
 
 @dataclass(init=False, eq=False, repr=False)
 class BackboneConfig(PretrainedConfig):
-    """Base class of configs of models that can be backbones: names of the stages, and the chosen ones.
+    """Base class of backbone configs: the names of the stages, and the stages whose feature maps are returned.
 
     The stages are "stem" (the input of the first layer) and "stage1", "stage2", ... (the outputs of the layers).
     `out_features` are names of stages, `out_indices` their indices; each sets the other. Raises ValueError for stages
@@ -123,17 +123,17 @@ class StageNames(PreTrainedModel):
 
     @property
     def num_features(self) -> list[int]:
-        """Number of channels of every stage."""
+        """Number of channels of each stage."""
         return [self.config.hidden_size] * len(self.stage_names)
 
     @property
     def out_feature_channels(self) -> dict[str, int]:
-        """Number of channels of every stage, by name."""
+        """Number of channels of each stage, by name."""
         return dict(zip(self.stage_names, self.num_features, strict=True))
 
     @property
     def channels(self) -> list[int]:
-        """Number of channels of the chosen stages."""
+        """Number of channels of each chosen stage."""
         return [self.out_feature_channels[name] for name in self.out_features]
 
 

@@ -49,7 +49,7 @@ def check_options(options: Mapping[str, object]) -> None:
 
 
 def finished(model: PreTrainedModel, output: ModelOutput, options: Options) -> Any:
-    """Returns the output, or its values as a tuple if `return_dict` is False in the options or the config."""
+    """Returns the output. Converts it to a tuple if `return_dict` is False in the options or the config."""
     chosen = options.get("return_dict")
     return output if (model.config.return_dict if chosen is None else chosen) else output.to_tuple()
 
@@ -75,7 +75,7 @@ class EncoderModel(PreTrainedModel):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The name of `encoder.layer` in transformers 5."""
+        """The encoder layers, under their name in transformers 5."""
         return self.encoder_layers
 
     def named_modules(
@@ -121,14 +121,14 @@ class EncoderModel(PreTrainedModel):
         return selected_layers(getattr(self.config, name) if chosen is None else chosen, count, name)  # type: ignore[arg-type]
 
     def chosen_states(self, states: LayerOutputs, options: Options) -> LayerOutputs:
-        """Returns the hidden states that the options select among all of them, None if none is selected."""
+        """Returns the hidden states that the options select, or None if they select none."""
         assert states is not None, "all hidden states were computed"
         chosen = self._selection(options, "output_hidden_states", len(states))
         return tuple(state if index in chosen else None for index, state in enumerate(states)) if chosen else None
 
     @classmethod
     def own_name(cls, name: str) -> str:
-        """Converts a v5 name to the v4 name. Returns v4 names unchanged."""
+        """Converts a parameter name of transformers 5 to transformers 4. Returns other names unchanged."""
         for pattern, replacement in cls.renames:
             name = re.sub(pattern, replacement, name)
         return name
@@ -146,7 +146,7 @@ def _accept_v5_names(module: nn.Module, state_dict: dict[str, Tensor], prefix: s
 
 
 class HeadModel(PreTrainedModel):
-    """Base class of models with a head. The names of its base model are converted by the base model."""
+    """Base class of models with a head. The base model converts its own parameter names."""
 
     base_class: ClassVar[type[EncoderModel]]
 
@@ -156,12 +156,12 @@ class HeadModel(PreTrainedModel):
 
     @classmethod
     def arrange(cls, tensors: Tensors) -> Tensors:
-        """Converts tensors that the module tree stores in another form."""
+        """Converts loaded tensors whose layout differs from that of the parameters."""
         return cls.base_class.arrange(tensors)
 
     @classmethod
     def own_name(cls, name: str) -> str:
-        """Converts a v5 name to the v4 name."""
+        """Converts a parameter name of transformers 5 to transformers 4."""
         return cls.base_class.own_name(name)
 
 
@@ -213,7 +213,7 @@ class Embeddings(nn.Module):
     def patches(
         self, pixel_values: Float[Tensor, "b c height width"], interpolate_pos_encoding: bool | None
     ) -> Float[Tensor, "b p d"]:
-        """Returns the patch embeddings without positions. Raises ValueError for an image size other than the native."""
+        """Returns the patch embeddings without positions. Raises ValueError for an unsupported image size."""
         check_axes(pixel_values)
         dtype = self.patch_embeddings.projection.weight.dtype
         return self.patch_embeddings(pixel_values.to(dtype), interpolate_pos_encoding)
@@ -240,7 +240,7 @@ class Embeddings(nn.Module):
 def masked(
     patches: Float[Tensor, "b p d"], mask: Shaped[Tensor, "b p"], mask_token: Float[Tensor, "..."] | None
 ) -> Float[Tensor, "b p d"]:
-    """Replaces masked patches with the mask token. Raises ValueError without a mask token or for a wrong shape."""
+    """Replaces masked patches with the mask token. Raises ValueError if the mask has the wrong shape."""
     if mask_token is None:
         raise ValueError("bool_masked_pos needs a mask token; create the model with use_mask_token=True")
     if mask.shape != patches.shape[:2]:

@@ -1,4 +1,4 @@
-"""Encoder layers with the module names of transformers 4, shared by the families. vitkit's layers compute them."""
+"""Encoder layers of several families, with the module names of transformers 4, implemented with vitkit's layers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ class LayerInput(PositionInput):
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """The inputs that are arguments of `forward`, by name."""
+        """The inputs that are not None, by name, as keyword arguments of `forward`."""
         given = {name: getattr(self, name) for name in ("bias", "rotation", "head_mask", "record")}
         return {name: value for name, value in given.items() if value is not None}
 
 
 class SelfAttention(nn.Module):
-    """Query, key and value projections. `bias` and `key_bias` say whether they have a bias."""
+    """Query, key and value projections. `bias` enables the biases of query and value, `key_bias` that of key."""
 
     def __init__(self, width: int, *, bias: bool, key_bias: bool):
         super().__init__()

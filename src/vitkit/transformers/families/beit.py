@@ -87,7 +87,7 @@ class BeitEmbeddings(Embeddings):
 
 
 class BeitLayer(EncoderLayer):
-    """Encoder layer of BEiT, whose attention may have its own table of relative position biases."""
+    """Encoder layer of BEiT. Its attention may have a relative position bias table."""
 
     def __init__(self, config: BeitConfig, grid: tuple[int, int], drop_path: float):
         scale = config.layer_scale_init_value if config.layer_scale_init_value > 0 else None
@@ -97,12 +97,12 @@ class BeitLayer(EncoderLayer):
 
     @property
     def relative_position_bias(self) -> BeitRelativePositionBias | None:
-        """The table of the layer, None if it has none."""
+        """The relative position bias table of the layer, or None."""
         return getattr(self.attention.attention, "relative_position_bias", None)
 
 
 def _bias_of(layer: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "h n n"] | None:
-    """Returns the relative position bias of a layer, None if it has no table."""
+    """Returns the relative position bias of a layer, or None if the layer has no bias table."""
     table = getattr(layer, "relative_position_bias", None)
     return None if table is None else table(grid)
 
@@ -167,7 +167,7 @@ class BeitModel(BeitPreTrainedModel):
 
     @property
     def shared_position_bias(self) -> BeitRelativePositionBias | None:
-        """The table that all layers share, None if there is none."""
+        """The relative position bias table that all layers share, or None."""
         return getattr(self.encoder, "relative_position_bias", None)
 
     def biases(self, height: int, width: int) -> Sequence[LayerInput]:

@@ -122,7 +122,7 @@ class DeiTModel(DeiTPreTrainedModel):
 
 
 class DeiTForImageClassification(SizedClassifier):
-    """DeiT with a linear head on the class token. No head reads the distillation token."""
+    """DeiT with a linear head on the class token. The distillation token has no head."""
 
     config_class: ClassVar[type[PretrainedConfig]] = DeiTConfig
     base_model_prefix: ClassVar[str] = "deit"

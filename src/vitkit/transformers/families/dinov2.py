@@ -162,7 +162,7 @@ class Dinov2PreTrainedModel(EncoderModel):
         return fuse_pairs(tensors, r"(.*\.mlp)\.gate_proj\.(weight|bias)", r"\1.up_proj.\2", r"\1.weights_in.\2")
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initializes one module: tokens and positions are truncated normal, mask token and registers are zero."""
+        """Initializes one module. Class token and positions are truncated normal, mask token and registers are zero."""
         super()._init_weights(module)
         if isinstance(module, Embeddings):
             init_normal(self.config.initializer_range, module.cls_token, module.position_embeddings)

@@ -112,7 +112,7 @@ class DINOv3ViTAttention(NamedAttention):
 
 
 class DINOv3ViTMLP(nn.Module):
-    """MLP of DINOv3. With `config.use_gated_mlp`, the activation of a gate multiplies the hidden layer."""
+    """MLP of DINOv3. With `config.use_gated_mlp`, the hidden layer is multiplied by an activated gate."""
 
     def __init__(self, config: Any):
         super().__init__()
@@ -177,7 +177,7 @@ class DINOv3ViTPreTrainedModel(EncoderModel):
         return pixel_values.shape[2] // rows, pixel_values.shape[3] // columns
 
     def rotations(self, pixel_values: Float[Tensor, "b c height width"]) -> Sequence[LayerInput]:
-        """Returns the rotary embeddings of all layers, with the random changes of the config during training."""
+        """Returns the rotary embeddings of all layers. In training, applies the random shift, jitter and rescaling."""
         config, device = self.config, pixel_values.device
         shift, jitter, rescale = config.pos_embed_shift, config.pos_embed_jitter, config.pos_embed_rescale
         moved: Tensor | float = 0.0
@@ -228,7 +228,7 @@ class DINOv3ViTModel(DINOv3ViTPreTrainedModel):
 
 @dataclass
 class DINOv3ViTBackboneOutput(BackboneOutput):
-    """Model output: feature maps, class tokens of the chosen stages if the config asks for them, layer outputs."""
+    """Model output: feature maps, class tokens of the chosen stages (if enabled in the config) and layer outputs."""
 
     cls_tokens: tuple[Tensor, ...] | None = None
 

@@ -1,4 +1,4 @@
-"""ResNet v1.5 with the API of transformers. Blocks and stem are those of `vitkit.layers`, with transformers' names."""
+"""ResNet v1.5 with the API and the module names of transformers, implemented with `vitkit.layers`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class ResNetConvLayer(nn.Module):
 
 
 class ResNetEmbeddings(nn.Module):
-    """Stem: a 7x7 convolution and max-pooling, both with stride 2. Raises ValueError for a wrong number of channels."""
+    """Stem: a 7x7 convolution and max-pooling, both with stride 2. Checks the number of channels."""
 
     def __init__(self, config: ResNetConfig):
         super().__init__()
@@ -95,7 +95,7 @@ class ResNetEmbeddings(nn.Module):
 
 
 class ResNetShortCut(nn.Module):
-    """Shortcut of a block that changes the size of the map: a 1x1 convolution and batch norm."""
+    """Shortcut of a block that changes the size of the feature map: a 1x1 convolution and batch norm."""
 
     def __init__(self, in_width: int, width: int, stride: int):
         super().__init__()
@@ -103,12 +103,12 @@ class ResNetShortCut(nn.Module):
         self.normalization = BatchNorm(width)
 
     def forward(self, hidden_states: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d rows2 columns2"]:
-        """Returns the normalized projection."""
+        """Returns the output of the convolution and the batch norm."""
         return self.normalization(self.convolution(hidden_states))
 
 
 class _ResidualLayer(nn.Module):
-    """Residual block: the activation of the sum of the shortcut and of convolutions."""
+    """Residual block: convolutions, a shortcut that is added, and an activation."""
 
     def __init__(self, in_width: int, width: int, stride: int, act: str, convolutions: Iterator[nn.Module]):
         super().__init__()
@@ -123,7 +123,7 @@ class _ResidualLayer(nn.Module):
 
 
 class ResNetBasicLayer(_ResidualLayer):
-    """Residual block of two 3x3 convolutions. The first one has the stride."""
+    """Residual block of two 3x3 convolutions. The first convolution has the stride."""
 
     def __init__(self, config: ResNetConfig, in_width: int, width: int, stride: int):
         first = ResNetConvLayer(in_width, width, 3, stride, "relu")
@@ -132,7 +132,7 @@ class ResNetBasicLayer(_ResidualLayer):
 
 
 class ResNetBottleNeckLayer(_ResidualLayer):
-    """Bottleneck block. The 3x3 convolution has the stride, or the first one if `downsample_in_bottleneck`."""
+    """Bottleneck block. The stride is that of its second (3x3) convolution, or of its first if `downsample_in_bottleneck`."""
 
     def __init__(self, config: ResNetConfig, in_width: int, width: int, stride: int):
         first, inner = (stride, 1) if config.downsample_in_bottleneck else (1, stride)
@@ -148,7 +148,7 @@ class ResNetBottleNeckLayer(_ResidualLayer):
 
 
 class ResNetStage(nn.Module):
-    """A stage of residual blocks, of which the first one changes the size of the map."""
+    """A stage of residual blocks. The first block changes the size of the feature map."""
 
     def __init__(self, config: ResNetConfig, stage: int):
         super().__init__()
@@ -188,7 +188,7 @@ class ResNetPreTrainedModel(PreTrainedModel):
     _no_split_modules: ClassVar[list[str]] = ["ResNetConvLayer", "ResNetShortCut"]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initializes one module: convolutions He normal (fan-out), linear layers as in torch, batch norms 1 and 0."""
+        """Initializes one module: convolutions from He normal (fan-out), others with the defaults of PyTorch."""
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear | nn.BatchNorm2d):
@@ -199,7 +199,7 @@ class ResNetPreTrainedModel(PreTrainedModel):
         return self.base_model.embedder.embedder.convolution
 
     def chosen_states(self, states: list[Tensor], options: Options) -> LayerOutputs:
-        """Returns the hidden states that the options or the config select, None if none is selected."""
+        """Returns the hidden states that the options or the config select, or None if they select none."""
         check_options(options)
         chosen: Any = options.get("output_hidden_states")
         selection = self.config.output_hidden_states if chosen is None else chosen
@@ -271,7 +271,7 @@ class ResNetBackbone(ResNetPreTrainedModel, StageNames):
 
     @property
     def num_features(self) -> list[int]:
-        """Number of channels of every stage."""
+        """Number of channels of each stage."""
         return [self.config.embedding_size, *self.config.hidden_sizes]
 
     def forward(self, pixel_values: Float[Tensor, "b c height width"] | None = None, **options: Unpack[Options]) -> Any:

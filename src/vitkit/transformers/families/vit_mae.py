@@ -54,7 +54,7 @@ class ViTMAEConfig(PretrainedConfig):
 
 @dataclass
 class ViTMAEModelOutput(ModelOutput):
-    """Model output: tokens of the visible patches, the mask (1 for masked), ids to restore the order, layer outputs."""
+    """Model output: tokens of the visible patches, the mask (1 for masked), `ids_restore`, and layer outputs."""
 
     last_hidden_state: Tensor | None = None
     mask: Tensor | None = None
@@ -74,7 +74,7 @@ class ViTMAEDecoderOutput(ModelOutput):
 
 @dataclass
 class ViTMAEForPreTrainingOutput(ModelOutput):
-    """Model output: loss, predicted pixels, the mask (1 for masked), ids to restore the order, layer outputs."""
+    """Model output: loss, predicted pixels, the mask (1 for masked), `ids_restore`, and layer outputs."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -88,7 +88,7 @@ Masked = tuple[Float[Tensor, "b n d"], Float[Tensor, "b p"], Int[Tensor, "b p"]]
 
 
 class ViTMAEEmbeddings(Embeddings):
-    """Embeddings of MAE: class token and a random choice of patches, with fixed sine-cosine positions."""
+    """Embeddings of MAE: class token and a random subset of the patches, with fixed sine-cosine positions."""
 
     def __init__(self, config: ViTMAEConfig):
         super().__init__(config)
@@ -111,7 +111,7 @@ class ViTMAEEmbeddings(Embeddings):
         return torch.cat([first, visible], dim=1), mask, restore
 
     def random_masking(self, sequence: Float[Tensor, "b p d"], noise: Float[Tensor, "b p"] | None = None) -> Masked:
-        """Returns the patches with the least noise, the mask (1 for masked) and the ids that restore the order."""
+        """Returns the patches with the lowest noise, the mask (1 for masked) and the indices that restore the order."""
         count, length, width = sequence.shape
         visible = int(length * (1 - self.config.mask_ratio))
         noise = torch.rand(count, length, device=sequence.device) if noise is None else noise
@@ -128,7 +128,7 @@ class ViTMAELayer(EncoderLayer):
 
 
 def _init_positions(table: Float[Tensor, "1 n d"], grid: tuple[int, int]) -> None:
-    """Sets a table to the sine-cosine positions, with zeros for the class token."""
+    """Fills a position embedding table with sine-cosine values, and with zeros for the class token."""
     table.zero_()
     table[0, 1:].copy_(sincos2d(grid, table.shape[2], endpoint=False))
 
@@ -142,7 +142,7 @@ class ViTMAEPreTrainedModel(EncoderModel):
     renames = RENAMES
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initializes one module: sine-cosine positions, the patch projection like a linear layer, a normal token."""
+        """Initializes one module: sine-cosine positions, patch projection (Xavier uniform), class token (normal)."""
         super()._init_weights(module)
         if isinstance(module, ViTMAEEmbeddings):
             assert module.position_embeddings is not None, "the embeddings have positions"
@@ -152,7 +152,7 @@ class ViTMAEPreTrainedModel(EncoderModel):
 
 
 class ViTMAEModel(ViTMAEPreTrainedModel):
-    """MAE encoder, which runs on a random choice of the patches."""
+    """MAE encoder, which runs on a random subset of the patches."""
 
     def __init__(self, config: ViTMAEConfig):
         super().__init__(config)
@@ -244,7 +244,7 @@ class ViTMAEForPreTraining(HeadModel):
 
     @classmethod
     def own_name(cls, name: str) -> str:
-        """Converts a v5 name to the v4 name, also in the decoder.
+        """Converts a parameter name of transformers 5 to transformers 4, also in the decoder.
 
         Files of transformers 5.23 have another prefix for the decoder layers.
         """
@@ -255,7 +255,7 @@ class ViTMAEForPreTraining(HeadModel):
         return super().own_name(name)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initializes one module of the decoder: sine-cosine positions and a normal mask token."""
+        """Initializes one module of the decoder: sine-cosine positions and the mask token (normal)."""
         super()._init_weights(module)
         if isinstance(module, ViTMAEDecoder):
             _init_positions(module.decoder_pos_embed, self.vit.embeddings.patch_embeddings.grid)
@@ -289,7 +289,7 @@ class ViTMAEForPreTraining(HeadModel):
     def unpatchify(
         self, patchified_pixel_values: Float[Tensor, "b p pixels"], original_image_size: tuple[int, int] | None = None
     ) -> Float[Tensor, "b c height width"]:
-        """Returns the images (height, width) whose patches are given. Raises ValueError for another number of patches.
+        """Rearranges patches to images. Raises ValueError if the number of patches does not match (height, width).
 
         The image size defaults to that of the config.
         """

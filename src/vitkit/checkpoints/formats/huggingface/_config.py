@@ -54,7 +54,7 @@ NAMES = {
 
 
 def read_config(data: Json) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Returns config fields and labels from config.json. Raises CheckpointError for values of a wrong type."""
+    """Returns config fields and labels from config.json. Raises CheckpointError for values of the wrong type."""
     known = {field.name for field in fields(ViTFields)}
     try:
         parsed = configs.from_dict(

@@ -1,4 +1,7 @@
-"""Hugging Face transformers' ResNet, such as microsoft/resnet-50. Names are the same in transformers 4 and 5."""
+"""Checkpoint format of Hugging Face transformers' ResNet, such as microsoft/resnet-50.
+
+Parameter names are the same in transformers 4 and 5.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -43,7 +46,7 @@ TABLE = Table(
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetFields:
-    """The fields of transformers' ResNetConfig that affect the outputs of a model. Other keys are ignored."""
+    """The fields of transformers' ResNetConfig that affect the outputs of a model. Other fields are ignored."""
 
     num_channels: int = 3
     embedding_size: int = 64
@@ -72,7 +75,7 @@ NAMES = {
 
 
 def read_config(data: Json) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Returns config fields and labels from config.json. Raises CheckpointError for values of a wrong type."""
+    """Returns the model config fields and labels in config.json. Raises CheckpointError for invalid values."""
     known = {field.name for field in fields(ResNetFields)}
     try:
         parsed = configs.from_dict(
@@ -93,7 +96,7 @@ def read_config(data: Json) -> tuple[dict[str, Any], tuple[str, ...] | None]:
 
 
 def to_config(config: resnet.Config) -> dict[str, Any]:
-    """Returns the fields of transformers' ResNetConfig for a model config."""
+    """Converts a vitkit config to the fields of transformers' ResNetConfig."""
     values = {theirs: getattr(config, ours) for theirs, ours in NAMES.items()}
     values |= {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
     return values | {"hidden_act": CORE[config.activation].transformers[0], "model_type": "resnet"}
@@ -160,7 +163,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def accepts(config: Mapping[str, Any] | None) -> bool:
-    """Returns whether config.json is missing or that of a ResNet."""
+    """Returns whether config.json is missing or describes a ResNet."""
     return config is None or config.get("model_type") == "resnet"
 
 

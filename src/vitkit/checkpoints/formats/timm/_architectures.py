@@ -50,16 +50,16 @@ def architectures() -> dict[str, Architecture]:
 
 
 def unsupported() -> dict[str, str]:
-    """Returns the unsupported architectures of timm, each with the part that vitkit does not have."""
+    """Returns the names of timm's unsupported architectures, each mapped to the layer that vitkit does not have."""
     return _table()["unsupported"]
 
 
 def deprecated() -> dict[str, str]:
-    """Returns the older names of architectures, each with the current name and tag."""
+    """Returns the deprecated names of architectures, each mapped to the current name with a tag."""
     return _table()["deprecated"]
 
 
 def architecture(name: str) -> Architecture | None:
-    """Returns the architecture of a name with or without a tag, also of an older name, or None if it is unknown."""
+    """Returns an architecture by its name, which may have a tag or be deprecated. Returns None for unknown names."""
     plain = name.partition(".")[0]
     return architectures().get(deprecated().get(plain, plain).partition(".")[0])

@@ -39,7 +39,9 @@ def describe(raw: RawCheckpoint) -> Description:
     if raw.config is not None:
         values, labels = _config.read_config(raw.config, _config.RESNETS)
         if values.get("pool", "gap") != "gap":
-            raise CheckpointError(f"config.json: global_pool is not 'avg', which {TITLE} with vitkit needs")
+            raise CheckpointError(
+                f"config.json: global_pool must be 'avg'; vitkit does not support other poolings of {TITLE}"
+            )
         file_config = {name: values[name] for name in ("image_size", "num_classes") if name in values}
         activation = values.get("activation", "relu")
         file_config |= {"activation": activation, "inner_activation": activation}
@@ -71,7 +73,7 @@ def unsupported_reason(config: resnet.Config) -> str | None:
 
 
 def _model_args(config: resnet.Config) -> dict[str, Any]:
-    """Returns the arguments by which a model differs from timm's entry point."""
+    """Returns the model arguments that differ from the defaults of timm's entry point."""
     arguments: dict[str, Any] = {"in_chans": config.channels}
     if (config.block, config.depths, 4) not in ENTRIES:
         arguments["layers"] = list(config.depths)

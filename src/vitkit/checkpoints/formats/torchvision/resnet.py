@@ -50,7 +50,7 @@ FILES: tuple[tuple[str, str, str, float], ...] = (
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers the config from tensor shapes, and the preprocessing from the name of a published file."""
+    """Infers the config from tensor shapes, and the preprocessing from the file name of the published weights."""
     notes: list[str] = []
     config = infer_resnet(
         TABLE.shapes(raw.tensors), file_config={}, overrides=raw.overrides, image_size=raw.image_size, notes=notes
