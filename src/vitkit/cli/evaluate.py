@@ -58,8 +58,7 @@ def evaluate(
             for multi-label classification, and the evaluator regression for regression.
         out: Output folder for evaluation.json and report.html.
         json: Print one JSON object instead of a table.
-        held_out: Fraction of the images of each class to evaluate on. The other images are used like those
-            of --train.
+        held_out: Fraction of the images of each class to evaluate on. The others are used like those of --train.
         seed: Random seed of the held-out split.
         tune_threshold: For independent labels: find the threshold of each label with the best F1 on these images, and
             save it in MODEL if this is a local folder. Use other images to measure the result.

@@ -132,7 +132,7 @@ class ResNetBasicLayer(_ResidualLayer):
 
 
 class ResNetBottleNeckLayer(_ResidualLayer):
-    """Bottleneck block. The stride is that of its second (3x3) convolution, or of its first if `downsample_in_bottleneck`."""
+    """Bottleneck block. The stride is in the 3x3 convolution, or with `downsample_in_bottleneck` in the first."""
 
     def __init__(self, config: ResNetConfig, in_width: int, width: int, stride: int):
         first, inner = (stride, 1) if config.downsample_in_bottleneck else (1, stride)
