@@ -47,7 +47,7 @@ def bench(
         rounds: Number of measured rounds, after two warm-up rounds.
         seconds: Minimum duration of a round in seconds.
         timeout: Time limit in seconds for loading and compiling one library's model. A slower library counts as failed.
-        prepare: Number of libraries that load and compile their models in parallel. Above 1, autotuning is less reliable.
+        prepare: Number of libraries that load and compile their models in parallel. Above 1, autotuning is unreliable.
         out: Output folder for the result files KIND_HARDWARE_DATE.md and .json. If not set: no files are written.
         json: Print one JSON object instead of tables.
     """
