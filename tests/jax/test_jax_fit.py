@@ -294,7 +294,7 @@ def test_errors():
         vitjax.fit(ONE, lambda start: iter([batch()]), vitjax.TrainingConfig(steps=3))
     with pytest.raises(ValueError, match="validation returned no batches"):
         vitjax.fit(ONE, batches, vitjax.TrainingConfig(steps=1), validation=lambda start: iter([]))
-    with pytest.raises(ValueError, match="warmup_steps is 5; expected 0 to 3, the number of steps"):
+    with pytest.raises(ValueError, match="warmup_steps is 5; expected a number from 0 to steps=3"):
         vitjax.TrainingConfig(steps=3, warmup_steps=5)
     with pytest.raises(ValueError, match="steps is 0"):
         vitjax.TrainingConfig(steps=0)

@@ -51,7 +51,7 @@ TABLE = Table(
 def to_flax(state: Mapping[str, Tensor | np.ndarray], num_heads: int) -> Flat:
     """Converts a PyTorch state dict to a flat dict of Flax parameters. Raises ValueError if a name is unknown."""
     if unknown := [name for name in state if TABLE.step(name) is None]:
-        raise ValueError(f"the Flax ViT has no parameter for {', '.join(unknown[:3])}")
+        raise ValueError(f"the Flax ViT has no parameters for {', '.join(unknown[:3])}")
     flat = TABLE.saved({name: to_tensor(value) for name, value in state.items()}, num_heads)
     return {name: to_array(tensor) for name, tensor in flat.items()}
 
@@ -59,7 +59,7 @@ def to_flax(state: Mapping[str, Tensor | np.ndarray], num_heads: int) -> Flat:
 def to_torch(flat: Mapping[str, ArrayLike | Tensor]) -> dict[str, Tensor]:
     """Converts a flat dict of Flax parameters to a PyTorch state dict. Raises ValueError if a name is unknown."""
     if unknown := [name for name in flat if not TABLE.matches(name)]:
-        raise ValueError(f"the PyTorch ViT has no parameter for {', '.join(unknown[:3])}")
+        raise ValueError(f"the PyTorch ViT has no parameters for {', '.join(unknown[:3])}")
     return TABLE.loaded({name: to_tensor(value) for name, value in flat.items()})
 
 

@@ -53,7 +53,7 @@ def read(path: str | Path) -> tuple[Flat, NameFormat]:
     prefix = next((each for each in PREFIXES if f"{each}embedding/kernel" in arrays), "")
     if f"{prefix}embedding/kernel" not in arrays:
         raise ValueError(
-            f"{path} is not a ViT checkpoint of Google: it has no array 'embedding/kernel', but {names[:5]}"
+            f"{path} is not a ViT checkpoint of Google: it contains {names[:5]}, but no 'embedding/kernel'"
         )
     names = [name for name in names if name.startswith(prefix) and not (prefix == "" and name.startswith("opt/"))]
     if hybrid := [name for name in names if name.removeprefix(prefix).startswith(("conv_root", "block1"))]:

@@ -69,7 +69,7 @@ class TrainingConfig:
         if self.steps < 1 or self.accumulate < 1:
             raise ValueError(f"steps is {self.steps} and accumulate is {self.accumulate}; both must be at least 1")
         if not 0 <= self.warmup_steps <= self.steps:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}; expected 0 to {self.steps}, the number of steps")
+            raise ValueError(f"warmup_steps is {self.warmup_steps}; expected a number from 0 to steps={self.steps}")
 
 
 def learning_rate(training: TrainingConfig) -> optax.Schedule:

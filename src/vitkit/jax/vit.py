@@ -49,7 +49,7 @@ class Positions(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The encoder: position embeddings, blocks and final norm. The original code names it `Transformer`."""
+    """The encoder: position embeddings, blocks and final norm. The class name is that of Google's code."""
 
     config: Config
     dtype: DTypeLike = jnp.float32

@@ -53,4 +53,4 @@ class BatchNorm(nn.BatchNorm2d):
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
         if input.ndim < 2:
-            raise ValueError(f"batch norm needs an input (batch, channels, ...), got the shape {tuple(input.shape)}")
+            raise ValueError(f"batch norm expects an input of shape (batch, channels, ...), got {tuple(input.shape)}")

@@ -124,7 +124,7 @@ class BiT(Backbone):
         return features.patches.mean(dim=1)
 
     def init_weights(self) -> None:
-        """Initializes convolutions (LeCun normal), norms (scale 1, bias 0) and head (zero, as in BiT, section 3.3)."""
+        """Initializes convolutions (LeCun normal), norms (scale 1, bias 0) and head (zero, BiT paper, section 3.3)."""
         init_layers(self)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)

@@ -1,4 +1,4 @@
-"""The API of Hugging Face transformers for ViT and its relatives, implemented with vitkit's layers.
+"""The API of Hugging Face transformers for ViT and related models, implemented with vitkit's layers.
 
 Code written for transformers runs after changing the import. Models, configs, image processors and pipelines have the
 names, arguments, outputs and errors of transformers 4 and 5; docs/coming-from-transformers.md compares them. The

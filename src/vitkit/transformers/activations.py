@@ -27,7 +27,7 @@ class NewGELUActivation(GELUTanh):
 
 
 class FastGELUActivation(GELUTanh):
-    """GELU in the tanh approximation. The constants are not rounded as in transformers."""
+    """GELU in the tanh approximation. Unlike in transformers, the constants are not rounded."""
 
 
 class AccurateGELUActivation(GELUTanh):

@@ -47,7 +47,7 @@ class Adapters(nn.Module, ABC):
 
     @property
     def peft_config(self) -> Mapping[str, Any]:
-        """The configs of the adapters of this model. Raises AttributeError if it has none."""
+        """The configs of the adapters of this model. Raises AttributeError if the model has no adapters."""
         if self._adapters is None:
             raise AttributeError("the model has no adapters")
         return self._adapters

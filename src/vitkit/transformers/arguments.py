@@ -128,7 +128,7 @@ def head_masks(
         return [None] * layers
     if not isinstance(head_mask, Tensor):
         if len(head_mask) != layers:
-            raise ValueError(f"head_mask has {len(head_mask)} entries; expected one per layer, {layers}")
+            raise ValueError(f"head_mask has {len(head_mask)} entries; expected {layers}, one per layer")
         return [None if mask is None else mask.to(dtype) for mask in head_mask]
     mask = head_mask.to(dtype)
     if mask.shape == (heads,):

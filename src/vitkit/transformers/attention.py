@@ -210,8 +210,8 @@ class ViTAttention(Replaceable, PropertyModule):
         projections = (inner.query, inner.key, inner.value, self.output.dense)
         if wrapped := sorted({type(each).__name__ for each in projections if not isinstance(each, nn.Linear)}):
             raise TypeError(
-                f"cannot prune heads of a layer whose projections are {', '.join(wrapped)}; expected nn.Linear: prune "
-                "before modules are replaced, or merge adapters"
+                f"cannot prune heads of a layer whose projections are {', '.join(wrapped)}; expected nn.Linear; prune "
+                "before you replace modules, or merge the adapters first"
             )
         for projection, axis in zip(projections, (0, 0, 0, 1), strict=True):
             _select(projection, rows, axis)

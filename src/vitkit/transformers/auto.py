@@ -22,7 +22,7 @@ from vitkit.transformers.hub import Argument
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """The module of a model family and the names of its classes. The first class of several is the default."""
+    """The module of a model family and the names of its classes. The first class is the default."""
 
     module: str
     config: str
@@ -104,7 +104,7 @@ def _unknown_type(source: str, model_type: object) -> ValueError:
 
 @contextmanager
 def _opened(source: str | os.PathLike[str], kwargs: Mapping[str, Argument]) -> Iterator[tuple[hub.Location, JsonDict]]:
-    """Yields a location with a config.json of transformers, and its content.
+    """Yields a location with a config.json of transformers, and the content of that file.
 
     A checkpoint of another library is converted into a temporary folder. Raises ValueError if the `model_type` is
     unknown and the checkpoint cannot be converted.
@@ -136,7 +136,7 @@ def _converted(location: hub.Location, target: Path) -> tuple[hub.Location, Json
         convert(source, target, "huggingface", revision=location.options.get("revision"), dtype=None)
     except CheckpointError as error:
         raise ValueError(
-            f"{_unknown_type(location.source, None)}; the checkpoint was not converted to one of them: {error}"
+            f"{_unknown_type(location.source, None)}. Converting the checkpoint to one of these failed: {error}"
         ) from None
     converted = replace(location, source=str(target), subfolder="", options={})
     return converted, converted.read_json("config.json")

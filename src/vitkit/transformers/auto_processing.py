@@ -99,7 +99,7 @@ class _AutoProcessor:
 
     @classmethod
     def from_dict(cls, image_processor_dict: JsonDict, **kwargs: Argument) -> Any:
-        """Creates the processor that a dict names, such as `to_dict()` of a processor of transformers.
+        """Creates a processor from a dict, such as the result of `to_dict()` in transformers.
 
         `kwargs` replace settings. Raises ValueError for a class that vitkit does not know.
         """
@@ -175,7 +175,7 @@ def _read(location: hub.Location, *names: str) -> JsonDict | None:
 
 
 def checkpoint_processor(location: hub.Location) -> Processor:
-    """Returns the preprocessing of a checkpoint of any format. Its tensors are not read.
+    """Returns the preprocessing of a checkpoint of any format. The tensors are not read.
 
     Raises FileNotFoundError if there is no checkpoint. Raises ValueError (`CheckpointError`) if it is invalid.
     """

@@ -104,7 +104,7 @@ LAYOUTS: dict[str, Channels | None] = {"channels_first": "first", "channels_last
 
 
 def iterate_images(images: Images) -> Iterator[ImageInput]:
-    """Yields the images of a single image, a list or nested lists, in order.
+    """Yields the images in the input, which is a single image, a list or nested lists.
 
     JAX and TensorFlow arrays become numpy arrays; http and https URLs are downloaded; paths, bytes, PIL images and
     arrays of a batch (four dimensions) are yielded unchanged. Raises ValueError for an array that does not have 2, 3 or

@@ -1,4 +1,4 @@
-"""Attributes by which the code of transformers, Trainer and Accelerate asks what a model supports."""
+"""Attributes that tell transformers, its Trainer and Accelerate which features a model supports."""
 
 from abc import ABC
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class Capabilities(nn.Module, ABC):
-    """What a model supports. The names are those of transformers' `PreTrainedModel`."""
+    """The features that a model supports. The names are those of transformers' `PreTrainedModel`."""
 
     # Attention implementations: "eager" and "sdpa". The latter includes PyTorch's flash kernel.
     _supports_sdpa: ClassVar[bool] = True

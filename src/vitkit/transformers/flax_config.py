@@ -29,7 +29,7 @@ def model_config(attributes: Attributes, *, classifier: bool, pooling: bool = Tr
         raise ValueError(f"unknown hidden_act '{attributes.hidden_act}'; expected one of {', '.join(ACTIVATIONS)}")
     pooling = pooling and not classifier
     if pooling and getattr(attributes, "pooler_act", "tanh") != "tanh":
-        raise ValueError(f"pooler_act is '{attributes.pooler_act}'; the Flax model supports 'tanh' only")
+        raise ValueError(f"pooler_act is '{attributes.pooler_act}'; the Flax model supports only 'tanh'")
     pooler = getattr(attributes, "pooler_output_size", None) or attributes.hidden_size
     return Config(
         image_size=_pair(attributes.image_size),

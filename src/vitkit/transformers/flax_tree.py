@@ -1,4 +1,4 @@
-"""Converts the parameters of the Flax classes, which have the names of transformers, for `vitkit.jax.ViT` and PyTorch.
+"""Converts parameters between the Flax classes of transformers, `vitkit.jax.ViT` and PyTorch.
 
 `params["vit"]["encoder"]["layer"]["0"]["attention"]["attention"]["query"]["kernel"]` of transformers has the shape
 (width, width); Google's tree, which `vitkit.jax.ViT` uses, splits it into heads. In files, names are joined by dots,
@@ -57,7 +57,7 @@ class Entry:
 
 @lru_cache(maxsize=32)
 def entries(config: Config) -> Mapping[str, Entry]:
-    """Returns the parameters of a config by their names in Google's tree."""
+    """Returns an `Entry` for each parameter of a config, by its name in Google's tree."""
     found = {}
     for google, shape in shapes(config).items():
         name = google
@@ -83,7 +83,7 @@ def model_shapes(config: Config, *, classifier: bool) -> dict[str, tuple[int, ..
 
 
 def to_google(config: Config, params: Mapping[str, PyTree], *, classifier: bool) -> Params:
-    """Converts the parameters of a model to those of `vitkit.jax.ViT`. Traceable by JAX."""
+    """Converts the parameters of a model to those of `vitkit.jax.ViT`. Can be traced by JAX."""
     flat = flatten(unfreeze(params))  # type: ignore[arg-type]
     known = entries(config).items()
     return nest({key: flat[prefixed(e.name, classifier=classifier)].reshape(e.google_shape) for key, e in known})
@@ -101,7 +101,7 @@ def from_google(config: Config, flat: Flat) -> Flat:
 
 
 def from_torch(state: Mapping[str, Tensor]) -> Flat:
-    """Converts a state dict of the PyTorch model, with v4 or v5 names, without the prefix `vit/`.
+    """Converts a PyTorch state dict with the names of transformers 4 or 5, without the prefix `vit/`.
 
     Parameters that the Flax classes do not have are left out.
     """
@@ -121,7 +121,7 @@ def from_torch(state: Mapping[str, Tensor]) -> Flat:
 
 
 def to_torch(params: Mapping[str, PyTree]) -> dict[str, Tensor]:
-    """Converts the parameters of a model to a state dict of the PyTorch model, with v4 names."""
+    """Converts the parameters of a model to a PyTorch state dict with the names of transformers 4."""
     state = {}
     for name, value in flatten(unfreeze(params)).items():  # type: ignore[arg-type]
         tensor = to_tensor(value)

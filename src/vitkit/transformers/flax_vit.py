@@ -150,7 +150,7 @@ class FlaxViTPreTrainedModel(ABC):
         return nest(self.module.initial(rng, given) | given)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Enables activation checkpointing: the backward pass computes the activations of each block again."""
+        """Enables activation checkpointing: the backward pass recomputes the activations of each block."""
         self.module = replace(self.module, vit=ViT(self.module.vit.config, dtype=self.dtype, remat=True))
 
     @classmethod

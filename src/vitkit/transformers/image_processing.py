@@ -351,7 +351,7 @@ def _find_axis(shape: tuple[int, ...], count: int, channels: Channels | None, is
 def _process_floats(
     values: np.ndarray, channels: Channels | None, is_torch: bool, settings: Mapping[str, Argument]
 ) -> list[np.ndarray]:
-    """Rescales and normalizes float images. They are not resized and not rounded to 8 bits."""
+    """Rescales and normalizes float images, without resizing and without rounding to 8 bits."""
     if values.ndim == 4:
         return [array for image in values for array in _process_floats(image, channels, is_torch, settings)]
     if values.ndim == 2:

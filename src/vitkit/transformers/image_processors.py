@@ -150,7 +150,7 @@ class BeitFeatureExtractor(BeitImageProcessor):
 
 
 class ConvNextFeatureExtractor(ConvNextImageProcessor):
-    """`ConvNextImageProcessor` with the default filter of transformers 4, which is bilinear."""
+    """`ConvNextImageProcessor` with the default interpolation of transformers 4, which is bilinear."""
 
     defaults: ClassVar[Mapping[str, Argument]] = {
         **ConvNextImageProcessor.defaults,

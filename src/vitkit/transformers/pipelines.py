@@ -48,7 +48,7 @@ class _SelectField(nn.Module):
         self.field = field
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the selected field of the output. Raises ValueError if the model does not return it."""
+        """Returns the selected field of the output. Raises ValueError if the output does not contain the field."""
         output = self.model(images)
         if self.field not in output and isinstance(self.field, str):
             raise ValueError(
@@ -187,7 +187,7 @@ class Pipeline:
 
 
 class KeyDataset:
-    """The entries of a dataset under one key, such as "image", as input of a pipeline."""
+    """Wraps a dataset of dicts, and returns the values of one key, such as "image", as input of a pipeline."""
 
     def __init__(self, dataset: Any, key: str):
         self.dataset = dataset
@@ -315,7 +315,7 @@ def pipeline(
         if isinstance(model, nn.Module):
             raise TypeError(
                 f"model is a {type(model).__module__}.{type(model).__name__}; pass a model of vitkit.transformers, or "
-                "the path of its folder"
+                "the path of a saved model"
             )
         source = os.fspath(model or DEFAULT)
         network: Any = TASKS[task].auto_class.from_pretrained(source, config=config, **model_options)
@@ -334,7 +334,7 @@ def pipeline(
 
 
 def _split_options(task: str, options: Mapping[str, Argument]) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Returns the options of calls, those of `from_pretrained`, and the argument `processor`.
+    """Splits the options into those of calls, those of `from_pretrained`, and `processor`.
 
     Raises ValueError for another framework than PyTorch, for a tokenizer, and for an option that is given twice. Raises
     TypeError for a misspelled option of calls.

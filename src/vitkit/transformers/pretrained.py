@@ -24,7 +24,7 @@ from vitkit.transformers.recognition import recognized_class
 
 
 class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, PropertyModule, ABC):
-    """Base class of all models. A model with a head stores the model without a head as `base_model_prefix`.
+    """Base class of all models. A model with a head stores its base model under the name `base_model_prefix`.
 
     A subclass sets `config_class` and `base_model_prefix`, calls `post_init` at the end of its constructor, and may
     override `_init_weights`, which initializes the parameters of one module.
@@ -193,7 +193,7 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, Pro
         return True
 
     def enable_input_require_grads(self) -> None:
-        """Makes the patch embeddings require gradients. Activation checkpointing with frozen layers needs this."""
+        """Makes the patch embeddings require gradients, as activation checkpointing with frozen layers needs it."""
         self._grad_hook = self.get_input_embeddings().register_forward_hook(
             lambda module, inputs, output: output.requires_grad_(True)
         )
@@ -266,7 +266,7 @@ class ViTPreTrainedModel(Adapters, PreTrainedModel):
 
     @name_format.setter
     def name_format(self, name: str) -> None:
-        """Sets the format of the names of modules and parameters. Raises ValueError unless it is "v4" or "v5"."""
+        """Sets the name format of modules and parameters. Raises ValueError for formats other than "v4" and "v5"."""
         if name not in NAME_FORMATS:
             raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
         for module in self.modules():

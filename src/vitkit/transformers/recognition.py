@@ -27,7 +27,7 @@ def _joint_class(own: type[Any], theirs: type[Any]) -> type[Any]:
 
 
 def rebuild(own: type[Any], attributes: dict[str, Any]) -> Any:
-    """Creates an object of a class from its attributes, for pickle, which would compare `__class__` with the type."""
+    """Creates an object from its class and attributes. pickle uses this, because `__class__` differs from the type."""
     instance = object.__new__(own)
     instance.__dict__.update(attributes)
     return instance

@@ -60,15 +60,15 @@ class FeatureInfo:
         return [select(index) for index in (self.out_indices if idx is None else idx)]
 
     def channels(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Returns the number of channels."""
+        """Returns the number of channels of block outputs. `idx` is that of `get`."""
         return self.get("num_chs", idx)
 
     def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Returns the stride in pixels of the image."""
+        """Returns the stride of block outputs, in pixels. `idx` is that of `get`."""
         return self.get("reduction", idx)
 
     def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Returns the name of the module."""
+        """Returns the module names of blocks. `idx` is that of `get`."""
         return self.get("module", idx)
 
     def __getitem__(self, item: int) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def is_model_pretrained(model_name: str) -> bool:
 
 
 def is_model_in_modules(model_name: str, module_names: Filters) -> bool:
-    """Returns whether a model belongs to one of these modules of `timm.models`."""
+    """Returns whether a model belongs to one of the given modules of `timm.models`."""
     found = _architectures.architecture(model_name)
     return found is not None and found.module in _as_list(module_names)
 
@@ -155,7 +155,7 @@ def get_pretrained_cfg_value(model_name: str, cfg_key: str) -> Any:
 
 
 class PretrainedCfg(dict[str, Any]):
-    """Settings of published weights: timm's dict, whose keys are also attributes."""
+    """Settings of published weights: a dict with timm's keys, which are also attributes."""
 
     def __init__(self, values: JsonDict):
         super().__init__({key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

@@ -1,4 +1,4 @@
-"""The methods that timm's ViTs share, as a base class of vitkit's families.
+"""`TimmViT`, the base class with the methods that timm's ViTs share.
 
 The embedding, the position tables, resizing and initialization are those of the family. The order of the steps is
 timm's, so that `patch_embed`, `_pos_embed`, `norm_pre`, `blocks`, `norm` and `forward_head` can be called, hooked and
@@ -130,7 +130,7 @@ class TimmViT(TokenBackbone):
         return Features(tokens=tokens, grid=grid, num_special=self.num_prefix_tokens)
 
     def block_inputs(self, grid: tuple[int, int]) -> dict[str, Any]:
-        """Returns the arguments of every block besides the tokens and masks."""
+        """Returns the arguments of each block other than tokens and masks."""
         return {}
 
     def encode(self, embedded: Features, taps: Taps | None = None) -> Features:

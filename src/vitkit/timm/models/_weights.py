@@ -1,4 +1,4 @@
-"""Loads checkpoints into timm's models: any format that `vitkit.load` reads, adapted as timm adapts its weights."""
+"""Loads checkpoints of any format into timm's models, and adapts the weights as timm does."""
 
 import os
 from collections.abc import Mapping

@@ -39,7 +39,7 @@ class BeitArguments(Shared):
         return self.global_pool == "avg" if self.use_fc_norm is None else self.use_fc_norm
 
     def config(self) -> beit.Config:
-        """Returns the vitkit config."""
+        """Converts the arguments to a vitkit config."""
         if self.use_rel_pos_bias and self.use_shared_rel_pos_bias:
             raise ValueError("use_rel_pos_bias and use_shared_rel_pos_bias are exclusive in vitkit; set only one")
         pool: Any = POOLS.get(self.global_pool, "token")
@@ -108,7 +108,7 @@ class Beit(TimmViT, beit.BEiT):  # type: ignore[misc] - timm names the argument 
         )
 
     def block_inputs(self, grid: tuple[int, int]) -> dict[str, Any]:
-        """Returns the relative position bias that all blocks share, or an empty dict if there is none."""
+        """Returns the relative position bias that is shared by all blocks, or {} if there is none."""
         if self.rel_pos_bias is None:
             return {}
         index = relative_index(self.config.grid, device=self.cls_token.device)
@@ -123,7 +123,7 @@ class Beit(TimmViT, beit.BEiT):  # type: ignore[misc] - timm names the argument 
             block.attn.window_size = None if block.attn.window_size is None else self.config.grid
 
     def init_weights(self, needs_reset: bool = True) -> None:
-        """Initializes weights from a truncated normal. Divides the output weights of block i by sqrt(2 i)."""
+        """Initializes weights (truncated normal). Divides the weights of output layers in block i by sqrt(2 i)."""
         beit.BEiT.init_weights(self)
         for block in self.blocks:
             block.reset_parameters()

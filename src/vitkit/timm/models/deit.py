@@ -72,7 +72,7 @@ class VisionTransformerDistilled(TimmViT, deit.DeiT):  # type: ignore[misc] - ti
         nn.init.normal_(self.cls_token, std=1e-6)
 
     def set_distilled_training(self, enable: bool = True) -> None:
-        """Sets whether the model returns the logits of both heads in training."""
+        """Sets whether the model returns the logits of each head in training, instead of their mean."""
         self.distilled_training = enable
 
     def get_classifier(self) -> tuple[nn.Module, nn.Module]:

@@ -1,4 +1,4 @@
-"""timm's Eva class, for DINOv3."""
+"""timm's `Eva` class, for DINOv3 models only."""
 
 import dataclasses
 from typing import Any
@@ -61,7 +61,7 @@ class EvaArguments(Shared):
         return self.global_pool == "avg" if self.use_fc_norm is None else self.use_fc_norm
 
     def config(self) -> dinov3.Config:
-        """Returns the vitkit config."""
+        """Converts the arguments to a vitkit config."""
         fields = self.sizes()
         align = self.swiglu_align_to if self.swiglu_mlp else 0
         fields["mlp_width"] += -fields["mlp_width"] % align if align else 0
@@ -148,7 +148,7 @@ class Eva(TimmViT, dinov3.DINOv3):  # type: ignore[misc] - timm names the argume
         return {"rope": self.rotation(grid, self.cls_token.device)}
 
     def init_weights(self, needs_reset: bool = True) -> None:
-        """Initializes weights from a truncated normal. Divides the output weights of block i by sqrt(2 i)."""
+        """Initializes weights (truncated normal). Divides the weights of output layers in block i by sqrt(2 i)."""
         dinov3.DINOv3.init_weights(self)
         with torch.no_grad():
             for number, block in enumerate(self.blocks, start=1):

@@ -46,7 +46,7 @@ class ResNetV2Arguments:
     dtype: Any = None
 
     def config(self) -> bit.Config:
-        """Returns the vitkit config."""
+        """Converts the arguments to a vitkit config."""
         size = (self.img_size, self.img_size) if isinstance(self.img_size, int) else tuple(self.img_size)
         return bit.Config(
             image_size=size,

@@ -87,7 +87,7 @@ class VisionTransformerArguments(Shared):
         return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
 
     def config(self) -> vit.Config:
-        """Returns the vitkit config."""
+        """Converts the arguments to a vitkit config."""
         pool = POOLS.get(self.global_pool, "none")
         fields = self.sizes()
         fields["mlp_width"] = self.mlp_width // 2 if self.packed else self.mlp_width

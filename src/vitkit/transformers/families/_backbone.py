@@ -143,7 +143,7 @@ class Backbone(EncoderModel, StageNames):
     def feature_maps(
         self, states: Sequence[Tensor], grid: tuple[int, int], special: int, norm: nn.Module
     ) -> tuple[Float[Tensor, "..."], ...]:
-        """Returns the feature maps of the chosen stages, after the norm if `config.apply_layernorm`.
+        """Returns the feature maps of the chosen stages, normalized if `config.apply_layernorm` is True.
 
         `states` are the outputs of all stages, whose first `special` tokens are not patches. Without
         `config.reshape_hidden_states` the tokens are returned.

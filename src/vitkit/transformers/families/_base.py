@@ -199,7 +199,7 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Returns the rows and columns of patches in an image of a size in pixels."""
+        """Returns the number of rows and columns of patches for an image size in pixels."""
         rows, columns = self.patch_embeddings.patch_size
         return height // rows, width // columns
 
@@ -288,7 +288,7 @@ class Classifier(HeadModel):
 
 
 class SizedClassifier(Classifier):
-    """Base class of classifiers that need `interpolate_pos_encoding=True` for images of another size."""
+    """Base class of classifiers that need `interpolate_pos_encoding=True` unless images have the configured size."""
 
     def forward(
         self,

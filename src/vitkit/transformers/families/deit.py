@@ -136,7 +136,7 @@ class DeiTForImageClassification(SizedClassifier):
 
 @dataclass
 class DeiTForImageClassificationWithTeacherOutput(ModelOutput):
-    """Model output: mean of the logits of both heads, the logits of each, hidden states and attention weights."""
+    """Model output: mean of the logits of both heads, logits of each head, hidden states and attention weights."""
 
     logits: Tensor | None = None
     cls_logits: Tensor | None = None
@@ -168,7 +168,7 @@ class DeiTForImageClassificationWithTeacher(HeadModel):
         interpolate_pos_encoding: bool | None = None,
         **options: Unpack[Options],
     ) -> Any:
-        """Returns the mean of the logits of both heads, and the logits of each."""
+        """Returns the mean of the logits of both heads, and the logits of each head."""
         outputs = self.deit(
             pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **{**options, "return_dict": True}
         )

@@ -206,7 +206,7 @@ class Dinov2ForImageClassification(AnySizeClassifier):
 
 
 class Dinov2Backbone(Dinov2PreTrainedModel, Backbone):
-    """DINOv2 as a backbone, which returns feature maps of `config.out_features`."""
+    """DINOv2 backbone. Returns the feature maps of the stages in `config.out_features`."""
 
     def forward(self, pixel_values: Float[Tensor, "b c height width"] | None = None, **options: Unpack[Options]) -> Any:
         """Returns the feature maps (b, d, rows, columns) and the outputs of the selected layers."""
@@ -241,4 +241,4 @@ class Dinov2WithRegistersForImageClassification(Dinov2ForImageClassification):
 
 
 class Dinov2WithRegistersBackbone(Dinov2WithRegistersPreTrainedModel, Dinov2Backbone):
-    """DINOv2 with registers as a backbone, which returns feature maps of `config.out_features`."""
+    """DINOv2 backbone with register tokens. Returns the feature maps of the stages in `config.out_features`."""

@@ -149,7 +149,7 @@ class DINOv3ViTPreTrainedModel(EncoderModel):
         config = self.config
         if config.hidden_size // config.num_attention_heads % 4:
             width = config.hidden_size // config.num_attention_heads
-            raise ValueError(f"the head width {width} is not a multiple of 4, which rotary position embeddings need")
+            raise ValueError(f"the head width is {width}; rotary position embeddings need a multiple of 4")
         self.embeddings = DINOv3ViTEmbeddings(config)
         self.layer = nn.ModuleList(DINOv3ViTLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = layer_norm(config.hidden_size, config.layer_norm_eps)
@@ -234,7 +234,7 @@ class DINOv3ViTBackboneOutput(BackboneOutput):
 
 
 class DINOv3ViTBackbone(DINOv3ViTPreTrainedModel, Backbone):
-    """DINOv3 as a backbone, which returns feature maps of `config.out_features`."""
+    """DINOv3 backbone. Returns the feature maps of the stages in `config.out_features`."""
 
     def forward(self, pixel_values: Float[Tensor, "b c height width"] | None = None, **options: Unpack[Options]) -> Any:
         """Returns the feature maps (b, d, rows, columns) and the outputs of the selected layers.

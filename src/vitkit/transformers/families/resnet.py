@@ -52,7 +52,7 @@ class ResNetConfig(BackboneConfig):
             raise ValueError(f"layer_type={self.layer_type} is not one of {','.join(LAYER_TYPES)}")
         if len(self.depths) != len(self.hidden_sizes):
             raise ValueError(
-                f"depths {list(self.depths)} and hidden_sizes {list(self.hidden_sizes)} need one value for each stage"
+                f"depths {list(self.depths)} and hidden_sizes {list(self.hidden_sizes)} must have the same length"
             )
         # Lists, as in transformers.
         self.update({"hidden_sizes": list(self.hidden_sizes), "depths": list(self.depths)})
@@ -259,7 +259,7 @@ class ResNetForImageClassification(ResNetPreTrainedModel):
 
 
 class ResNetBackbone(ResNetPreTrainedModel, StageNames):
-    """ResNet as a backbone, which returns feature maps of `config.out_features`."""
+    """ResNet backbone. Returns the feature maps of the stages in `config.out_features`."""
 
     has_attentions: ClassVar[bool] = False
 

@@ -16,7 +16,7 @@ from vitkit.config import JsonDict
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """An architecture of timm.
+    """A timm architecture: its module, model arguments and published weights.
 
     `module` is its module in `timm.models`, `arguments` are the model arguments that differ from the defaults of the
     model class. `weights` has the `pretrained_cfg` of each tag, without architecture and tag, in timm's order: the
