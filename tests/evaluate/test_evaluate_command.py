@@ -159,7 +159,7 @@ def test_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
         capsys, folder / "model", "--data", heap, "--train", heap, "--with", "knn"
     )
     message = error_of(capsys, folder / "model", "--data", heap, "--train", images)
-    assert "no given evaluator uses training images" in message
+    assert "these evaluators do not use training images" in message
     assert "held_out needs data without splits" in error_of(
         capsys, folder / "model", "--data", images, "--held-out", "0.2"
     )

@@ -156,7 +156,7 @@ def test_models_that_an_evaluator_cannot_read_are_rejected() -> None:
     )
     with pytest.raises(ValueError, match="linear needs encoder blocks"):
         check(convolutional, ["linear"])
-    for classes, message in ((0, "the model has no classes"), (5, "the model has 5 classes, but the images have 6")):
+    for classes, message in ((0, "the model has no classes"), (5, "the model has 5 classes, but the labels have 6")):
         model = models.build(replace(CONFIG, num_classes=classes), device="meta")
         with pytest.raises(ValueError, match=message):
             check(EvaluationData(model, images), ["top1"])

@@ -108,7 +108,7 @@ def _merged(base: Tensors, adapter: Tensors, rename: Callable[[str], str], scale
     wrong = [name for name, sides in pairs.items() if not _fits(base.infos.get(name), sides, adapter)]
     if wrong or not pairs:
         raise CheckpointError(
-            "the adapter does not match its base model; these matrices are missing or have a wrong shape: "
+            "the adapter does not match its base model; these matrices are missing or have the wrong shape: "
             f"{listing(wrong) if wrong else 'all LoRA matrices'}"
         )
 

@@ -145,7 +145,7 @@ def _with_source(source: str, error: str) -> str:
 
 
 def _pre_logits(overrides: Mapping[str, Any]) -> int | None:
-    """Returns the override of the width of the pre-logits layer, or None if there is none that is a number."""
+    """Returns the overridden width of the pre-logits layer, or None if it is not overridden with a number."""
     value = overrides.get("pre_logits")
     value = configs.parse(value) if isinstance(value, str) else value
     return value if _is_integer(value) else None

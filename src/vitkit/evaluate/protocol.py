@@ -57,8 +57,8 @@ class EvaluationConfig:
             )
         if self.train is not None and "representations" not in self.reads:
             raise ValueError(
-                f"train is '{self.train}', but no given evaluator uses training images ({', '.join(self.evaluators)}); "
-                "remove train"
+                f"train is '{self.train}', but these evaluators do not use training images: "
+                f"{', '.join(self.evaluators)}; remove train"
             )
         if self.train is not None and self.held_out is not None:
             raise ValueError("train and held_out both select the training images; set only one of them")

@@ -101,7 +101,7 @@ def _check_inputs(data: EvaluationData, spec: str) -> None:
     if kind == "predictions" and classes == 0:
         raise ValueError("the model has no classes; evaluate it with knn, fewshot or probe")
     if kind == "predictions" and classes != data.num_classes:
-        raise ValueError(f"the model has {classes} classes, but the images have {data.num_classes} classes")
+        raise ValueError(f"the model has {classes} classes, but the labels have {data.num_classes} classes")
     if kind == "representations":
         _ = data.training_counts, data.counts
         if getattr(data.model.config, "pool", None) == "none" and not spec.startswith("linear"):

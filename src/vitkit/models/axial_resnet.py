@@ -56,7 +56,9 @@ class Config:
                 f"sizes, channels, widths and numbers of heads must be at least 1, but the config is {self}"
             )
         if not self.depths or any(depth < 1 for depth in self.depths):
-            raise ValueError(f"depths is {self.depths}; it needs at least 1 stage, with at least 1 bottleneck each")
+            raise ValueError(
+                f"depths is {self.depths}; expected at least 1 stage, and at least 1 bottleneck block per stage"
+            )
         if self.stem_width % self.num_heads:
             raise ValueError(f"stem_width {self.stem_width} is not a multiple of num_heads {self.num_heads}")
 

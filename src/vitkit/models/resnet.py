@@ -1,4 +1,4 @@
-"""ResNet v1.5 with batch norm (He et al. 2016a), as transformers, timm and torchvision have it.
+"""ResNet v1.5 with batch norm (He et al. 2016a), as in transformers, timm and torchvision.
 
 "v1.5" has the stride of a bottleneck in its 3x3 convolution, as all published PyTorch weights do. `models.bit` is the
 ResNet of the ViT paper, with group norm and weight standardization.
@@ -64,7 +64,7 @@ class Config:
                 f"reduction is {self.reduction}; all must be at least 1"
             )
         if not self.depths or min(self.depths) < 1:
-            raise ValueError(f"depths is {self.depths}; it needs at least 1 stage, with at least 1 block each")
+            raise ValueError(f"depths is {self.depths}; expected at least 1 stage, and at least 1 block per stage")
         if len(self.widths) != len(self.depths):
             raise ValueError(f"widths {self.widths} and depths {self.depths} need one value for each stage")
         least = self.reduction if self.block == "bottleneck" else 1

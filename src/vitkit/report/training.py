@@ -169,7 +169,7 @@ def duration(seconds: float) -> str:
 
 
 def _key(lines: Sequence[Line]) -> str:
-    """Returns the legend of a chart, with the lines that it has."""
+    """Returns the legend of the lines in a chart."""
     names = {"train": ("rust", "training, on augmented images"), "val": ("blue", "validation")}
     shown = "".join(
         f'<span><i style="background:var(--{color})"></i>{name}</span>'
