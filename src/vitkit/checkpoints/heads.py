@@ -71,7 +71,7 @@ def _check(config: Any, file: str) -> None:
     if not isinstance(config, vit.Config | dinov3.Config):
         family = models.family_of(config)
         raise CheckpointError(
-            f"{file}: a head from a file needs a ViT, hybrid, DINO, DINOv2 or DINOv3 model, not {family}"
+            f"{file}: a head file can be used with a ViT, hybrid, DINO, DINOv2 or DINOv3 model only, not with {family}"
         )
     if isinstance(config, vit.Config) and (config.norm != "tokens" or config.pool == "map" or config.pre_logits):
         how = f"norm='{config.norm}', pool='{config.pool}', pre_logits={config.pre_logits}"

@@ -189,7 +189,7 @@ class Table:
             parts = rule.names(match)
             if missing := [part for part in parts if part not in tensors]:
                 raise CheckpointError(
-                    f"the file has the tensor {name}, but not {listing(missing)}, which is needed to convert it"
+                    f"converting the tensor {name} also needs {listing(missing)}, which the file lacks"
                 )
             ours = _filled(rule.ours, match)
             if ours not in result:

@@ -37,7 +37,7 @@ def export(
         out: Output folder. If not set: MODEL-RUNTIME in the current folder.
         precision: Numerical precision of the exported model. float16 requires --to onnx or openvino;
             int8 requires --to onnx and --calibration.
-        dynamic_size: Export a model that accepts every image size and resizes its position embeddings. Needs --to onnx.
+        dynamic_size: Export a model that accepts any image size and resizes its position embeddings. Needs --to onnx.
         calibration: Image files, folders or globs for the calibration of int8. Use about 100 images that are similar
             to the images at inference.
         max_pixels: Largest accepted calibration image, in pixels (width x height). If not set: 120,000,000.

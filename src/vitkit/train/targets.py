@@ -41,7 +41,9 @@ def _regression(source: Source) -> Task:
             index = int(np.flatnonzero(~np.isfinite(column))[0])
             raise ValueError(f"image {index} has the target {name}={column[index]}; targets must be finite")
         if not np.isfinite(spread) or abs(center) > np.finfo(np.float32).max:
-            raise ValueError(f"the target '{name}' is too large to be standardized; its mean is {center:.3g}")
+            raise ValueError(
+                f"the values of the target '{name}' are too large to standardize; the mean is {center:.3g}"
+            )
         if spread <= 1e-12 * max(abs(center), 1e-300):
             raise ValueError(f"all training images have the target {name}={column[0]:.6g}; there is nothing to learn")
     return Task(problem_type="regression", target_mean=tuple(mean.tolist()), target_std=tuple(std.tolist()))

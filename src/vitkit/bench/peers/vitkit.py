@@ -61,7 +61,7 @@ def classification(job: Job, candidate: Candidate) -> Prepared:
 
 
 def training(job: Job, candidate: Candidate) -> Prepared:
-    """Returns a prepared candidate that runs steps of vitkit's training loop. Its settings override the run config."""
+    """Returns a candidate that runs steps of vitkit's training loop, with the settings of the candidate."""
     import torch
     import torch.nn.functional as F
 

@@ -146,7 +146,9 @@ def open_source(location: str) -> dict[str, Source]:
     """
     location, chosen = parse(location)
     if "split" in chosen:
-        raise ValueError("the splits of shards are in their file names (train-0.tar); '#split=' is for tables only")
+        raise ValueError(
+            "the split of a shard is given by its file name, such as train-0.tar; '#split=' is for tables only"
+        )
     found = _shards(location)
     if not found:
         raise ValueError(f"no tar shards at '{location}'; expected webdataset:FOLDER or webdataset:a-{{00..99}}.tar")

@@ -61,6 +61,6 @@ def check_arguments(architecture: str, arguments: Json) -> None:
             continue
         origin = f"model_args has {name}" if name in arguments else f"{architecture} sets {name}"
         raise CheckpointError(
-            f"config.json: {origin}={repr(value)[:40]}, which changes the output and is not supported; "
+            f"config.json sets {origin}={repr(value)[:40]}, which changes the output and is not supported; "
             "load the model with timm"
         )
