@@ -216,7 +216,7 @@ def test_invalid_heads_are_rejected(dino: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="pool_blocks is 4; it must be between 1 and the depth, 2"):
         heads.attach(shallow, tmp_path / "head.pth", {})
     assert shallow.config == vit.TINY
-    with pytest.raises(CheckpointError, match="not beit"):
+    with pytest.raises(CheckpointError, match="not with beit"):
         heads.attach(models.build(beit.TINY), tmp_path / "head.pth", {})
     averaged = models.build(vit.Config(**SMALL_CONFIG, class_token=False, pool="gap", norm="pooled"))
     with pytest.raises(CheckpointError, match="needs tokens after the final norm"):

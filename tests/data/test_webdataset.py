@@ -317,5 +317,5 @@ def test_a_label_or_targets_are_selected_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no sample has a label"):
         splits(f"webdataset:{tmp_path}")
     assert splits(f"webdataset:{tmp_path}", needs_labels=False)["all"].classes == ()
-    with pytest.raises(ValueError, match="in their file names"):
+    with pytest.raises(ValueError, match="given by its file name"):
         splits(f"webdataset:{tmp_path}#split=x")

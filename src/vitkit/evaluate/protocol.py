@@ -223,7 +223,7 @@ def run(
 
 
 def _tuned_metrics(subject: ModelOutputs, threshold: tuple[float, ...] | None) -> dict[str, float]:
-    """Returns the metrics of `f1` with other thresholds, named `f1_tuned.*`. There are none without thresholds."""
+    """Returns the metrics of `f1` with the tuned thresholds as `f1_tuned.*`, or {} if no thresholds are given."""
     if threshold is None:
         return {}
     predictions = subject.predictions

@@ -179,7 +179,7 @@ class PostBottleneck(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Residual block of two 3x3 convolutions with norms after them (He et al. 2016a). The first one has the stride.
+    """Residual block of two 3x3 convolutions, each followed by a norm (He et al. 2016a). The first has the stride.
 
     `activations` are that after the first convolution and that after the sum. The initial scale of the last norm is
     zero, so that the block starts as its shortcut.
