@@ -60,8 +60,8 @@ def evaluate(
         json: Print one JSON object instead of a table.
         held_out: Fraction of the images of each class to evaluate on. The others are used like those of --train.
         seed: Random seed of the held-out split.
-        tune_threshold: For multi-label models: find the threshold with the highest F1 for each label on these images, and
-            save the thresholds in MODEL if MODEL is a local folder. Evaluate the thresholds on other images.
+        tune_threshold: For multi-label models: find the threshold with the highest F1 for each label on these images,
+            and save the thresholds in MODEL if MODEL is a local folder. Evaluate the thresholds on other images.
         precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
             An int8 model is calibrated on the first images. float8 requires a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
