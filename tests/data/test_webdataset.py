@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -319,3 +320,36 @@ def test_a_label_or_targets_are_selected_by_name(tmp_path: Path) -> None:
     assert splits(f"webdataset:{tmp_path}", needs_labels=False)["all"].classes == ()
     with pytest.raises(ValueError, match="given by its file name"):
         splits(f"webdataset:{tmp_path}#split=x")
+
+
+def header(kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g"])
+@pytest.mark.parametrize("size", [512, 100_000_000])
+def test_extended_headers_are_read_in_linear_time(tmp_path: Path, kind: bytes, size: int) -> None:
+    """tarfile reads a chain of them recursively, and each up to the end of the file."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(header(kind, size) * 2_000)
+    start = time.process_time()
+    shard = _tar.index(path)
+    assert not shard.samples
+    assert len(shard.damages) == _tar.MAX_DAMAGES + 1 and "the rest" in shard.damages[-1].reason
+    assert sum(each.size for each in shard.damages) == path.stat().st_size
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names_are_read(tmp_path: Path, form: int) -> None:
+    name = "/".join(["a" * 100] * 9) + "/0.jpg"
+    with tarfile.open(tmp_path / "a.tar", "w", format=form) as archive:
+        for extension in ("jpg", "cls"):
+            info = tarfile.TarInfo(name.replace("jpg", extension))
+            info.size = 1
+            info.uname = "u" * 100 if form == tarfile.PAX_FORMAT else "u"
+            archive.addfile(info, io.BytesIO(b"1"))
+    shard = _tar.index(tmp_path / "a.tar")
+    assert not shard.damages and [*shard.samples.values()][0].keys() == {"jpg", "cls"}

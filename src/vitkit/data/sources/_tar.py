@@ -16,6 +16,11 @@ BLOCK = tarfile.BLOCKSIZE
 # Where the headers of all common tar files (ustar, pax, GNU) have this signature, in bytes.
 MAGIC, MAGIC_OFFSET = b"ustar", 257
 CHUNK = 1 << 20
+# Extended headers (long names, pax) are read into memory. Each takes two reads; a member of tar or GNU tar has up to 3.
+MAX_EXTENDED_BYTES = 1 << 16
+MAX_READS = 16
+# After this number of damaged parts, the rest of a shard is left out: each takes a new search for a header.
+MAX_DAMAGES = 1_000
 # Loading these formats can run code, so shards that contain them are rejected.
 PICKLES = frozenset(["pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill", "pyc", "pkl.gz"])
 
@@ -99,8 +104,13 @@ def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo | Damage]:
 
     Archives after the end marker of the first, as `cat a.tar b.tar` writes them, are read, too.
     """
-    position = 0
+    position = damages = 0
     while position < size:
+        if damages == MAX_DAMAGES:
+            yield Damage(
+                f"has {damages:,} damaged parts; the rest, from byte {position:,} on, is left out", size - position
+            )
+            return
         end = position
         for info in _archive(file, position):
             yield info
@@ -112,18 +122,40 @@ def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo | Damage]:
             break
         if _has_data(file, end, following):
             yield Damage(f"has damaged data from byte {end:,} to byte {following:,}", following - end)
+            damages += 1
         position = following
     if position == 0:
         yield Damage("is not an uncompressed tar file, or contains no files", size)
 
 
+class _Headers:
+    """A file of which `tarfile` reads headers only: it raises ValueError for a header that is too long.
+
+    A chain of extended headers is also too long: `tarfile` reads it recursively. `reads` counts the reads for a member.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.seek, self.tell = file.seek, file.tell
+        self.reads = 0
+
+    def read(self, size: int) -> bytes:
+        """Reads bytes. Raises ValueError above the limits."""
+        self.reads += 1
+        if size > MAX_EXTENDED_BYTES or self.reads > MAX_READS:
+            raise ValueError(f"a header has more than {MAX_EXTENDED_BYTES:,} bytes or {MAX_READS} parts")
+        return self.file.read(size)
+
+
 def _archive(file: BinaryIO, position: int) -> Iterator[tarfile.TarInfo]:
     """Yields the members of the archive at a position, up to its end marker or the first invalid header."""
     file.seek(position)
+    headers = _Headers(file)
     try:
         # "r:" accepts no compression: compressed shards have no random access, and their unpacked size is unbounded.
-        with tarfile.open(fileobj=file, mode="r:", errorlevel=2) as archive:
+        with tarfile.open(fileobj=headers, mode="r:", errorlevel=2) as archive:  # type: ignore[call-overload]
             while (info := archive.next()) is not None:
+                headers.reads = 0
                 yield info
     except (tarfile.TarError, EOFError, OverflowError, ValueError):
         return
