@@ -15,7 +15,7 @@ import vitkit
 import vitkit.timm as ours
 from vitkit import checkpoints, models
 from vitkit.models import vit
-from vitkit.timm.models import load_checkpoint
+from vitkit.timm.models import _factory, _saved, load_checkpoint
 
 theirs = oracle("timm")
 SAVED = [KINDS[0], KINDS[1], KINDS[3], KINDS[6], KINDS[8], "beit_base_patch16_224", KINDS[10], KINDS[11]]
@@ -209,6 +209,9 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         {"model_args": {"depth": 10**9}},
         {"model_args": {"embed_dim": 10**7, "depth": 1}},
         {"model_args": {"img_size": 10**6}},
+        {"model_args": {"img_size": 22.5}, "pretrained_cfg": {"fixed_input_size": True}},
+        {"model_args": {"reg_tokens": 10**9}},
+        {"architecture": "resnetv2_50x1_bit", "model_args": {"layers": [10**9, 1, 1, 1]}},
         {"model_args": {"embed_dim": "wide"}},
         {"model_args": {"patch_size": 0}},
         {"model_args": {"unknown": 1}},
@@ -227,6 +230,23 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError) as caught_name:
         ours.create_model(f"local-dir:{tmp_path}")
     assert str(caught_name.value).isprintable()
+
+
+def test_a_folder_has_its_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config.json that names or holds other weights does not replace those of its folder or repository."""
+    model, _ = save(KINDS[0], tmp_path / "vit")
+    other, _ = save(KINDS[0], tmp_path / "other")
+    data = json.loads((tmp_path / "vit" / "config.json").read_text())
+    data["pretrained_cfg"] |= {"file": str(tmp_path / "other"), "state_dict": {"cls_token": [1.0]}}
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(data))
+    monkeypatch.setattr(_saved, "download", lambda name, *_: (tmp_path / "vit", "0"))
+    monkeypatch.setattr(_factory, "open_checkpoint", lambda source, heads: opened.append(str(source)) or loaded)
+    opened: list[str] = []
+    loaded = checkpoints.load(tmp_path / "vit", dtype=None)
+    for source in (f"local-dir:{tmp_path / 'vit'}", "hf-hub:owner/name"):
+        own = ours.create_model(source, pretrained=True)
+        assert torch.equal(own.head.weight, model.head.weight) and not torch.equal(own.head.weight, other.head.weight)
+    assert opened == [str(tmp_path / "vit"), "owner/name"]
 
 
 def test_load_checkpoint(tmp_path: Path) -> None:

@@ -14,23 +14,32 @@ SIDES = ("width", "mlp_width", "num_registers", "pre_logits", "channels", "stem_
 # Fields that count blocks: each block has at least one tensor.
 COUNTS = ("depth", "depths")
 MAX_INTEGER = 10_000_000
+# Limits for a config without weights.
+MAX_DEPTH = 1_000
+MAX_SIDE = 100_000
 # A float32 image of this size takes 200 MB.
 MAX_PIXELS = 4096 * 4096
 MIN_STD = 1e-6
 MAX_VALUE = 1e6
 
 
-def check_config(config: Any, tensors: Tensors) -> None:
-    """Raises CheckpointError if a size in a config is larger than the tensors in the weights file allow."""
-    largest = max((side for info in tensors.infos.values() for side in info.shape), default=0)
+def check_config(config: Any, tensors: Tensors | None) -> None:
+    """Raises CheckpointError if a size in a config is larger than the tensors in the weights file allow.
+
+    Without a weights file (`tensors` is None), the limits are those that no published model reaches.
+    """
+    largest, count, why = MAX_SIDE, MAX_DEPTH, "larger than in any published model"
+    if tensors is not None:
+        largest = max((side for info in tensors.infos.values() for side in info.shape), default=0)
+        count, why = len(tensors.infos), "too large for the tensors in the file"
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         numbers = list(_integers(value))
         limit, what = MAX_INTEGER, f"more than {MAX_INTEGER:,}"
         if field.name in SIDES:
-            limit, what = largest, "too large for the tensors in the file"
+            limit, what = largest, why
         if field.name in COUNTS:
-            limit, what = len(tensors.infos), "too large for the tensors in the file"
+            limit, what = count, why
             numbers = [sum(numbers)]
         if max(numbers, default=0) > limit:
             raise CheckpointError(f"config.json: {field.name} is {str(value)[:80]}, which is {what}")

@@ -27,9 +27,8 @@ CLASSES: dict[str, Any] = {
     "eva": Eva,
     "resnetv2": ResNetV2,
 }
-# Limits for a folder without weights; no model of timm reaches them.
-MAX_DEPTH = 1_000
-MAX_SIDE = 100_000
+# Settings that name or hold weights. Those in a file do not replace the weights of its folder.
+WEIGHTS_KEYS = ("file", "state_dict", "custom_load")
 
 
 def complete_arguments(architecture: Architecture, cfg: JsonDict, given: JsonDict) -> tuple[Any, JsonDict]:
@@ -71,7 +70,7 @@ def read_folder(source: str, rest: str, cache_dir: Source | None) -> tuple[JsonD
             f"{path} is not a config.json of timm: architecture must be a string, model_args and pretrained_cfg must "
             "be objects; pass the folder as pretrained= together with the name of an architecture"
         )
-    cfg = {key: value for key, value in cfg.items() if key in CFG_KEYS} | extra
+    cfg = {key: value for key, value in cfg.items() if key in CFG_KEYS and key not in WEIGHTS_KEYS} | extra
     cfg |= {key: data[key] for key in ("num_classes", "label_names", "label_descriptions") if key in data}
     cfg = _with_arguments(cfg, arguments, path)
     _check_sizes(folder, resolve_name(name)[0], cfg, dict(arguments))
@@ -89,7 +88,7 @@ def _with_arguments(cfg: JsonDict, arguments: Mapping[str, Any], path: Path) -> 
     if arguments.get("in_chans") is not None:
         channels = arguments["in_chans"]
     if (given := arguments.get("img_size")) is not None and cfg.get("fixed_input_size"):
-        sides = [given, given] if isinstance(given, int) else list(given)
+        sides = list(given) if isinstance(given, list | tuple) else [given, given]
     return cfg | {"input_size": (channels, *sides)}
 
 
@@ -101,10 +100,5 @@ def _check_sizes(folder: Path, architecture: Architecture, cfg: JsonDict, argume
     except (ValueError, TypeError, AssertionError, ArithmeticError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {' '.join(str(error).split())[:300]}") from None
     bounds.check_requested(config.image_size)
-    if any((folder / name).is_file() for name in WEIGHTS):
-        bounds.check_config(config, locate(str(folder), None).tensors)
-    elif getattr(config, "depth", 1) > MAX_DEPTH or max(config.width, config.num_classes) > MAX_SIDE:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: depth is {getattr(config, 'depth', 1)}, embed_dim {config.width}, num_classes "
-            f"{config.num_classes}; the limits are {MAX_DEPTH} for depth and {MAX_SIDE} for the others"
-        )
+    has_weights = any((folder / name).is_file() for name in WEIGHTS)
+    bounds.check_config(config, locate(str(folder), None).tensors if has_weights else None)
