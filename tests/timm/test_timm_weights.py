@@ -245,7 +245,8 @@ def test_a_folder_has_its_own_weights(tmp_path: Path, monkeypatch: pytest.Monkey
     loaded = checkpoints.load(tmp_path / "vit", dtype=None)
     for source in (f"local-dir:{tmp_path / 'vit'}", "hf-hub:owner/name"):
         own = ours.create_model(source, pretrained=True)
-        assert torch.equal(own.head.weight, model.head.weight) and not torch.equal(own.head.weight, other.head.weight)
+        assert torch.equal(own.head.weight, model.head.weight)
+        assert not torch.equal(own.head.weight, other.head.weight)
     assert opened == [str(tmp_path / "vit"), "owner/name"]
 
 

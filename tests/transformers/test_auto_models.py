@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from family_cases import CASES, SMALL, own
@@ -106,6 +107,32 @@ def test_checkpoints_of_other_formats_are_opened(family: str, to: str, tmp_path:
     assert vitkit.AutoConfig.from_pretrained(tmp_path / "model").num_labels == config.num_classes
     assert type(vitkit.AutoModel.from_pretrained(tmp_path / "model")) is type(model.base_model)
     assert vitkit.AutoImageProcessor.from_pretrained(tmp_path / "model") is not None
+
+
+def test_download_options_reach_checkpoints_of_other_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = models.family("vit").TINY
+    network = models.build(config).eval()
+    processor = Processor.squash(config.image_size)
+    labels = tuple(map(str, range(config.num_classes)))
+    save(Checkpoint(model=network, processor=processor, labels=labels, origin=Origin()), tmp_path / "model", to="timm")
+    options = {"revision": "v1", "cache_dir": "here", "local_files_only": True, "token": "secret"}
+    calls: list[dict[str, Any]] = []
+
+    def one_file(repo_id: str, filename: str, **given: Any) -> str:
+        if not (tmp_path / "model" / filename).exists():
+            raise huggingface_hub.errors.EntryNotFoundError(filename)
+        return str(tmp_path / "model" / filename)
+
+    def snapshot(name: str, **given: Any) -> str:
+        calls.append({"name": name, **{key: given[key] for key in options}})
+        return str(tmp_path / "model")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", one_file)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    for auto in (vitkit.AutoConfig, vitkit.AutoModelForImageClassification, vitkit.AutoImageProcessor):
+        calls.clear()
+        auto.from_pretrained("someone/vit", **options)
+        assert calls == [{"name": "someone/vit", **options}]
 
 
 def test_a_file_of_google_is_opened(tmp_path: Path) -> None:

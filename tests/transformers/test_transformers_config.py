@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import vitkit
 from vitkit import ViTConfig
 
 CASES: dict[str, dict[str, Any]] = {
@@ -50,6 +51,37 @@ def test_positional_arguments_match_version_4() -> None:
         ViTConfig(*values, 1)
     with pytest.raises(TypeError, match="got hidden_size both as positional and as keyword argument"):
         ViTConfig(48, hidden_size=48)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_labels": 10**9}, "num_labels is 1000000000; expected an integer from 0 to 10,000,000"),
+        ({"num_labels": "ten"}, "num_labels is 'ten'"),
+        ({"num_labels": -3}, "num_labels is -3"),
+        ({"id2label": ["cat"]}, "id2label is a list; expected a dict"),
+        ({"id2label": {"0": "cat"}, "label2id": ["cat"]}, "label2id is a list"),
+        ({"dtype": "load"}, "unknown dtype 'load'"),
+        ({"to_dict": 1}, "'to_dict' cannot be set: it is a method of ViTConfig"),
+        ({"use_return_dict": True}, "'use_return_dict' cannot be set"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers has 1,000,000,000 layers; the limit is 10,000"),
+    ],
+)
+def test_hostile_values_of_a_file_raise(values: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", **values}))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ViTConfig.from_pretrained(tmp_path)
+
+
+def test_layers_of_backbones_are_limited() -> None:
+    for name, value in (("Dinov2Config", {"num_hidden_layers": 10**9}), ("ResNetConfig", {"depths": [10**9] * 4})):
+        with pytest.raises(ValueError, match="the limit is 10,000"):
+            getattr(vitkit, name)(**value)
+
+
+def test_dtypes_of_a_file() -> None:
+    assert ViTConfig(dtype="torch.bfloat16").dtype is torch.bfloat16
+    assert ViTConfig(torch_dtype="auto").dtype is None
 
 
 def test_num_labels_resets_labels_and_id2label_takes_precedence(caplog: pytest.LogCaptureFixture) -> None:

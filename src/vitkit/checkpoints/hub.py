@@ -2,7 +2,9 @@
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vitkit.checkpoints.checkpoint import CheckpointError
 
@@ -27,16 +29,20 @@ OLDER_PATTERNS = (
 )
 
 
-def download(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None = None) -> tuple[Path, str]:
+def download(
+    name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None = None, **options: Any
+) -> tuple[Path, str]:
     """Downloads a model. Returns its folder in the Hub cache and the commit hash.
 
-    `revision` defaults to the main branch, `cache_dir` to the cache of huggingface_hub. Only files that match
-    `PATTERNS` are downloaded, and those that match `OLDER_PATTERNS` if the model has no safetensors. Without a network,
-    or with HF_HUB_OFFLINE=1, the files in the cache are used.
+    `revision` defaults to the main branch, `cache_dir` to the cache of huggingface_hub. `options` are `token`,
+    `local_files_only` and `force_download` of huggingface_hub. Only files that match `PATTERNS` are downloaded, and
+    those that match `OLDER_PATTERNS` if the model has no safetensors. Without a network, or with HF_HUB_OFFLINE=1, the
+    files in the cache are used.
     """
-    folder = _snapshot(name, revision, PATTERNS, cache_dir)
+    options["cache_dir"] = None if cache_dir is None else os.fspath(cache_dir)
+    folder = _snapshot(name, revision, PATTERNS, options)
     if not any((folder / each).is_file() for each in SAFETENSORS):
-        folder = _snapshot(name, revision, (*PATTERNS, *OLDER_PATTERNS), cache_dir)
+        folder = _snapshot(name, revision, (*PATTERNS, *OLDER_PATTERNS), options)
         if not any(path.match(pattern) for path in folder.iterdir() for pattern in OLDER_PATTERNS):
             raise CheckpointError(
                 f"{name} has no model.safetensors, pytorch_model.bin or flax_model.msgpack on the Hub or in the cache; "
@@ -45,15 +51,11 @@ def download(name: str, revision: str | None, cache_dir: str | os.PathLike[str] 
     return folder, folder.name
 
 
-def _snapshot(
-    name: str, revision: str | None, patterns: tuple[str, ...], cache_dir: str | os.PathLike[str] | None
-) -> Path:
+def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...], options: Mapping[str, Any]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
-    cache = None if cache_dir is None else os.fspath(cache_dir)
-
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), cache_dir=cache))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), **options))
     except errors.RevisionNotFoundError:
         raise CheckpointError(
             f"{name} on the Hub has no revision {revision}; check the branch, tag or commit"

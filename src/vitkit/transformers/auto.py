@@ -131,9 +131,8 @@ def _opened(source: str | os.PathLike[str], kwargs: Mapping[str, Argument]) -> I
 def _converted(location: hub.Location, target: Path) -> tuple[hub.Location, JsonDict]:
     from vitkit.checkpoints import CheckpointError, convert
 
-    source = os.path.join(location.source, location.subfolder) if location.subfolder else location.source
     try:
-        convert(source, target, "huggingface", revision=location.options.get("revision"), dtype=None)
+        convert(location.checkpoint(), target, "huggingface", dtype=None)
     except CheckpointError as error:
         raise ValueError(
             f"{_unknown_type(location.source, None)}. Converting the checkpoint to one of these failed: {error}"

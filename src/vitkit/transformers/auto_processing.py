@@ -184,11 +184,11 @@ def checkpoint_processor(location: hub.Location) -> Processor:
     from vitkit.checkpoints.formats import RawCheckpoint
     from vitkit.checkpoints.locate import locate
 
-    source = os.path.join(location.source, location.subfolder) if location.subfolder else location.source
     try:
-        files = locate(source, location.options.get("revision"))
+        files = locate(location.checkpoint(), None)
     except CheckpointError as error:
-        raise FileNotFoundError(f"{printable(source)} has neither {FILES[0]} nor a checkpoint: {error}") from None
+        inside = os.path.join(location.source, location.subfolder)
+        raise FileNotFoundError(f"{printable(inside)} has neither {FILES[0]} nor a checkpoint: {error}") from None
     detected = detect_format(files.tensors, files.config, None)
     described = detected.format.describe(
         RawCheckpoint(

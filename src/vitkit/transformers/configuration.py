@@ -17,6 +17,7 @@ from vitkit import atomic
 from vitkit import config as configs
 from vitkit.config import Json, JsonDict
 from vitkit.task import PROBLEM_TYPES
+from vitkit.text import printable
 from vitkit.transformers import hub
 from vitkit.transformers.hub import Argument
 
@@ -28,6 +29,10 @@ RENAMED = {"torch_dtype": "dtype", "name_or_path": "_name_or_path", "attn_implem
 NOT_SAVED = ("_name_or_path", "_attn_implementation")
 # Keys of config.json that are not read.
 IGNORED = ("transformers_version", "_commit_hash", "model_type")
+# Limits on the values in a config.json, which may come from an untrusted source.
+MAX_LABELS = 10_000_000
+MAX_LAYERS = 10_000
+LAYERS = ("num_hidden_layers", "decoder_num_hidden_layers", "depths")
 # Defaults of the attributes that every config of transformers has; `to_diff_dict` omits values equal to them.
 COMMON: dict[str, object] = {
     "architectures": None,
@@ -90,7 +95,9 @@ class PretrainedConfig(ABC):
         defaults |= {"_name_or_path": "", "_attn_implementation": None}
         for name, value in (defaults | given).items():
             if name not in ("id2label", "label2id"):
+                self._check_name(name)
                 setattr(self, name, self._convert(name, value))
+        self._check_layers()
         if getattr(self, "torchscript", False):
             # The models of transformers 4 return tuples for TorchScript.
             self.return_dict = False
@@ -107,9 +114,23 @@ class PretrainedConfig(ABC):
 
     def _convert(self, name: str, value: Argument) -> Argument:
         if name == "dtype" and isinstance(value, str):
-            return getattr(torch, value)
+            return None if value == "auto" else parse_dtype(value)
         hint = get_type_hints(type(self)).get(name) if name in self._settings() else None
         return value if hint is None else configs.convert(value, hint, name)
+
+    @classmethod
+    def _check_name(cls, name: str) -> None:
+        """Raises ValueError for an attribute that would replace a method, or that cannot be set."""
+        own = getattr(cls, name, None)
+        if callable(own) or (isinstance(own, property) and own.fset is None):
+            raise ValueError(f"'{name}' cannot be set: it is a method of {cls.__name__}; remove it")
+
+    def _check_layers(self) -> None:
+        """Raises ValueError for more layers than memory can hold."""
+        for name in set(LAYERS) & set(self._settings()):
+            value: Any = getattr(self, name)
+            if (count := sum(value) if isinstance(value, list | tuple) else value) > MAX_LAYERS:
+                raise ValueError(f"{name} has {count:,} layers; the limit is {MAX_LAYERS:,}")
 
     def _check_problem_type(self) -> None:
         if self.problem_type not in (None, *PROBLEM_TYPES):
@@ -138,6 +159,8 @@ class PretrainedConfig(ABC):
     @num_labels.setter
     def num_labels(self, number: int) -> None:
         """Sets the number of classes and replaces the labels if the number changes."""
+        if not isinstance(number, int) or not 0 <= number <= MAX_LABELS:
+            raise ValueError(f"num_labels is {number!r}; expected an integer from 0 to {MAX_LABELS:,}")
         if getattr(self, "id2label", None) is None or number != self.num_labels:
             self.id2label = {index: f"LABEL_{index}" for index in range(number)}
             self.label2id = {label: index for index, label in self.id2label.items()}
@@ -149,6 +172,9 @@ class PretrainedConfig(ABC):
         if id2label is None:
             self.num_labels = 2 if number is None else number
             return
+        for name, value in (("id2label", id2label), ("label2id", label2id or {})):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{name} is a {type(value).__name__}; expected a dict")
         if number is not None and number != len(id2label):
             logger.warning(
                 f"You passed `num_labels={number}` which is incompatible to the `id2label` map of length "
@@ -294,6 +320,14 @@ class PretrainedConfig(ABC):
         return f"{type(self).__name__} {self.to_json_string()}"
 
 
+def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Converts the name of a dtype to a `torch.dtype`. Raises ValueError if the name is unknown."""
+    parsed = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype.removeprefix("torch."), None)
+    if not isinstance(parsed, torch.dtype):
+        raise ValueError(f"unknown dtype '{printable(dtype)[:40]}'; use auto, float32, bfloat16, float16 or float64")
+    return parsed
+
+
 def _parse(name: str, text: str, present: object) -> object:
     if isinstance(present, bool):
         if text.lower() not in ("true", "1", "y", "yes", "false", "0", "n", "no"):
@@ -324,10 +358,10 @@ Sizes = int | tuple[int, int]
 class ViTConfig(PretrainedConfig):
     """Configuration of a ViT, with the attribute names of transformers.
 
-    `encoder_stride` may also be a pair (height, width). Two settings are
-    additions to those of transformers: `drop_path_rate`, the stochastic depth of the last layer (it grows linearly from
-    0 at the first), and `position_resize`, one of `vitkit.layers.RESIZES`. Raises ValueError for a value of the wrong
-    type. Raises TypeError for too many positional arguments.
+    `encoder_stride` may also be a pair (height, width). Two settings are additions to those of transformers:
+    `drop_path_rate`, the stochastic depth of the last layer (it grows linearly from 0 at the first), and
+    `position_resize`, one of `vitkit.layers.RESIZES`. Raises ValueError for a value of the wrong type. Raises TypeError
+    for too many positional arguments.
     """
 
     model_type: ClassVar[str] = "vit"

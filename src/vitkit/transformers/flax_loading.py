@@ -93,8 +93,7 @@ def _config_json(location: hub.Location) -> JsonDict | None:
 
 def _read_other(location: hub.Location) -> tuple[JsonDict, Flat]:
     """Reads a checkpoint that is not in the format of transformers, and derives the config attributes."""
-    source = os.path.join(location.source, location.subfolder) if location.subfolder else location.source
-    checkpoint = load(source).in_target_units()
+    checkpoint = load(location.checkpoint()).in_target_units()
     labels = dict(enumerate(checkpoint.labels)) if checkpoint.labels else None
     return attributes_of(checkpoint.config, labels), from_google(checkpoint.config, flatten(checkpoint.params))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vitkit.checkpoints.hub import download
 from vitkit.checkpoints.json_files import read_json
 from vitkit.config import JsonDict
 from vitkit.text import printable
@@ -67,6 +68,17 @@ class Location:
         raise FileNotFoundError(
             f"{inside} has none of {', '.join(names)}" if names[1:] else f"{inside} has no {names[0]}"
         )
+
+    def checkpoint(self) -> str:
+        """Returns the path or Hub id of the checkpoint, for loaders that do not have the download options.
+
+        A repository is downloaded here if there are options. Raises CheckpointError if this fails.
+        """
+        source = self.source
+        if self.options and not Path(source).exists():
+            options = dict(self.options)
+            source = str(download(source, options.pop("revision", None), options.pop("cache_dir", None), **options)[0])
+        return os.path.join(source, self.subfolder) if self.subfolder else source
 
     def read_json(self, *names: str) -> JsonDict:
         """Returns the content of the first existing JSON file among the given names."""

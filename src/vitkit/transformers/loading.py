@@ -19,7 +19,7 @@ from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.regular import read_bytes
 from vitkit.text import printable
 from vitkit.transformers import hub
-from vitkit.transformers.configuration import PretrainedConfig
+from vitkit.transformers.configuration import PretrainedConfig, parse_dtype
 from vitkit.transformers.hub import Argument
 from vitkit.transformers.initialization import create, initialize_missing, mark_initialized
 from vitkit.transformers.names import rename
@@ -196,14 +196,6 @@ def _dtype(dtype: torch.dtype | str | None, config: PretrainedConfig, tensors: T
         return config.dtype
     floating = [info.dtype for info in tensors.infos.values() if info.dtype.is_floating_point]
     return floating[0] if floating else torch.float32
-
-
-def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """Converts the name of a dtype to a `torch.dtype`. Raises ValueError if the name is unknown."""
-    parsed = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype.removeprefix("torch."), None)
-    if not isinstance(parsed, torch.dtype):
-        raise ValueError(f"unknown dtype '{dtype}'; use auto, float32, bfloat16, float16 or float64")
-    return parsed
 
 
 def _device(device_map: DeviceMap) -> torch.device:

@@ -15,7 +15,7 @@ from vitkit.transformers.adapters import Adapters
 from vitkit.transformers.attention import IMPLEMENTATIONS
 from vitkit.transformers.capabilities import Capabilities
 from vitkit.transformers.checkpointing import ActivationCheckpointing
-from vitkit.transformers.configuration import PretrainedConfig, ViTConfig
+from vitkit.transformers.configuration import PretrainedConfig, ViTConfig, parse_dtype
 from vitkit.transformers.hub import Argument
 from vitkit.transformers.initialization import Initialization
 from vitkit.transformers.names import NAME_FORMATS, to_v4, to_v5
@@ -115,7 +115,7 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, Pro
         config._attn_implementation = kwargs.pop("attn_implementation", config._attn_implementation)
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or config.dtype
         model = cls(config, **kwargs)
-        return model if dtype in (None, "auto") else model.to(loading.parse_dtype(dtype))
+        return model if dtype in (None, "auto") else model.to(parse_dtype(dtype))
 
     _from_config = from_config
 
