@@ -239,6 +239,12 @@ def test_attention_masks_match_transformers(hf: ModuleType) -> None:
             assert_same(ours(**inputs, attention_mask=mask), reference(**inputs, attention_mask=mask))
 
 
+@pytest.mark.parametrize("case", TRANSFORMERS, ids=str)
+def test_attention_masks_of_another_number_of_tokens_raise(case: Case) -> None:
+    with pytest.raises(ValueError, match=r"attention_mask has shape \(2, 3\); its last dimension must be"):
+        own(case)(torch.zeros(2, 3, 32, 32), attention_mask=torch.ones(2, 3))
+
+
 def test_models_without_a_mask_token_and_other_sizes_raise() -> None:
     model = vitkit.DeiTModel(vitkit.DeiTConfig(**SMALL))
     with pytest.raises(ValueError, match="bool_masked_pos needs a mask token"):

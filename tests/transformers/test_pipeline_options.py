@@ -160,6 +160,8 @@ def test_data_uris_and_steps(classify: Pipeline, folder: Path) -> None:
     close(classify.postprocess(classify.forward(classify.preprocess(IMAGES[0])), top_k=1), expected[:1])
     with pytest.raises(ImageError, match="the data URI is not valid base64"):
         classify("data:image/png;base64,???")
+    with pytest.raises(ImageError, match="the data URI is not valid base64"):
+        classify("data:image/png;base64,\u00e9")
     errors = classify([IMAGES[0], "data:image/png;base64,???"], errors="return")
     close(errors[0], expected)
     assert isinstance(errors[1], ImageError)

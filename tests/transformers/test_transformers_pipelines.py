@@ -242,6 +242,11 @@ def test_failed_and_too_large_downloads_raise(checkpoint: str, monkeypatch: pyte
     monkeypatch.setattr(urllib.request, "urlopen", fail)
     with pytest.raises(ImageError, match=r"cannot download https://example\.org/cat\.png: no route"):
         classify(URL)
+    for url in ("http://[", "http://a b/\ncat.png", "http://"):
+        monkeypatch.undo()
+        with pytest.raises(ImageError, match=r"cannot download http://") as caught:
+            classify(url)
+        assert str(caught.value).isprintable()
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"x" * 20_001))
     with pytest.raises(ImageError, match="is larger than 20,000 bytes"):
         classify(URL)

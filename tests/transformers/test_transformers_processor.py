@@ -156,6 +156,9 @@ def test_lists_batches_and_layouts() -> None:
     padded = ours([IMAGE, IMAGE.crop((0, 0, 20, 30))], do_resize=False, do_pad=True, return_tensors="np").pixel_values
     assert padded.shape == (2, 3, 41, 52)
     assert (padded[1, :, 30:] == 0).all()
+    for size in ({"height": 10**6, "width": 10**6}, {"width": 60}):
+        with pytest.raises(ValueError, match="expected height and width, at most 120,000,000 pixels"):
+            ours(IMAGE, do_pad=True, pad_size=size)
     with pytest.raises(ValueError, match="different shapes; resize them, or use return_tensors=None"):
         ours([IMAGE, IMAGE.crop((0, 0, 20, 30))], do_resize=False, return_tensors="pt")
     with pytest.raises(ValueError, match="data_format is 'sideways'"):

@@ -101,7 +101,7 @@ def attention_bias(
     if tokens is not None and attention_mask.shape[-1] not in (1, tokens):
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)}; its last dimension must be {tokens}, the number "
-            "of tokens (the class token and one per patch)"
+            "of tokens (special tokens first, then one per patch)"
         )
     if attention_mask.ndim == 4:
         if attention_mask.is_floating_point():

@@ -3,6 +3,7 @@
 import urllib.request
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from http.client import HTTPException
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from vitkit.data.processor import ImageInput, Processor
 from vitkit.data.processor.geometry import resize_and_crop, resize_image
 from vitkit.images import Channels, ImageError, Limits, as_array, bands_to_bytes, find_channels, is_tensor, to_channels
+from vitkit.text import printable
 from vitkit.transformers.hub import Argument
 
 
@@ -166,14 +168,14 @@ def resize_rgba(image: ImageInput, processor: Processor, channels: Channels | No
 
 def download(url: str, *, timeout: float | None = 30.0, limits: Limits | None = None) -> bytes:
     """Downloads an image. Raises ImageError if this fails or the image has more than `limits.max_bytes` bytes."""
-    max_bytes = (limits or Limits()).max_bytes
+    max_bytes, shown = (limits or Limits()).max_bytes, printable(url)[:200]
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:
             data = response.read(max_bytes + 1)
-    except OSError as error:
-        raise ImageError("unreadable", f"cannot download {url}: {error}") from None
+    except (OSError, HTTPException, ValueError) as error:  # a ValueError is an invalid URL
+        raise ImageError("unreadable", f"cannot download {shown}: {printable(str(error))[:200]}") from None
     if len(data) > max_bytes:
-        raise ImageError("too_large", f"{url} is larger than {max_bytes:,} bytes")
+        raise ImageError("too_large", f"{shown} is larger than {max_bytes:,} bytes")
     return data
 
 

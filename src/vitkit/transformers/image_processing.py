@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -370,7 +371,13 @@ def _process_floats(
 def _pad(array: np.ndarray, size: Mapping[str, int] | None, batch: list[np.ndarray]) -> np.ndarray:
     """Pads images with zeros at the right and bottom, to a given size or to the largest image of the batch."""
     largest = {"height": max(each.shape[1] for each in batch), "width": max(each.shape[2] for each in batch)}
-    rows, columns = (size or largest)["height"] - array.shape[1], (size or largest)["width"] - array.shape[2]
+    sides = [(size or largest).get(side) for side in ("height", "width")]
+    limit = DEFAULT_LIMITS.max_pixels
+    if not all(type(side) is int for side in sides) or math.prod(sides) > limit:
+        raise ValueError(
+            f"pad_size is {str(dict(size or {}))[:80]}; expected height and width, at most {limit:,} pixels"
+        )
+    rows, columns = sides[0] - array.shape[1], sides[1] - array.shape[2]
     if rows < 0 or columns < 0:
         raise ValueError(f"pad_size {dict(size or {})} is smaller than an image of size {array.shape[1:]}")
     return np.pad(array, ((0, 0), (0, rows), (0, columns)))

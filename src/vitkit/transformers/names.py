@@ -8,6 +8,7 @@ both. `state_dict`, `named_modules` and `named_parameters` have one name for eac
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar
 
@@ -60,7 +61,7 @@ def rename(mapping: MutableMapping[str, Tensor], prefix: str, convert: Callable[
     names = [prefix + convert(name[len(prefix) :]) if name.startswith(prefix) else name for name, _ in entries]
     if names == [name for name, _ in entries]:
         return
-    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+    if duplicates := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ValueError(
             f"the state dict contains {duplicates[0]} under both its transformers 4 and transformers 5 names"
         )

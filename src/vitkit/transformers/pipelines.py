@@ -1,7 +1,6 @@
 """Pipelines for image classification and feature extraction, implemented with `Predictor`."""
 
 import base64
-import binascii
 import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -234,7 +233,7 @@ def _read(image: ImageInput, timeout: float | None, limits: Limits | None) -> Im
             return base64.b64decode(image.partition(",")[2], validate=True)
     except ImageError as error:  # in its place among the others
         return Unlisted(image, error)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or characters that are not ASCII
         text = image[:40]
         return Unlisted(text, ImageError("corrupt", f"the data URI is not valid base64: {error}"))
     return image

@@ -101,7 +101,7 @@ class EncoderModel(PreTrainedModel):
         depth = len(self.encoder_layers)
         states_of = self._selection(options, "output_hidden_states", depth + 1)
         weights_of = self._selection(options, "output_attentions", depth)
-        bias = attention_bias(options.get("attention_mask"), tokens.dtype)
+        bias = attention_bias(options.get("attention_mask"), tokens.dtype, tokens.shape[1])
         masks = head_masks(options.get("head_mask"), self.config, tokens.dtype)
         records: list[list[Tensor]] = [[] for _ in range(depth)]
         inputs = []
