@@ -295,7 +295,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f"vitkit.transformers.{_MODULES[name]}"), name)
     if name in ("FlaxViTForImageClassification", "FlaxViTModel"):
-        import_module("vitkit.jax")  # says what to install if JAX is missing
+        import_module("vitkit.jax")  # raises an error with the command that installs JAX if it is missing
         return getattr(import_module("vitkit.transformers.flax_vit"), name)
     raise AttributeError(f"module 'vitkit.transformers' has no attribute '{name}'")
 

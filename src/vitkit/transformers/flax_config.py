@@ -12,6 +12,7 @@ from vitkit.config import JsonDict
 from vitkit.layers.activations import CORE, names_in
 from vitkit.models.vit import Config
 from vitkit.task import SINGLE_LABEL, Task
+from vitkit.transformers.configuration import pair
 
 ACTIVATIONS = names_in("transformers")
 
@@ -32,8 +33,8 @@ def model_config(attributes: Attributes, *, classifier: bool, pooling: bool = Tr
         raise ValueError(f"pooler_act is '{attributes.pooler_act}'; the Flax model supports only 'tanh'")
     pooler = getattr(attributes, "pooler_output_size", None) or attributes.hidden_size
     return Config(
-        image_size=_pair(attributes.image_size),
-        patch_size=_pair(attributes.patch_size),
+        image_size=pair(attributes.image_size),
+        patch_size=pair(attributes.patch_size),
         channels=attributes.num_channels,
         width=attributes.hidden_size,
         depth=attributes.num_hidden_layers,
@@ -105,10 +106,6 @@ def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> Js
         **({"pooler_output_size": config.pre_logits} if config.pre_logits else {}),
         **({"id2label": dict(labels or {index: f"LABEL_{index}" for index in range(count)})} if count else {}),
     }
-
-
-def _pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _to_number(size: tuple[int, int]) -> int | tuple[int, int]:

@@ -53,11 +53,7 @@ def read(
     own_names = data is not None and data.get("model_type") == "vit"
     if data is not None and own_names:
         names = WEIGHTS if from_pt else (MSGPACK, *WEIGHTS)
-        path = location.find(*names)
-        if path.suffix == ".json" and not Path(location.source).is_dir():
-            for shard in sorted(set(hub.read_json(path)["weight_map"].values())):
-                location.find(shard)
-        tensors = open_weights(path)
+        tensors = open_weights(location.find_weights(*names))
         flat = from_torch({name: tensors.read(name) for name in tensors.infos})
     else:
         data, flat = _read_other(location)

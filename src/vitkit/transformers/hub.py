@@ -69,6 +69,20 @@ class Location:
             f"{inside} has none of {', '.join(names)}" if names[1:] else f"{inside} has no {names[0]}"
         )
 
+    def find_weights(self, *names: str) -> Path:
+        """Returns the path of the first of the named weights files that exists. Downloads the shards of an index, too.
+
+        Raises FileNotFoundError if no file exists. Raises ValueError for an invalid index.
+        """
+        path = self.find(*names)
+        if path.suffix == ".json" and not Path(self.source).exists():
+            shards = read_json(path).get("weight_map")
+            if not isinstance(shards, Mapping):
+                raise ValueError(f"{path.name} has no weight_map; expected the index of a sharded checkpoint")
+            for shard in sorted({str(shard) for shard in shards.values()}):
+                self.find(shard)
+        return path
+
     def checkpoint(self) -> str:
         """Returns the path or Hub id of the checkpoint, for loaders that do not have the download options.
 

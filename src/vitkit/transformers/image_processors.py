@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from vitkit.data.processor import HALF, IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.processor import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
 from vitkit.images import is_tensor
 from vitkit.transformers.batch import BatchFeature, Images, iterate_images
 from vitkit.transformers.hub import Argument
@@ -19,8 +19,6 @@ SQUARE = {"height": 224, "width": 224}
 RESIZING, VALUES = STEPS[:3], STEPS[3:]
 # In transformers 4, DeiT and BEiT take `rescale_factor` before `do_rescale`.
 OLD_VALUES = ("rescale_factor", "do_rescale", *STEPS[5:])
-OPENAI_MEAN = [0.48145466, 0.4578275, 0.40821073]
-OPENAI_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
 class DeiTImageProcessor(BaseImageProcessor):
@@ -100,8 +98,8 @@ class BitImageProcessor(BaseImageProcessor):
         "resample": 3,
         "do_center_crop": True,
         "crop_size": SQUARE,
-        "image_mean": OPENAI_MEAN,
-        "image_std": OPENAI_STD,
+        "image_mean": list(CLIP_MEAN),
+        "image_std": list(CLIP_STD),
         "do_convert_rgb": True,
         "default_to_square": False,
     }

@@ -176,11 +176,7 @@ def _open_weights(location: hub.Location, variant: str | None, use_safetensors: 
     ]
     pickled = [f"pytorch_model{infix}.bin", f"pytorch_model.bin.index{infix}.json"]
     names = safe if use_safetensors else pickled if use_safetensors is False else safe + pickled
-    path = location.find(*dict.fromkeys(names))
-    if path.suffix == ".json" and not Path(location.source).is_dir():
-        for shard in sorted(set(hub.read_json(path)["weight_map"].values())):
-            location.find(shard)
-    return open_weights(path)
+    return open_weights(location.find_weights(*dict.fromkeys(names)))
 
 
 def _map_name(name: str, key_mapping: Mapping[str, str]) -> str:

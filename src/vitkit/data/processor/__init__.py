@@ -11,10 +11,12 @@ timm.py           pretrained_cfg of timm
 """
 
 from vitkit.data.processor.geometry import Crop, Interpolation, Resize
-from vitkit.data.processor.normalization import HALF, IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.processor.normalization import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
 from vitkit.data.processor.processor import ImageInput, Processor, named
 
 __all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
     "HALF",
     "IMAGENET_MEAN",
     "IMAGENET_STD",

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from vitkit.data.processor.geometry import Interpolation, Size
-from vitkit.data.processor.normalization import HALF, IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.processor.normalization import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
 
 #: Filters of Pillow by number.
 _RESAMPLE: Final[dict[int, Interpolation]] = {
@@ -20,11 +20,9 @@ _RESAMPLE: Final[dict[int, Interpolation]] = {
     4: "box",
     5: "hamming",
 }
-_CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 _SQUASH: Final = {"do_center_crop": False, "size": {"height": 224, "width": 224}, "resample": 3}
 _SHORTEST: Final = {"do_center_crop": True, "size": {"shortest_edge": 224}, "crop_size": 224, "resample": 3}
-_CLIP: Final = _SHORTEST | {"image_mean": _CLIP_MEAN, "image_std": _CLIP_STD}
+_CLIP: Final = _SHORTEST | {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
 _CROPPED: Final = {"do_center_crop": True, "size": {"height": 256, "width": 256}, "crop_size": 224, "resample": 3}
 _ALWAYS: Final = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 

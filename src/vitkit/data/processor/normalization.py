@@ -8,6 +8,9 @@ from jaxtyping import Float32, UInt8
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+#: Statistics of OpenAI's CLIP, which BiT's and DINOv2's processors of transformers have by default, too.
+CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 #: Mean and standard deviation that map [0, 1] to [-1, 1], as Google's ViTs use.
 HALF: Final = (0.5, 0.5, 0.5)
 

@@ -1,6 +1,6 @@
 """Normalization statistics and crop defaults, with timm's names."""
 
-from vitkit.data.processor.normalization import IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.processor.normalization import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 
 DEFAULT_CROP_PCT = 0.875
 DEFAULT_CROP_MODE = "center"
@@ -10,5 +10,5 @@ IMAGENET_INCEPTION_MEAN = (0.5, 0.5, 0.5)
 IMAGENET_INCEPTION_STD = (0.5, 0.5, 0.5)
 IMAGENET_DPN_MEAN = (124 / 255, 117 / 255, 104 / 255)
 IMAGENET_DPN_STD = (1 / (0.0167 * 255),) * 3
-OPENAI_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+OPENAI_CLIP_MEAN = CLIP_MEAN
+OPENAI_CLIP_STD = CLIP_STD

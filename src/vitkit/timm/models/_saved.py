@@ -50,7 +50,7 @@ def complete_arguments(architecture: Architecture, cfg: JsonDict, given: JsonDic
 def read_folder(source: str, rest: str, cache_dir: Source | None) -> tuple[JsonDict, str, JsonDict]:
     """Returns pretrained_cfg, architecture and model arguments of a folder or Hub id with timm's config.json.
 
-    Raises CheckpointError for an invalid file, and for sizes that the weights beside it do not have.
+    Raises CheckpointError for an invalid file, and for sizes that the weights next to it do not have.
     """
     if source == "hf-hub":
         owner, _, revision = rest.partition("@")
