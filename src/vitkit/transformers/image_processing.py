@@ -371,7 +371,7 @@ def _process_floats(
 def _pad(array: np.ndarray, size: Mapping[str, int] | None, batch: list[np.ndarray]) -> np.ndarray:
     """Pads images with zeros at the right and bottom, to a given size or to the largest image of the batch."""
     largest = {"height": max(each.shape[1] for each in batch), "width": max(each.shape[2] for each in batch)}
-    sides = [(size or largest).get(side) for side in ("height", "width")]
+    sides: list[Any] = [(size or largest).get(side) for side in ("height", "width")]
     limit = DEFAULT_LIMITS.max_pixels
     if not all(type(side) is int for side in sides) or math.prod(sides) > limit:
         raise ValueError(
