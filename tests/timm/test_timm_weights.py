@@ -176,6 +176,8 @@ def test_published_weights_come_from_the_hub(
     own = ours.create_model("hf-hub:owner/name@v1", pretrained=True, cache_dir=cache)
     assert asked[1][:2] == ("owner/name", "v1")
     assert torch.equal(own.head.weight, model.head.weight)
+    ours.create_model(KINDS[0], pretrained="owner/other@v2", cache_dir=cache, **arguments)
+    assert asked[-1] == ("owner/other", "v2", cache)
 
 
 def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

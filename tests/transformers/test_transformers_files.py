@@ -222,6 +222,9 @@ def test_hub_files_are_downloaded_one_by_one(folder: Path, monkeypatch: pytest.M
         repo == "someone/vit" and options_given == {"subfolder": None, **options} for repo, _, options_given in requests
     )
     assert again.name_or_path == "someone/vit"
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ["a"]}')
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json has no weight_map"):
+        ViTForImageClassification.from_pretrained("someone/vit")
 
 
 def test_uploads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,7 @@ from vitkit.checkpoints import Checkpoint
 from vitkit.checkpoints.formats.timm import _config
 from vitkit.checkpoints.formats.timm._architectures import Architecture
 from vitkit.checkpoints.hub import download
-from vitkit.checkpoints.locate import locate
+from vitkit.checkpoints.locate import HUB_ID, locate
 from vitkit.config import JsonDict, nearest
 from vitkit.timm.models._features import FeatureGetterNet
 from vitkit.timm.models._registry import CFG_DEFAULTS, CFG_KEYS, PretrainedCfg, get_pretrained_cfg, resolve_name
@@ -187,11 +188,11 @@ def _load(
             raise RuntimeError(
                 f"No pretrained weights exist for {name}{url or '. Use `pretrained=False` for random init.'}"
             )
-        if source == cfg.get("hf_hub_id") and cache_dir is not None:
-            owner, _, revision = str(source).partition("@")
-            source = download(owner, revision or None, cache_dir)[0]
     elif not isinstance(pretrained, str | os.PathLike):
         raise TypeError(f"pretrained is {pretrained!r}; expected True, False, or a path or Hub id of a checkpoint")
+    owner, _, revision = os.fspath(source).partition("@")
+    if cache_dir is not None and HUB_ID.fullmatch(owner) and not Path(source).expanduser().exists():
+        source = download(owner, revision or None, cache_dir)[0]
     return open_checkpoint(source, num_heads)
 
 
