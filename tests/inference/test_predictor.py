@@ -236,6 +236,11 @@ def test_training_mode_is_restored(classifier: Classifier, images: list[Path]) -
     classifier.train()
     first = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(images)]
     assert classifier.model.training
+    assert all(module.training for module in classifier.model.modules())
+    classifier.model.head.eval()
+    list(Predictor(classifier.model, classifier.processor).logits(images))
+    assert classifier.model.training
+    assert not classifier.model.head.training, "a part in evaluation mode, such as a frozen batch norm, stays in it"
     classifier.eval()
     second = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(images)]
     np.testing.assert_array_equal(np.stack(first), np.stack(second))

@@ -93,6 +93,7 @@ def test_single_images_lists_and_iterators(checkpoint: str) -> None:
     pixels = np.array(IMAGE)
     assert classify(pixels) == classify(torch.from_numpy(pixels)) == classify(png()) == one
     assert classify(images=IMAGE, top_k=1) == one[:1]
+    assert not any(module.training for module in classify.model.modules())
 
 
 def test_multi_label_models_use_a_sigmoid(checkpoint: str) -> None:

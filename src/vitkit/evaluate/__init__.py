@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
+from vitkit.layers import eval_mode
 from vitkit.models import Backbone
 from vitkit.registry import Registry
 from vitkit.task import PROBLEM_TYPES, SINGLE_LABEL, Task
@@ -139,18 +140,13 @@ class ModelOutputs:
 
     def _rows(self, batches: Batches, logits: bool) -> Iterator[tuple[Tensor, Tensor, Tensor, tuple[str, ...]]]:
         parameter = next(self.model.parameters())
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                for batch in batches():
-                    # Logits and representations share one forward pass.
-                    features = self.model.features(batch.images.to(parameter.device, parameter.dtype))
-                    vectors = self.model.represent(features).float().cpu()
-                    outputs = self.model.logits(features).float().cpu() if logits else vectors[:, :0]
-                    yield outputs, vectors, batch.targets, batch.keys
-        finally:
-            self.model.train(training)
+        with eval_mode(self.model), torch.inference_mode():
+            for batch in batches():
+                # Logits and representations share one forward pass.
+                features = self.model.features(batch.images.to(parameter.device, parameter.dtype))
+                vectors = self.model.represent(features).float().cpu()
+                outputs = self.model.logits(features).float().cpu() if logits else vectors[:, :0]
+                yield outputs, vectors, batch.targets, batch.keys
 
 
 @dataclass(frozen=True)

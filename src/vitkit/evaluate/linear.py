@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vitkit.data.loader import Batch
 from vitkit.evaluate import ModelOutputs, accuracy, probe
 from vitkit.evaluate.requirements import EvaluationData, top5
+from vitkit.layers import eval_mode
 from vitkit.models import Backbone, TokenBackbone
 
 READS = "representations"
@@ -142,18 +143,14 @@ def batch_indices(num: int, random: torch.Generator) -> Iterator[Int[Tensor, " r
 
 def extract_features(model: TokenBackbone, batches: Iterable[Batch], count: int) -> FrozenFeatures:
     """Returns the features of the last `count` blocks for every labeled image."""
-    parameter, training = next(model.parameters()), model.training
+    parameter = next(model.parameters())
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                labelled = batch.targets.sum(dim=1) > 0
-                images = batch.images[labelled].to(parameter.device, parameter.dtype)
-                if images.shape[0]:
-                    rows.append((*block_vectors(model, images, count), batch.targets[labelled]))
-    finally:
-        model.train(training)
+    with eval_mode(model), torch.inference_mode():
+        for batch in batches:
+            labelled = batch.targets.sum(dim=1) > 0
+            images = batch.images[labelled].to(parameter.device, parameter.dtype)
+            if images.shape[0]:
+                rows.append((*block_vectors(model, images, count), batch.targets[labelled]))
     if not rows:
         raise ValueError("none of the images has a label; evaluation needs labeled images")
     blocks, patches, targets = (torch.cat(parts) for parts in zip(*rows, strict=True))

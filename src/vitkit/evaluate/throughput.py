@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitkit.evaluate import ModelOutputs
 from vitkit.evaluate.requirements import EvaluationData
+from vitkit.layers import eval_mode
 from vitkit.models import Backbone
 
 READS = "model"
@@ -73,21 +74,16 @@ def measure(
     parameter = next(model.parameters())
     dtype = PRECISIONS[precision] if precision else parameter.dtype
     timed = model if dtype == parameter.dtype else copy.deepcopy(model).to(dtype)
-    training = timed.training
     images = images.to(parameter.device, dtype)
     seconds = []
-    try:
-        timed.eval()
-        with torch.inference_mode():
-            for _ in range(warm_up + batches):
-                start = time.perf_counter()
-                timed(images)
-                if parameter.device.type != "cpu":
-                    # The call returns before the device has finished.
-                    torch.accelerator.synchronize(parameter.device)
-                seconds.append(time.perf_counter() - start)
-    finally:
-        timed.train(training)
+    with eval_mode(timed), torch.inference_mode():
+        for _ in range(warm_up + batches):
+            start = time.perf_counter()
+            timed(images)
+            if parameter.device.type != "cpu":
+                # The call returns before the device has finished.
+                torch.accelerator.synchronize(parameter.device)
+            seconds.append(time.perf_counter() - start)
     return Throughput(
         images_per_second=images.shape[0] / statistics.median(seconds[warm_up:]),
         batch_size=images.shape[0],

@@ -1,14 +1,13 @@
 """Captures attention weights during a forward pass, and converts them to maps with one value per patch."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from vitkit.layers import Features
+from vitkit.layers import Features, eval_mode
 from vitkit.models import Backbone, TokenBackbone
 
 Query = Literal["class", "patches"]
@@ -42,18 +41,6 @@ def find_layers(model: TokenBackbone, layers: Sequence[int] | None) -> list[int]
         if not -depth <= layer < depth:
             raise ValueError(f"layer {layer} is out of range: the model has layers 0 to {depth - 1}")
     return sorted({layer % depth for layer in layers})
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Context manager that sets a model to evaluation mode, and restores the mode of every module on exit."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def capture_attention(

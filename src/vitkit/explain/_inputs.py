@@ -10,8 +10,9 @@ from torch import Tensor
 
 from vitkit.data.processor import Processor
 from vitkit.explain import ExplainInputs
-from vitkit.explain._hooks import BATCH, eval_mode
+from vitkit.explain._hooks import BATCH
 from vitkit.images import DEFAULT_LIMITS, AnyImage, ImageError, Limits, Unlisted
+from vitkit.layers import eval_mode
 from vitkit.models import Backbone, TokenBackbone
 from vitkit.text import printable
 

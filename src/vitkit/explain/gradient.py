@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from vitkit.config import nearest
 from vitkit.explain import ExplainInputs, Explanation, Map, Overlay
-from vitkit.explain._hooks import eval_mode, find_query, patch_map, query_name, token_backbone
+from vitkit.explain._hooks import find_query, patch_map, query_name, token_backbone
 from vitkit.explain._inputs import label_name, require_images, top_classes
-from vitkit.layers import Attention, Features
+from vitkit.layers import Attention, Features, eval_mode
 from vitkit.models import Backbone, TokenBackbone
 
 #: Positional and keyword arguments of a block.

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitkit.explain import ExplainInputs, Explanation, Map, Overlay
-from vitkit.explain._hooks import BATCH, eval_mode
+from vitkit.explain._hooks import BATCH
 from vitkit.explain._inputs import require_images, top_classes
+from vitkit.layers import eval_mode
 from vitkit.models import Backbone
 
 #: Smallest number of foreground patches with components of their own.

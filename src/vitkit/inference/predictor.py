@@ -18,7 +18,7 @@ from vitkit.inference import engine, stream
 from vitkit.inference.engine.merging import Reduction
 from vitkit.inference.engine.path import TYPES, probe
 from vitkit.inference.runtimes._exported import ExportedModel
-from vitkit.layers import Blocks, Features, block_indices
+from vitkit.layers import Blocks, Features, block_indices, eval_mode
 from vitkit.models import Backbone
 from vitkit.task import Task
 
@@ -298,14 +298,9 @@ class Predictor:
 
     def _forward(self, pixels: Tensor, network: Network) -> list[tuple[np.ndarray, ...]]:
         model = self._accelerate(pixels).model
-        training = model.training
-        model.eval()
-        try:
-            with torch.inference_mode():
-                outputs = network(model, pixels.to(self.device, self.dtype))
-                return list(zip(*(output.float().cpu().numpy() for output in outputs), strict=True))
-        finally:
-            model.train(training)
+        with eval_mode(model), torch.inference_mode():
+            outputs = network(model, pixels.to(self.device, self.dtype))
+            return list(zip(*(output.float().cpu().numpy() for output in outputs), strict=True))
 
 
 def _outcome(source: ImageInput, row: np.ndarray, *taps: np.ndarray) -> Outcome:

@@ -12,6 +12,7 @@ from vitkit.layers.block import MLP, Block, DropPath, LayerScale, SwiGLU, encode
 from vitkit.layers.channels import adapt_input_weight, check_axes
 from vitkit.layers.features import Features, join_tokens
 from vitkit.layers.init import init_layers, init_lecun, init_mae, init_truncated
+from vitkit.layers.mode import eval_mode
 from vitkit.layers.packing import Packed, run_packed
 from vitkit.layers.patches import PatchEmbed, resize_patches
 from vitkit.layers.pool import MapPool, pool_tokens, pre_logits
@@ -88,6 +89,7 @@ __all__ = [
     "block_indices",
     "check_axes",
     "encoder_blocks",
+    "eval_mode",
     "factorized_tables",
     "init_layers",
     "init_lecun",

@@ -18,10 +18,11 @@ from vitkit.data import ReadOptions, Source
 from vitkit.data.augment import read_options
 from vitkit.data.processor import Processor
 from vitkit.evaluate import Predictions, top1
-from vitkit.explain._hooks import eval_mode, find_query, patch_map, token_backbone
+from vitkit.explain._hooks import find_query, patch_map, token_backbone
 from vitkit.explain._inputs import read
 from vitkit.explain.rollout import rollout
 from vitkit.images import Limits
+from vitkit.layers import eval_mode
 from vitkit.models import Backbone
 from vitkit.report.page import image_tag
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.inference.engine.capabilities import Capabilities
+from vitkit.layers import eval_mode
 from vitkit.models import Backbone
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8", "float8")
@@ -109,14 +110,9 @@ def probe(model: Backbone, count: int = 1) -> Float[Tensor, "b c rows columns"]:
 
 def outputs(model: Backbone, images: Tensor) -> list[Float[Tensor, "b n"]]:
     """Returns the logits and the representations of normalized images in float32."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            features = model.features(images)
-            return [output.float().flatten(1) for output in (model.logits(features), model.represent(features))]
-    finally:
-        model.train(training)
+    with eval_mode(model), torch.inference_mode():
+        features = model.features(images)
+        return [output.float().flatten(1) for output in (model.logits(features), model.represent(features))]
 
 
 def difference(exact: list[Tensor], fast: list[Tensor]) -> float:
