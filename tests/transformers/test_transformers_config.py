@@ -156,9 +156,10 @@ def test_invalid_values_raise(settings: dict[str, Any], message: str) -> None:
         ViTConfig(**settings)
 
 
-def test_another_model_type_raises(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="has model_type 'bert'; expected 'vit'"):
-        ViTConfig.from_pretrained(tmp_path)
+def test_another_model_type_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 64}')
+    config = ViTConfig.from_pretrained(tmp_path)
+    assert (config.model_type, config.hidden_size) == ("vit", 64)
+    assert "a model of type 'bert' to instantiate a model of type 'vit'" in caplog.text
     with pytest.raises(OSError, match="is neither a local folder nor a valid id"):
         ViTConfig.from_pretrained(tmp_path / "nothing")

@@ -12,7 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vitkit import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTImageProcessor, ViTModel, load
+from vitkit import (
+    DeiTConfig,
+    DeiTForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+    ViTImageProcessor,
+    ViTModel,
+    load,
+)
 
 OURS = {cls.__name__: cls for cls in (ViTModel, ViTForImageClassification, ViTForMaskedImageModeling)}
 SMALL = {
@@ -188,8 +197,8 @@ def test_folders_without_a_model_raise(tmp_path: Path, folder: Path) -> None:
     ):
         ViTForImageClassification.from_pretrained(folder)
     assert ViTForImageClassification.from_pretrained(folder, config=ViTConfig(**SMALL, num_labels=3))
-    (folder / "config.json").write_text('{"model_type": "deit"}')
-    with pytest.raises(ValueError, match=r"has model_type 'deit'; .* expects 'vit': use vitkit\.AutoModel"):
+    DeiTForImageClassification(DeiTConfig(**SMALL)).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"has model_type 'deit' and no parameter.* expects 'vit': use vitkit\.AutoM"):
         ViTForImageClassification.from_pretrained(folder)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="should be a directory, not a file"):

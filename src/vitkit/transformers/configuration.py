@@ -266,13 +266,22 @@ class PretrainedConfig(ABC):
         `kwargs` are those of `hub.locate` and `from_dict`.
         """
         data, rest = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
-        model_type = data.get("model_type", cls.model_type)
-        if model_type != cls.model_type:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} has model_type '{model_type}'; expected '{cls.model_type}'"
-            )
+        cls.check_model_type(data)
         rest.setdefault("name_or_path", str(pretrained_model_name_or_path))
         return cls.from_dict(data, **rest)
+
+    @classmethod
+    def check_model_type(cls, data: Json) -> str | None:
+        """Returns the `model_type` of a config.json if it differs from that of the class, and logs a warning."""
+        found = str(data.get("model_type", cls.model_type))
+        if found == cls.model_type or not cls.model_type:
+            return None
+        logger.warning(
+            f"You are using a model of type {printable(found)[:40]!r} to instantiate a model of type "
+            f"'{cls.model_type}'. This works only for models that share the names of parameters, such as 'vit_mae' or "
+            "'vit_msn' and 'vit'."
+        )
+        return found
 
     @classmethod
     def get_config_dict(

@@ -96,7 +96,7 @@ def load(
     if source is None and (config is None or state_dict is None):
         raise ValueError("from_pretrained(None) needs config= and state_dict=; pass both, or the path of a folder")
     location, kwargs = hub.locate(source or "", kwargs)
-    config, kwargs = _config(model_class, location, config, kwargs)
+    config, kwargs, other = _config(model_class, location, config, kwargs)
     _check_kwargs(model_class, config, kwargs)
     if state_dict is not None:
         tensors = _from_state_dict(state_dict)
@@ -106,6 +106,8 @@ def load(
     config.dtype = _dtype(torch_dtype or dtype, config, tensors)
     model = create(model_class, (config, *model_args), kwargs, _device(device_map))
     report = _load_tensors(model, tensors, ignore_mismatched_sizes)
+    if other is not None:
+        _check_shared(model, report, location.source, other)
     model.name_or_path = config.name_or_path = location.source
     model.eval()
     keys = {name: Keys(value) if isinstance(value, set) else value for name, value in vars(report).items()}
@@ -117,11 +119,11 @@ def _config(
     location: hub.Location,
     config: PretrainedConfig | str | os.PathLike[str] | None,
     kwargs: dict[str, Argument],
-) -> tuple[PretrainedConfig, dict[str, Argument]]:
-    """Returns the config, and the `kwargs` that are arguments of the model's constructor."""
+) -> tuple[PretrainedConfig, dict[str, Argument], str | None]:
+    """Returns the config, the `kwargs` that are arguments of the model's constructor, and a different `model_type`."""
     implementation = kwargs.pop("attn_implementation", None)
     options = {name: kwargs.pop(name) for name in ("torchscript", "gradient_checkpointing") if name in kwargs}
-    own = model_class.config_class
+    own, other = model_class.config_class, None
     if config is not None and not isinstance(config, str | os.PathLike):
         result, rest = copy.deepcopy(model_class._as_config(config)), kwargs
     else:
@@ -132,18 +134,25 @@ def _config(
             raise FileNotFoundError(
                 f"{error}: pass config=, or save the config with model.config.save_pretrained"
             ) from None
-        if data.get("model_type", own.model_type) != own.model_type:
-            raise ValueError(
-                f"{where.source} has model_type {printable(str(data['model_type']))[:40]!r}; {model_class.__name__} "
-                f"expects '{own.model_type}': use vitkit.AutoModel or vitkit.load"
-            )
+        other = own.check_model_type(data)
         result, rest = own.from_dict(data, return_unused_kwargs=True, **kwargs)
     if implementation is not None:
         result._attn_implementation = implementation
     result.update({name: value for name, value in options.items() if value})
     if options.get("torchscript"):
         result.return_dict = False
-    return result, rest
+    return result, rest, other
+
+
+def _check_shared(model: Model, report: LoadingReport, source: str, model_type: str) -> None:
+    """Raises ValueError if a checkpoint of another `model_type` has no parameter of the model without a head."""
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    if all(name in report.missing_keys for name in _loadable(model) if name.startswith(prefix)):
+        raise ValueError(
+            f"{printable(source)} has model_type {printable(model_type)[:40]!r} and no parameter of "
+            f"{type(model).__name__}, which expects '{model.config_class.model_type}': use vitkit.AutoModel or "
+            "vitkit.load"
+        )
 
 
 def _check_kwargs(model_class: type[Model], config: PretrainedConfig, kwargs: Mapping[str, Argument]) -> None:
@@ -224,10 +233,15 @@ def expected_name(model: Model, name: str, expected: Iterable[str], prefixed: bo
 def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool) -> LoadingReport:
     """Copies tensors to the model's parameters and initializes the parameters that have no tensor."""
     parameters = _loadable(model)
-    prefixed = any(name.startswith(f"{model.base_model_prefix}.") for name in tensors.infos)
-    tensors = tensors.renamed(lambda name: expected_name(model, name, parameters, prefixed))
+    base = f"{model.base_model_prefix}."
+    prefixed = [name for name in tensors.infos if name.startswith(base)]
+    targets = {name: expected_name(model, name, parameters, bool(prefixed)) for name in tensors.infos}
+    # A head can have the names of the base model: `layernorm` and `beit.layernorm` of BeitForMaskedImageModeling.
+    taken = {targets[name] for name in prefixed}
+    of_head = {name for name in targets if not name.startswith(base) and targets[name] in taken}
+    tensors = tensors.without(of_head).renamed(targets.__getitem__)
     tensors = model.arrange(tensors)
-    report = LoadingReport(set(parameters) - set(tensors.infos), set(tensors.infos) - set(parameters))
+    report = LoadingReport(set(parameters) - set(tensors.infos), (set(tensors.infos) - set(parameters)) | of_head)
     for name in set(parameters) & set(tensors.infos):
         shapes = tensors.infos[name].shape, tuple(parameters[name].shape)
         if shapes[0] != shapes[1]:
