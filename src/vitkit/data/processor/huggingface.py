@@ -151,8 +151,9 @@ def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     how = _resize_fields(settings, kind)
     if settings["do_center_crop"]:
         size = _size(settings.get("crop_size"), "crop_size")
-    elif how["resize"] == "squash":
-        size = how["resize_to"]
+    elif how["resize"] == "none" and isinstance(settings["size"], Mapping) and "shortest_edge" in settings["size"]:
+        # It has no effect on the pixels, because nothing resizes them.
+        size = _size(settings["size"]["shortest_edge"], "size")
     else:
         size = _size(how.get("resize_to", settings["size"]), "size")
     normalize = settings["do_normalize"]
