@@ -53,8 +53,10 @@ class ActivationCheckpointing(nn.Module, ABC):
         """Enables activation checkpointing for every layer or for every n-th layer.
 
         `activation_checkpointing_kwargs` are options of `torch.utils.checkpoint.checkpoint`. Raises ValueError for
-        `offload`, which is not supported.
+        `offload`, which is not supported, and for a model that does not support activation checkpointing.
         """
+        if not self.supports_gradient_checkpointing:
+            raise ValueError(f"{type(self).__name__} does not support activation checkpointing.")
         if offload:
             raise ValueError("offload=True is not supported; use offload=False")
         options = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}

@@ -12,8 +12,9 @@ from vitkit.transformers.arguments import LayerSelection, selected_layers
 from vitkit.transformers.attention import Collected, ViTAttention, run
 from vitkit.transformers.checkpointing import GradientCheckpointingLayer
 from vitkit.transformers.configuration import ViTConfig
+from vitkit.transformers.newer_names import NewerNames
 from vitkit.transformers.outputs import BaseModelOutput, LayerOutputs
-from vitkit.transformers.properties import PropertyModule, Replaceable
+from vitkit.transformers.properties import Replaceable
 
 
 class ViTIntermediate(nn.Module):
@@ -52,76 +53,13 @@ class ViTOutput(nn.Module):
         return input_tensor + (branch if self.drop_path is None else self.drop_path(branch))
 
 
-class ViTMLP(PropertyModule):
-    """The MLP of a layer, with the submodules of transformers 5.9 and later: `fc1`, `activation_fn` and `fc2`.
-
-    It holds the modules of the layer's `intermediate` and `output`. A hook registered on it, or a replaced `forward`,
-    takes effect in the layer.
-    """
-
-    layer: "ViTLayer"
-
-    def __init__(self, layer: "ViTLayer"):
-        super().__init__()
-        self.__dict__["layer"] = layer
-
-    def refresh(self) -> None:
-        """Registers the current modules of the layer, because modules of the layer can be replaced."""
-        self._modules.update(fc1=self.fc1, activation_fn=self.activation_fn, fc2=self.fc2)
-        self.training = self.layer.training
-
-    @property
-    def is_observed(self) -> bool:
-        """Whether the layer must call this module, because hooks are registered or `forward` is overridden."""
-        hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
-        return any(hooks) or "forward" in self.__dict__
-
-    @property
-    def fc1(self) -> nn.Module:
-        """The first linear layer, `intermediate.dense` of the layer."""
-        return self.layer.intermediate.dense
-
-    @fc1.setter
-    def fc1(self, module: nn.Module) -> None:
-        """Replaces the first linear layer."""
-        self.layer.intermediate.dense = module  # type: ignore[assignment]
-        self.refresh()
-
-    @property
-    def activation_fn(self) -> nn.Module:
-        """The activation, `intermediate.intermediate_act_fn` of the layer."""
-        return self.layer.intermediate.intermediate_act_fn
-
-    @activation_fn.setter
-    def activation_fn(self, module: nn.Module) -> None:
-        """Replaces the activation."""
-        self.layer.intermediate.intermediate_act_fn = module
-        self.refresh()
-
-    @property
-    def fc2(self) -> nn.Module:
-        """The second linear layer, `output.dense` of the layer."""
-        return self.layer.output.dense
-
-    @fc2.setter
-    def fc2(self, module: nn.Module) -> None:
-        """Replaces the second linear layer."""
-        self.layer.output.dense = module  # type: ignore[assignment]
-        self.refresh()
-
-    def forward(self, hidden_states: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Applies the MLP to each token."""
-        return self.layer.output.dense(self.layer.intermediate(hidden_states))
-
-
-class ViTLayer(GradientCheckpointingLayer, Replaceable, PropertyModule):
+class ViTLayer(GradientCheckpointingLayer, Replaceable, NewerNames):
     """Pre-norm encoder layer: attention and MLP with residual connections.
 
     Computes what `vitkit.layers.Block` does, with the modules of transformers.
     """
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("output_attentions", "attentions")
-    _mlp: ViTMLP | None = None
     intermediate: ViTIntermediate
     output: ViTOutput
 
@@ -132,36 +70,6 @@ class ViTLayer(GradientCheckpointingLayer, Replaceable, PropertyModule):
         self.output = ViTOutput(config, drop_path)
         self.layernorm_before = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.layernorm_after = layer_norm(config.hidden_size, config.layer_norm_eps)
-
-    @property
-    def mlp(self) -> nn.Module:
-        """The MLP of transformers 5.9 and later. Assigning a module replaces `intermediate` and `output.dense`."""
-        if isinstance(self.output.dense, nn.Identity):
-            return self.intermediate
-        if self._mlp is None:
-            self.__dict__["_mlp"] = ViTMLP(self)
-        assert self._mlp is not None
-        self._mlp.refresh()
-        return self._mlp
-
-    @mlp.setter
-    def mlp(self, module: nn.Module) -> None:
-        """Replaces the MLP with a module that maps tokens to tokens."""
-        self.intermediate = module  # type: ignore[assignment]
-        self.output.dense = nn.Identity()  # type: ignore[assignment]
-        self.__dict__["_mlp"] = None
-
-    @property
-    def dropout(self) -> nn.Module:
-        """Raises AttributeError, because this layer has two dropouts. In transformers 5.9 and later, it has one."""
-        raise AttributeError(
-            "the layer has two dropouts, attention.output.dropout and output.dropout; read these instead"
-        )
-
-    @dropout.setter
-    def dropout(self, module: nn.Module) -> None:
-        """Replaces the dropout of the attention and of the MLP."""
-        self.attention.output.dropout = self.output.dropout = module  # type: ignore[assignment]
 
     def forward(
         self,
@@ -180,8 +88,8 @@ class ViTLayer(GradientCheckpointingLayer, Replaceable, PropertyModule):
         normed = self.layernorm_before(hidden_states)
         hidden_states = hidden_states + run(self.attention, ViTAttention, normed, head_mask, attention_mask, collected)
         normed = self.layernorm_after(hidden_states)
-        if self._mlp is not None and self._mlp.is_observed:
-            hidden_states = self.output.add(self._mlp(normed), hidden_states)
+        if (mlp := self.observed_mlp) is not None:
+            hidden_states = self.output.add(mlp(normed), hidden_states)
         else:
             hidden_states = self.output(self.intermediate(normed), hidden_states)
         if not output_attentions:

@@ -42,8 +42,11 @@ class Options(TypedDict, total=False):
 
 
 def check_options(options: Mapping[str, object]) -> None:
-    """Raises TypeError for keyword arguments that `forward` does not have."""
-    if unknown := sorted(set(options) - set(Options.__annotations__)):
+    """Raises TypeError for keyword arguments that `forward` does not have.
+
+    `interpolate_pos_encoding` is accepted without effect, because the models that get it here take images of any size.
+    """
+    if unknown := sorted(set(options) - {*Options.__annotations__, "interpolate_pos_encoding"}):
         known = ", ".join(Options.__annotations__)
         raise TypeError(f"forward() got an unexpected keyword argument '{unknown[0]}'; the options are {known}")
 
@@ -77,6 +80,11 @@ class EncoderModel(PreTrainedModel):
     def layers(self) -> nn.ModuleList:
         """The encoder layers, under their name in transformers 5."""
         return self.encoder_layers
+
+    @layers.setter
+    def layers(self, layers: nn.ModuleList) -> None:
+        """Replaces the layers."""
+        self.get_submodule("encoder").layer = layers
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True

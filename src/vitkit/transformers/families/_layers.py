@@ -15,6 +15,7 @@ from vitkit.layers.attention import Attention
 from vitkit.transformers.activations import make_activation
 from vitkit.transformers.checkpointing import GradientCheckpointingLayer
 from vitkit.transformers.configuration import PretrainedConfig
+from vitkit.transformers.newer_names import NewerNames
 from vitkit.transformers.properties import PropertyModule
 
 
@@ -159,7 +160,7 @@ class Intermediate(nn.Module):
         return self.intermediate_act_fn(self.dense(hidden_states))
 
 
-class EncoderLayer(GradientCheckpointingLayer):
+class EncoderLayer(GradientCheckpointingLayer, NewerNames):
     """Pre-norm encoder layer of DeiT, BEiT, MAE and MSN: attention and MLP with residual connections.
 
     `layer_scale` is the initial value of `lambda_1` and `lambda_2`, which scale the branches; None for none.
@@ -189,7 +190,8 @@ class EncoderLayer(GradientCheckpointingLayer):
         """Returns the output tokens. `inputs` are the fields of `LayerInput`."""
         attended = self.attention(self.layernorm_before(hidden_states), **inputs)
         hidden_states = hidden_states + self.drop_path(_scaled(attended, self.lambda_1))
-        changed = self.output(self.intermediate(self.layernorm_after(hidden_states)))
+        normed, mlp = self.layernorm_after(hidden_states), self.observed_mlp
+        changed = self.output(self.intermediate(normed)) if mlp is None else self.output.dropout(mlp(normed))
         return hidden_states + self.drop_path(_scaled(changed, self.lambda_2))
 
 

@@ -24,6 +24,7 @@ from vitkit.transformers.families._base import (
 )
 from vitkit.transformers.families._layers import DinoLayer, Encoder, LayerScale, V4Attention
 from vitkit.transformers.outputs import BackboneOutput, BaseModelOutputWithPooling
+from vitkit.transformers.properties import PropertyModule
 
 RENAMES = (
     (r"^(encoder\.layer\.\d+\.attention)\.q_proj\.", r"\1.attention.query."),
@@ -112,14 +113,32 @@ class Dinov2SwiGLUFFN(SwiGLU):
         return self.weights_out
 
 
+class Dinov2MLP(MLP, PropertyModule):
+    """MLP of DINOv2. Its activation `act` is `activation` in transformers 4 and `activation_fn` in 5."""
+
+    def __init__(self, width: int, hidden: int, act: str):
+        super().__init__(width, hidden)
+        self.act = make_activation(act)
+
+    @property
+    def activation(self) -> nn.Module:
+        """The activation."""
+        return self.act
+
+    @activation.setter
+    def activation(self, module: nn.Module) -> None:
+        """Replaces the activation."""
+        self.act = module
+
+    activation_fn = activation
+
+
 def _mlp(config: Any) -> nn.Module:
     hidden = int(config.hidden_size * config.mlp_ratio)
     if config.use_swiglu_ffn:
         # Two thirds of the width of a plain MLP, rounded up to a multiple of 8.
         return Dinov2SwiGLUFFN(config.hidden_size, (int(hidden * 2 / 3) + 7) // 8 * 8)
-    mlp = MLP(config.hidden_size, hidden)
-    mlp.act = make_activation(config.hidden_act)
-    return mlp
+    return Dinov2MLP(config.hidden_size, hidden, config.hidden_act)
 
 
 class Dinov2Layer(DinoLayer):

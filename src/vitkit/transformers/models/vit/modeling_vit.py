@@ -4,7 +4,8 @@ from vitkit.transformers import ViTForImageClassification, ViTForMaskedImageMode
 from vitkit.transformers.attention import ViTAttention, ViTSelfAttention, ViTSelfOutput
 from vitkit.transformers.checkpointing import GradientCheckpointingLayer
 from vitkit.transformers.embeddings import ViTEmbeddings, ViTPatchEmbeddings
-from vitkit.transformers.modules import ViTEncoder, ViTIntermediate, ViTLayer, ViTMLP, ViTOutput, ViTPooler
+from vitkit.transformers.modules import ViTEncoder, ViTIntermediate, ViTLayer, ViTOutput, ViTPooler
+from vitkit.transformers.newer_names import ViTMLP
 
 __all__ = [
     "GradientCheckpointingLayer",
