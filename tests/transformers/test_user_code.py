@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import oracle
 from torch import Tensor, nn
 
 import vitkit.transformers
@@ -141,14 +140,13 @@ def test_bit_processors_without_resizing_and_cropping() -> None:
     assert batch["pixel_values"].shape == (1, 3, 50, 70)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-def test_regular_expressions_of_peft_with_newer_names(hf: ModuleType) -> None:
-    peft = oracle("peft")
-    found = []
-    for library in (hf, vitkit.transformers):
-        for pattern in (r".*\.(q_proj|v_proj)", r"vit\.layers\.\d+\.mlp\.fc1"):
-            model: Any = library.ViTForImageClassification(library.ViTConfig(**MLP))
-            adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=pattern))
-            found.append(sorted(name for name, _ in adapted.named_parameters() if "lora" in name))
-    assert found[:2] == found[2:]
-    assert [len(names) for names in found[2:]] == [8, 4]
+@pytest.mark.parametrize(
+    "kind", ["DeiTModel", "BeitModel", "ViTMSNModel", "Dinov2WithRegistersModel", "DINOv3ViTModel"]
+)
+def test_parameters_are_replaced_by_functional_calls(kind: str) -> None:
+    model_class: Any = getattr(vitkit.transformers, kind)
+    model = model_class(model_class.config_class(**SMALL)).eval()
+    changed = {name: 1.1 * parameter.detach() for name, parameter in model.named_parameters()}
+    output = torch.func.functional_call(model, changed, (IMAGES,))[0]
+    model.load_state_dict(changed, strict=False)
+    torch.testing.assert_close(output, model(IMAGES)[0])

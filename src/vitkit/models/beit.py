@@ -154,7 +154,9 @@ class BEiT(TokenBackbone):
         names = [f"blocks.{index}.attn.relative_position_bias_table" for index in range(self.config.depth)]
         if self.config.relative != "blocks":
             names = ["rel_pos_bias.relative_position_bias_table"] if self.config.relative == "shared" else []
-        tables = [self.get_parameter(name) for name in names]
+        # Not `get_parameter`: `torch.func.functional_call` replaces parameters by other tensors.
+        owners = [(self.get_submodule(path), leaf) for path, _, leaf in (name.rpartition(".") for name in names)]
+        tables = [getattr(owner, leaf) for owner, leaf in owners]
         if not tables or grid == self.config.grid:
             return dict(zip(names, tables, strict=True))
         # One resize for the concatenated heads of all blocks.

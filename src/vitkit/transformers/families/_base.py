@@ -236,11 +236,12 @@ class Embeddings(nn.Module):
         patches = self.patches(pixel_values, interpolate_pos_encoding)
         if bool_masked_pos is not None:
             patches = masked(patches, bool_masked_pos, self.mask_token)
-        first = torch.cat([self.get_parameter(name) for name in self.special], dim=1)
+        # Not `get_parameter`: `torch.func.functional_call` replaces parameters by other tensors.
+        first = torch.cat([getattr(self, name) for name in self.special], dim=1)
         positions = self.positions(*pixel_values.shape[2:])
         if positions is not None:
             first, patches = first + positions[:, : first.shape[1]], patches + positions[:, first.shape[1] :]
-        if "register_tokens" in self._parameters:
+        if hasattr(self, "register_tokens"):
             first = torch.cat([first, self.register_tokens], dim=1)
         return self.dropout(torch.cat([first.expand(patches.shape[0], -1, -1), patches], dim=1))
 
