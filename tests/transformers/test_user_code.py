@@ -133,6 +133,12 @@ def test_parts_of_layers_are_changed_by_their_newer_names(hf: ModuleType, kind: 
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+def test_the_settings_in_a_folder_are_read_as_a_dict(tmp_path: Path) -> None:
+    BitImageProcessor(size={"shortest_edge": 64}).save_pretrained(tmp_path)
+    settings, rest = BitImageProcessor.get_image_processor_dict(tmp_path, local_files_only=True, resample=2)
+    assert (settings["size"], rest) == ({"shortest_edge": 64}, {"resample": 2})
+
+
 def test_bit_processors_without_resizing_and_cropping() -> None:
     processor = BitImageProcessor()
     pixels = torch.zeros(3, 50, 70, dtype=torch.uint8)

@@ -256,10 +256,18 @@ class BaseImageProcessor(ImageSteps):
 
         `kwargs` are settings and those of `hub.locate`.
         """
-        location, rest = hub.locate(pretrained_model_name_or_path, kwargs)
+        data, rest = cls.get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
         for name in CHOICES:
             rest.pop(name, None)
-        return cls.from_dict(location.read_json("preprocessor_config.json", "processor_config.json"), **rest)
+        return cls.from_dict(data, **rest)
+
+    @classmethod
+    def get_image_processor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Argument
+    ) -> tuple[JsonDict, dict[str, Argument]]:
+        """Returns the content of preprocessor_config.json, and the `kwargs` that are not download options."""
+        location, rest = hub.locate(pretrained_model_name_or_path, kwargs)
+        return location.read_json("preprocessor_config.json", "processor_config.json"), rest
 
     @classmethod
     def from_dict(cls, image_processor_dict: Json, return_unused_kwargs: bool = False, **kwargs: Argument) -> Any:
