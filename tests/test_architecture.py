@@ -47,6 +47,7 @@ SHORT = ("__init__.py", "__main__.py", "bench/kinds/", "bench/peers/", "cli/", "
 SHORT += ("transformers/models/",)
 SHORT_FILES = {
     "timm/data/constants.py",  # a module that timm's users import by this path
+    "layers/mode.py",  # used by inference, evaluation, explanations and reports
     "transformers/recognition.py",  # used by outputs and by image processors, which import each other's users
     "data/processor/on_device.py",  # imports torch, which the processor itself does not
 }
