@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import vitkit.transformers
-from vitkit import BitImageProcessor, ResNetConfig, ResNetModel, ViTConfig
+from vitkit import BitImageProcessor, DeiTConfig, DeiTModel, ResNetConfig, ResNetModel, ViTConfig
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
@@ -102,6 +102,12 @@ class Twice(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return 2 * hidden_states
+
+
+def test_gradients_have_the_strides_of_the_parameters() -> None:
+    model = DeiTModel(DeiTConfig(**MLP))
+    model(IMAGES)[0].sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is not None and p.grad.stride() != p.stride()]
 
 
 @pytest.mark.parametrize("kind", ["DeiT", "Beit", "ViTMSN", "ViTMAE", "Dinov2"])

@@ -237,13 +237,15 @@ class Embeddings(nn.Module):
         if bool_masked_pos is not None:
             patches = masked(patches, bool_masked_pos, self.mask_token)
         # Not `get_parameter`: `torch.func.functional_call` replaces parameters by other tensors.
-        first = torch.cat([getattr(self, name) for name in self.special], dim=1)
+        first = [getattr(self, name) for name in self.special]
         positions = self.positions(*pixel_values.shape[2:])
         if positions is not None:
-            first, patches = first + positions[:, : first.shape[1]], patches + positions[:, first.shape[1] :]
+            first = [token + positions[:, row : row + 1] for row, token in enumerate(first)]
+            patches = patches + positions[:, len(first) :]
         if hasattr(self, "register_tokens"):
-            first = torch.cat([first, self.register_tokens], dim=1)
-        return self.dropout(torch.cat([first.expand(patches.shape[0], -1, -1), patches], dim=1))
+            first.append(self.register_tokens)
+        # Each token by itself: gradients that are slices of a tensor make DDP warn about their strides.
+        return self.dropout(torch.cat([*(token.expand(patches.shape[0], -1, -1) for token in first), patches], dim=1))
 
 
 def masked(
