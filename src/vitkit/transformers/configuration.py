@@ -19,6 +19,7 @@ from vitkit.config import Json, JsonDict
 from vitkit.task import PROBLEM_TYPES
 from vitkit.text import printable
 from vitkit.transformers import hub
+from vitkit.transformers.config_values import parse_dtype, parse_value, to_json
 from vitkit.transformers.hub import Argument
 
 logger = logging.getLogger("vitkit.transformers")
@@ -219,7 +220,7 @@ class PretrainedConfig(ABC):
             name, _, text = item.partition("=")
             if not hasattr(self, name):
                 raise ValueError(f"key {name} isn't in the original config dict")
-            setattr(self, name, _parse(name, text, getattr(self, name)))
+            setattr(self, name, parse_value(name, text, getattr(self, name)))
 
     def update(self, values: Mapping[str, object]) -> None:
         """Sets an attribute for each key of a dict."""
@@ -229,7 +230,7 @@ class PretrainedConfig(ABC):
     def to_dict(self) -> JsonDict:
         """Returns all settings as a dict of JSON types."""
         saved = {name: value for name, value in self.__dict__.items() if name not in NOT_SAVED}
-        return {name: _to_json(value) for name, value in (saved | {"model_type": self.model_type}).items()}
+        return {name: to_json(value) for name, value in (saved | {"model_type": self.model_type}).items()}
 
     def to_diff_dict(self) -> JsonDict:
         """Returns `to_dict` without the attributes in `COMMON` that have their default values."""
@@ -327,36 +328,6 @@ class PretrainedConfig(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"
-
-
-def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """Converts the name of a dtype to a `torch.dtype`. Raises ValueError if the name is unknown."""
-    parsed = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype.removeprefix("torch."), None)
-    if not isinstance(parsed, torch.dtype):
-        raise ValueError(f"unknown dtype '{printable(dtype)[:40]}'; use auto, float32, bfloat16, float16 or float64")
-    return parsed
-
-
-def _parse(name: str, text: str, present: object) -> object:
-    if isinstance(present, bool):
-        if text.lower() not in ("true", "1", "y", "yes", "false", "0", "n", "no"):
-            raise ValueError(f"can't derive true or false from {text} (key {name})")
-        return text.lower() in ("true", "1", "y", "yes")
-    if isinstance(present, int | float):
-        return type(present)(text)
-    if isinstance(present, str):
-        return text
-    raise TypeError(f"You can only update int, float, bool or string values in the config, got {text} for key {name}")
-
-
-def _to_json(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_to_json(item) for item in value]
-    if isinstance(value, bool | int | float | str | None):
-        return value
-    return str(value).removeprefix("torch.")
 
 
 # Pixels: one number for both sides, or (height, width).

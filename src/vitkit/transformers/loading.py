@@ -19,7 +19,8 @@ from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.regular import read_bytes
 from vitkit.text import printable
 from vitkit.transformers import hub
-from vitkit.transformers.configuration import PretrainedConfig, parse_dtype
+from vitkit.transformers.config_values import parse_dtype
+from vitkit.transformers.configuration import PretrainedConfig
 from vitkit.transformers.hub import Argument
 from vitkit.transformers.initialization import create, initialize_missing, mark_initialized
 from vitkit.transformers.names import rename

@@ -15,7 +15,8 @@ from vitkit.transformers.adapters import Adapters
 from vitkit.transformers.attention import IMPLEMENTATIONS
 from vitkit.transformers.capabilities import Capabilities
 from vitkit.transformers.checkpointing import ActivationCheckpointing
-from vitkit.transformers.configuration import PretrainedConfig, ViTConfig, parse_dtype
+from vitkit.transformers.config_values import parse_dtype
+from vitkit.transformers.configuration import PretrainedConfig, ViTConfig
 from vitkit.transformers.hub import Argument
 from vitkit.transformers.initialization import Initialization
 from vitkit.transformers.names import NAME_FORMATS, to_v4, to_v5
