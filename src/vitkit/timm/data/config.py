@@ -1,7 +1,6 @@
 """Preprocessing settings of a model, from its `pretrained_cfg` and from arguments."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from vitkit.config import Json, JsonDict
@@ -31,7 +30,7 @@ def resolve_data_config(
     if not (model or args or pretrained_cfg):
         raise AssertionError("At least one of model, args, or pretrained_cfg required for data config.")
     args = {key: value for key, value in (args or {}).items() if value is not None}
-    cfg: Mapping[str, Any] = pretrained_cfg or getattr(model, "pretrained_cfg", None) or {}
+    cfg: Json = pretrained_cfg or getattr(model, "pretrained_cfg", None) or {}
     channels, size = _input_size(args, cfg, use_test_size=use_test_size)
     crop = (use_test_size and cfg.get("test_crop_pct")) or cfg.get("crop_pct")
     config = {
@@ -57,7 +56,7 @@ def resolve_model_data_config(
     verbose: bool = False,
 ) -> JsonDict:
     """Returns the preprocessing settings of a model. See `resolve_data_config`."""
-    options: dict[str, Any] = {"use_test_size": use_test_size, "verbose": verbose}
+    options: JsonDict = {"use_test_size": use_test_size, "verbose": verbose}
     return resolve_data_config(args=args, pretrained_cfg=pretrained_cfg, model=model, **options)
 
 

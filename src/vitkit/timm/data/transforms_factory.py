@@ -2,14 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vitkit.config import nearest
+from vitkit.config import Json, nearest
 from vitkit.data.augment import Augment, Transform, augmented
 from vitkit.data.augment.crop import Crop, crop_and_resize
 from vitkit.data.augment.erasing import Erasing
@@ -152,7 +152,7 @@ def create_transform(
 def _processor(size: int | tuple[int, ...], options: Options, interpolation: str) -> Processor:
     sides = (size, size) if isinstance(size, int) else size[-2:]
     channels = len(options.mean) if isinstance(size, int) or len(size) == 2 else size[0]
-    cfg: Mapping[str, Any] = {
+    cfg: Json = {
         "input_size": (channels, *sides),
         "crop_pct": options.crop_pct or DEFAULT_CROP_PCT,
         "crop_mode": options.crop_mode if options.crop_mode in ("squash", "border") else "center",

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
+
 from vitkit.config import nearest
 from vitkit.timm.layers import LayerType, to_2tuple
 
@@ -33,8 +35,8 @@ class Shared:
     drop_path_rate: float = 0.0
     norm_layer: LayerType | None = None
     norm_eps: float = 1e-6
-    device: Any = None
-    dtype: Any = None
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
 
     @property
     def layer_scale(self) -> float | None:

@@ -13,7 +13,7 @@ from vitkit.checkpoints.formats.timm import _config
 from vitkit.checkpoints.formats.timm._architectures import Architecture
 from vitkit.checkpoints.hub import download
 from vitkit.checkpoints.locate import HUB_ID, locate
-from vitkit.config import JsonDict, nearest
+from vitkit.config import Json, JsonDict, nearest
 from vitkit.timm.models._features import FeatureGetterNet
 from vitkit.timm.models._registry import CFG_DEFAULTS, CFG_KEYS, PretrainedCfg, get_pretrained_cfg, resolve_name
 from vitkit.timm.models._saved import complete_arguments, read_folder
@@ -58,8 +58,8 @@ def safe_model_name(model_name: str, remove_source: bool = True) -> str:
 def create_model(
     model_name: str,
     pretrained: bool | Source = False,
-    pretrained_cfg: str | Mapping[str, Any] | None = None,
-    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    pretrained_cfg: str | Json | None = None,
+    pretrained_cfg_overlay: Json | None = None,
     checkpoint_path: Source | None = None,
     cache_dir: Source | None = None,
     *,
@@ -101,9 +101,7 @@ def create_model(
     return model
 
 
-def resolve_cfg(
-    architecture: Architecture, cfg: str | Mapping[str, Any] | None, overlay: Mapping[str, Any] | None
-) -> PretrainedCfg:
+def resolve_cfg(architecture: Architecture, cfg: str | Json | None, overlay: Json | None) -> PretrainedCfg:
     """Returns the pretrained_cfg in `cfg` (a dict, a tag, or None for the default), updated with `overlay`."""
     if isinstance(cfg, Mapping):
         _check_keys(cfg)
@@ -118,7 +116,7 @@ def resolve_cfg(
     return PretrainedCfg({"architecture": architecture.name, **base, **overlay})
 
 
-def _check_keys(cfg: Mapping[str, Any]) -> None:
+def _check_keys(cfg: Json) -> None:
     for key in cfg:
         if key not in CFG_KEYS:
             raise TypeError(f"the pretrained_cfg got an unexpected keyword argument '{key}'{nearest(key, CFG_KEYS)}")
@@ -128,8 +126,8 @@ def build(
     architecture: Architecture,
     *,
     pretrained: bool | Source = False,
-    pretrained_cfg: str | Mapping[str, Any] | None = None,
-    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    pretrained_cfg: str | Json | None = None,
+    pretrained_cfg_overlay: Json | None = None,
     cache_dir: Source | None = None,
     pretrained_strict: bool = True,
     features_only: bool = False,

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vitkit.config import JsonDict
+
 #: Indices of blocks (negative ones count from the end), the number of last blocks, or None for all.
 Indices = int | Sequence[int] | None
 
@@ -33,7 +35,7 @@ def feature_take_indices(num_features: int, indices: Indices = None) -> tuple[li
 class FeatureInfo:
     """Channels, stride and module name of each block output. By default, methods return those of the chosen blocks."""
 
-    def __init__(self, feature_info: list[dict[str, Any]], out_indices: int | Sequence[int]):
+    def __init__(self, feature_info: list[JsonDict], out_indices: int | Sequence[int]):
         self.out_indices = tuple(range(-out_indices, 0)) if isinstance(out_indices, int) else tuple(out_indices)
         self.info = feature_info
         for index, info in enumerate(feature_info):
@@ -52,7 +54,7 @@ class FeatureInfo:
     def get_dicts(self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None) -> Any:
         """Returns the entries of block `idx` as a dict. For several indices or None, returns a list of dicts."""
 
-        def select(index: int) -> dict[str, Any]:
+        def select(index: int) -> JsonDict:
             return self.info[index] if keys is None else {key: self.info[index][key] for key in keys}
 
         if isinstance(idx, int):
@@ -71,7 +73,7 @@ class FeatureInfo:
         """Returns the module names of blocks. `idx` is that of `get`."""
         return self.get("module", idx)
 
-    def __getitem__(self, item: int) -> dict[str, Any]:
+    def __getitem__(self, item: int) -> JsonDict:
         return self.info[item]
 
     def __len__(self) -> int:

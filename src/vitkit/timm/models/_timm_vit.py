@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vitkit.config import JsonDict
 from vitkit.layers import Features, Taps, join_tokens, layer_norm, make_taps
 from vitkit.models import TokenBackbone
 from vitkit.timm.layers import PatchDropout, hide, move_first, to_2tuple
@@ -46,8 +47,8 @@ class TimmViT(TokenBackbone):
     pos_drop: nn.Module
     patch_embed: Any
     blocks: Any
-    default_cfg: dict[str, Any]
-    pretrained_cfg: dict[str, Any]
+    default_cfg: JsonDict
+    pretrained_cfg: JsonDict
 
     @classmethod
     def check_pool(cls, global_pool: str, class_token: bool) -> None:
@@ -312,6 +313,6 @@ class TimmViT(TokenBackbone):
         """Returns the names of parameters without weight decay."""
         return {"pos_embed", "cls_token", "reg_token", "dist_token"}
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> JsonDict:
         """Returns patterns of parameter names for layer-wise learning rates, in timm's format."""
         return {"stem": self.stem, "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}

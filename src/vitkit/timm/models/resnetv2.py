@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitkit.config import JsonDict
 from vitkit.layers import Features
 from vitkit.layers.channels import as_input
 from vitkit.models import bit
@@ -42,8 +43,8 @@ class ResNetV2Arguments:
     drop_rate: float = 0.0
     zero_init_last: bool = False
     img_size: Any = 224
-    device: Any = None
-    dtype: Any = None
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
 
     def config(self) -> bit.Config:
         """Converts the arguments to a vitkit config."""
@@ -85,8 +86,8 @@ class ResNetV2(bit.BiT):
     """
 
     default_out_indices = (0, 1, 2, 3, 4)
-    default_cfg: dict[str, Any]
-    pretrained_cfg: dict[str, Any]
+    default_cfg: JsonDict
+    pretrained_cfg: JsonDict
 
     @classmethod
     def config_of(cls, **kwargs: Any) -> bit.Config:
@@ -109,7 +110,7 @@ class ResNetV2(bit.BiT):
         )
         self.num_features = self.head_hidden_size = self.width
         stem = self.config.stem_width
-        self.feature_info: list[dict[str, Any]] = [STEM | {"num_chs": stem}] + [
+        self.feature_info: list[JsonDict] = [STEM | {"num_chs": stem}] + [
             {"num_chs": 4 * stem * 2**index, "reduction": 4 * 2**index, "module": f"stages.{index}"}
             for index in range(len(self.stages))
         ]
@@ -214,7 +215,7 @@ class ResNetV2(bit.BiT):
         if enable:
             raise NotImplementedError("vitkit's BiT does not support activation checkpointing; do not enable it")
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> JsonDict:
         """Returns patterns of parameter names for layer-wise learning rates, in timm's format."""
         fine = [(r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^norm", (99999,))]
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
