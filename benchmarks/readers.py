@@ -81,7 +81,6 @@ def changed_configs(folder: Path, small: Path) -> Iterator[tuple[str, Path]]:
 
     model_values = {
         "vit": {"num_registers": 10**20, "pre_logits": 10**20, "channels": 10**20},
-        "resnet": {"depths": [30_000], "image_size": [10_000, 10_000]},
         "hybrid": {"depths": [30_000]},
         "dinov3": {"image_size": [10_000, 10_000]},
     }
@@ -93,7 +92,7 @@ def changed_configs(folder: Path, small: Path) -> Iterator[tuple[str, Path]]:
             target = folder / f"{family}-{name}"
             checkpoints.save(made, target, to="vitkit")
             data = json.loads((target / "config.json").read_text())
-            data.pop("task", None)  # not in configs of older versions
+            data["model"].pop("task", None)  # not in configs of older versions
             (target / "config.json").write_text(json.dumps(data | {"model": data["model"] | {name: value}}))
             yield f"{family} with {name} {value}", target
     sides = {side: {"height": side, "width": side} for side in (7000, 13_000, 20_000)}
