@@ -182,7 +182,7 @@ def test_conversion_of_unknown_names_raises():
     with pytest.raises(ValueError, match="the PyTorch ViT has no parameters for Transformer/more"):
         to_torch({"Transformer/more": np.zeros(1)})
     query = "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/bias"
-    with pytest.raises(ValueError, match=r"the file has .*query/bias, but not .*key/bias"):
+    with pytest.raises(ValueError, match=r"converting the tensor .*query/bias also needs .*key/bias"):
         to_torch({query: np.zeros((4, 8))})
 
 
