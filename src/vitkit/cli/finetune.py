@@ -17,7 +17,7 @@ def finetune(
     channels: int | None = None,
     steps: int | None = None,
     epochs: float | None = None,
-    lr: float | None = None,
+    lr: Annotated[float | None, arg(aliases=("--rate",))] = None,
     batch_size: int | None = None,
     patience: int | None = None,
     mode: Literal["full", "head", "lora"] = "full",
