@@ -27,7 +27,7 @@ from vitkit.checkpoints import Checkpoint, CheckpointError
 from vitkit.data.processor import Processor
 from vitkit.models.vit import Config
 
-LEAK = re.compile(r"0x[0-9a-f]{6,}|Traceback|<ast\.|object at")
+LEAK = re.compile(r"(?<!\d)0x[0-9a-f]{6,}|Traceback|<ast\.|object at")
 SECONDS = float(os.environ.get("VITKIT_FUZZ_SECONDS", "0"))
 #: Maximum CPU time in seconds for one small file, many times the usual.
 MAX_SECONDS = 5.0
