@@ -23,7 +23,7 @@ from PIL import Image
 from vitkit.data.processor import Processor
 from vitkit.images import CODES, AnyImage, ImageError, Limits, open_channels, open_image, probe
 
-LEAK = re.compile(r"0x[0-9a-f]{4,}|Traceback|/[a-z]+/|<_io|PIL\b|object at", re.IGNORECASE)
+LEAK = re.compile(r"(?<!\d)0x[0-9a-f]{4,}|Traceback|/[a-z]+/|<_io|PIL\b|object at", re.IGNORECASE)
 LIMITS = Limits(max_pixels=2_000_000, max_bytes=4_000_000)
 SECONDS = float(os.environ.get("VITKIT_FUZZ_SECONDS", "0"))
 #: Maximum CPU time in seconds for one small file, ten times the usual.
