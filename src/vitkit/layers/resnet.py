@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from vitkit.layers.activations import activation
 from vitkit.layers.channels import adapt_input_convolution, as_input
 
-Padding = Literal["same", "symmetric"]
 EpsilonOn = Literal["std", "variance"]
 
 
