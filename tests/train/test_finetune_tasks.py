@@ -28,6 +28,7 @@ from vitkit.train.setup import initial_model
 from vitkit.train.targets import inferred_task, with_task
 
 COLORS = ("blue", "green", "red")
+EXPORTS = ("program", "onnx", "openvino")
 FAST = ("hardware.device=cpu", "hardware.threads=1", "augment.crop.kind=none", "precision=float32")
 
 
@@ -125,13 +126,15 @@ def test_a_threshold_selects_the_labels_that_are_shown(
     assert "has classes that exclude each other; a threshold needs a multi-label model" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("to", ["huggingface", "vitkit", "timm", pytest.param("program", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "to", ["huggingface", "vitkit", "timm", *(pytest.param(to, marks=pytest.mark.slow) for to in EXPORTS)]
+)
 def test_evaluate_tunes_the_thresholds_and_saves_them_in_the_folder(
     labels_run: Path, workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str
 ) -> None:
     model = tmp_path / "model"
     made = checkpoints.load(str(labels_run), config={"task.threshold": 1.0})  # no label is ever predicted
-    runtimes.export(made, model, to=to) if to == "program" else checkpoints.save(made, model, to=to)
+    runtimes.export(made, model, to=to) if to in EXPORTS else checkpoints.save(made, model, to=to)
     rows = [row for row in (workspace / "labels.jsonl").read_text().splitlines() if "blue" not in row]
     data_file = workspace / "not_blue.jsonl"
     data_file.write_text("\n".join(rows))
@@ -139,7 +142,10 @@ def test_evaluate_tunes_the_thresholds_and_saves_them_in_the_folder(
     assert main([*command, "--tune-threshold", "--out", str(tmp_path / "report")]) == 0
     out, err = capsys.readouterr()
     first = json.loads(out)
-    assert "<td>red</td><td>" in (tmp_path / "report" / "report.html").read_text().partition("Tuned thresholds")[2]
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<td>red</td><td>" in page.partition("Tuned thresholds")[2]
+    assert ("There are no attention maps" in page) == (to in EXPORTS)
+    assert ('alt="attention map"' in page) == (to not in EXPORTS)
     assert f"saved the thresholds in {model / 'config.json'}" in err
     assert first["metrics"]["f1.micro"] == 0.0
     assert first["metrics"]["f1_tuned.micro"] > 0.9

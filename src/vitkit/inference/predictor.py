@@ -17,7 +17,7 @@ from vitkit.images import ImageError, Limits
 from vitkit.inference import engine, stream
 from vitkit.inference.engine.merging import Reduction
 from vitkit.inference.engine.path import TYPES, probe
-from vitkit.inference.runtimes._exported import ExportedModel
+from vitkit.inference.runtimes import ExportedModel
 from vitkit.layers import Blocks, Features, block_indices, eval_mode
 from vitkit.models import Backbone
 from vitkit.task import Task

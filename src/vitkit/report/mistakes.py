@@ -22,6 +22,7 @@ from vitkit.explain._hooks import find_query, patch_map, token_backbone
 from vitkit.explain._inputs import read
 from vitkit.explain.rollout import rollout
 from vitkit.images import Limits
+from vitkit.inference.runtimes import ExportedModel
 from vitkit.layers import eval_mode
 from vitkit.models import Backbone
 from vitkit.report.page import image_tag
@@ -74,7 +75,9 @@ def section(source: Source, predictions: Predictions, best: Checkpoint | None = 
     order = "Sorted by error, largest first." if regression else "Sorted by confidence."
     overlays: list[Image.Image] = []
     caption = ""
-    if best is not None:
+    if best is not None and isinstance(best.model, ExportedModel):
+        caption = " There are no attention maps, because an exported model returns neither attention nor gradients."
+    elif best is not None:
         overlays = attention_overlays(best.model, best.processor, source)(shown)
         kind = ROLLOUT if has_attention(best.model) else GRADIENT
         caption = f" The second image of each pair is bright where the model looked: {kind}."
