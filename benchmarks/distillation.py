@@ -25,9 +25,9 @@ from vitkit.data.loader import evaluation_batches
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.objectives import supervised
 from vitkit.recipes import recipe
-from vitkit.train import Data, Hardware, Run
-from vitkit.train.events import read
-from vitkit.train.schedule import Schedule
+from vitkit.training import Data, Hardware, Run
+from vitkit.training.events import read
+from vitkit.training.schedule import Schedule
 
 HERE = Path(__file__).parent
 EVALUATIONS = 10  # per run

@@ -29,14 +29,14 @@ from vitkit.data.loader import Batch, Stream, training_batches
 from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import supervised
-from vitkit.train import Data, Hardware, Run, RunFolder
-from vitkit.train.checkpointing.saving import CheckpointSaver
-from vitkit.train.events import Events
-from vitkit.train.loop import fit, step_seed
-from vitkit.train.optim import Optimizer
-from vitkit.train.schedule import Schedule, factor
-from vitkit.train.session import StopRequest, TrainingSession
-from vitkit.train.setup import build_training
+from vitkit.training import Data, Hardware, Run, RunFolder
+from vitkit.training.checkpointing.saving import CheckpointSaver
+from vitkit.training.events import Events
+from vitkit.training.loop import fit, step_seed
+from vitkit.training.optim import Optimizer
+from vitkit.training.schedule import Schedule, factor
+from vitkit.training.session import StopRequest, TrainingSession
+from vitkit.training.setup import build_training
 
 BLOCK, BATCH = 5, 8
 

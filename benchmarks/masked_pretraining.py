@@ -21,9 +21,9 @@ from vitkit.data.augment.crop import Crop
 from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import masked, supervised
-from vitkit.train import Data, Hardware, Run, train
-from vitkit.train.optim import Optimizer
-from vitkit.train.schedule import Schedule
+from vitkit.training import Data, Hardware, Run, train
+from vitkit.training.optim import Optimizer
+from vitkit.training.schedule import Schedule
 
 MODEL = vit.Config(
     image_size=(32, 32),

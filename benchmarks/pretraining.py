@@ -30,11 +30,11 @@ from vitkit.data import Source, Subset, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
 from vitkit.data.processor import Processor
-from vitkit.evaluate import accuracy
-from vitkit.evaluate.knn import neighbors, vote
+from vitkit.evaluation import accuracy
+from vitkit.evaluation.knn import neighbors, vote
 from vitkit.recipes import recipe
-from vitkit.train import Run, train
-from vitkit.train.events import read
+from vitkit.training import Run, train
+from vitkit.training.events import read
 
 HERE = Path(__file__).parent
 MONITORS = ("accuracy", "words", "entropy", "kl", "rank", "grad_norm")

@@ -23,7 +23,7 @@ from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.inference import Predictor
 from vitkit.objectives import supervised
-from vitkit.train import Data, Hardware, Run, loop, setup
+from vitkit.training import Data, Hardware, Run, loop, setup
 
 HERE = Path(__file__).parent
 SHOWN = 16  # rows

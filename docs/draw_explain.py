@@ -75,14 +75,14 @@ def scene() -> Image.Image:
 def draw(model: str) -> None:
     """Saves the figures, each small enough for a repository."""
     import vitkit
-    from vitkit import explain
-    from vitkit.explain import _inputs
+    from vitkit import explanation
+    from vitkit.explanation import _inputs
 
     classifier = vitkit.load(model)
     inputs = _inputs.read(classifier.model, classifier.processor, [scene()], classifier.labels)
     for method in ("rollout", "gradient", "foreground", "distance", "positions", "filters"):
         path = HERE / f"explain_{method}.png"
-        explain.explain(method, inputs).save(path)
+        explanation.explain(method, inputs).save(path)
         if method in ("rollout", "gradient", "foreground"):
             # Charts compress well at full size, photographs do not.
             with Image.open(path) as figure:

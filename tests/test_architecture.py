@@ -17,10 +17,10 @@ LEVELS: dict[str, float] = {
     "layers": 0.5, "images": 0.5,
     "models": 1, "data": 1,
     "checkpoints": 1.5,  # a teacher is a checkpoint
-    "explain": 1.8,  # attention maps are evaluated, too
-    "inference": 2, "objectives": 2, "evaluate": 2,
+    "explanation": 1.8,  # attention maps are evaluated, too
+    "inference": 2, "objectives": 2, "evaluation": 2,
     "report": 2.5,
-    "train": 3, "recipes": 4, "transformers": 4, "timm": 4, "jax": 3.5,
+    "training": 3, "recipes": 4, "transformers": 4, "timm": 4, "jax": 3.5,
     "bench": 5, "paper": 5,
     "cli": 6, "__main__": 7,
 }  # fmt: skip
@@ -29,8 +29,8 @@ VAGUE = {"utils", "util", "common", "misc", "helpers", "helper", "base", "core",
 NEVER = {"torchvision", "timm", "transformers"}
 PEERS = "bench/peers/"  # the peers of a benchmark, imported in a process of their own
 ONLY_IN = {
-    "torch.distributed": ["distributed.py", "train/checkpointing/"],
-    "matplotlib": ["explain/_plots.py"],
+    "torch.distributed": ["distributed.py", "training/checkpointing/"],
+    "matplotlib": ["explanation/_plots.py"],
     "starlette": ["serve/"],
     "jax": ["jax/", "transformers/"],
     "vitkit.jax": ["__init__.py", "jax/", "transformers/", "cli/"],
@@ -43,7 +43,16 @@ MOST_FUNCTION_LINES = 50
 MOST_COMMAND_LINES = 60
 MOST_PARAMETERS = 7
 # Files that may be short: entry points, folders with one file per implementation, and module paths of transformers.
-SHORT = ("__init__.py", "__main__.py", "bench/kinds/", "bench/peers/", "cli/", "evaluate/", "paper/", "train/optim/")
+SHORT = (
+    "__init__.py",
+    "__main__.py",
+    "bench/kinds/",
+    "bench/peers/",
+    "cli/",
+    "evaluation/",
+    "paper/",
+    "training/optim/",
+)
 SHORT += ("transformers/models/",)
 SHORT_FILES = {
     "timm/data/constants.py",  # a module that timm's users import by this path

@@ -214,8 +214,9 @@ def test_the_check_finds_all_calls_that_rename(code: str) -> None:
 # Files that may write without `atomic`: to temporary paths that `atomic` publishes, to the log of a run, which is
 # appended to, to pipes, /proc and /dev/null.
 WRITES = {
-    "atomic.py", "checkpoints/json_files.py", "checkpoints/containers/npz.py", "cli/embed.py", "explain/__init__.py",
-    "explain/_plots.py", "jax/npz.py", "train/checkpointing/files.py", "train/events.py", "bench/worker.py",
+    "atomic.py", "checkpoints/json_files.py", "checkpoints/containers/npz.py", "cli/embed.py",
+    "explanation/__init__.py",
+    "explanation/_plots.py", "jax/npz.py", "training/checkpointing/files.py", "training/events.py", "bench/worker.py",
     "cli/_streams.py",
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ import torch
 import vitkit
 from vitkit import atomic, memory
 from vitkit.bench import Plan, measure
-from vitkit.train import events
+from vitkit.training import events
 
 ROOT = Path(vitkit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -31,10 +31,10 @@ PROCESS_WIDE = {
         "bench/torch_network.py",
         "paper/figure12.py",
         "paper/figure13.py",
-        "train/setup.py",
+        "training/setup.py",
     },
     "set_num_interop_threads": set(),
-    "set_float32_matmul_precision": {"train/setup.py"},
+    "set_float32_matmul_precision": {"training/setup.py"},
     "set_default_dtype": set(),
     "set_default_device": set(),
     "set_start_method": set(),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from slow_cases import slow_except
 
-from vitkit import checkpoints, models, train
+from vitkit import checkpoints, models, training
 from vitkit.cli import main
 from vitkit.data.processor import Processor
 
@@ -74,7 +74,7 @@ def test_commands(line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> No
     if "--to onnx" in line:
         pytest.importorskip("onnxscript", reason="needs the extra: pip install 'vitkit[export]'")
     # Training takes long: the run is built, but not trained.
-    result = train.Result(folder=place, score=1.0, step=1)
-    monkeypatch.setattr(train, "train", lambda run, folder, **options: result)
+    result = training.Result(folder=place, score=1.0, step=1)
+    monkeypatch.setattr(training, "train", lambda run, folder, **options: result)
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(shlex.split(line)[1:]) == 0

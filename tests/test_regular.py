@@ -18,11 +18,11 @@ from vitkit.checkpoints.json_files import read_json
 from vitkit.checkpoints.pretraining import load_dalle_encoder
 from vitkit.cli import main
 from vitkit.data.processor import Processor
-from vitkit.evaluate import real, segmentation, subset
+from vitkit.evaluation import real, segmentation, subset
 from vitkit.images import ImageError, open_image
 from vitkit.models import vit
-from vitkit.train import RunFolder, events
-from vitkit.train.checkpointing import files
+from vitkit.training import RunFolder, events
+from vitkit.training.checkpointing import files
 
 ROOT = Path(vitkit.__file__).parent
 # Calls that open a file by its path. In text form: the call without its arguments.
@@ -44,12 +44,12 @@ ALLOWED = {
     "inference/runtimes/openvino.py": "load_export has checked every file of the folder",
     "inference/runtimes/program.py": "reads a file that is open",
     "inference/runtimes/_program_check.py": "reads a file that is open",
-    "train/checkpointing/files.py": "the digest of every file was computed before",
-    "train/checkpointing/_storage.py": "the digest of every file was computed before",
+    "training/checkpointing/files.py": "the digest of every file was computed before",
+    "training/checkpointing/_storage.py": "the digest of every file was computed before",
     "checkpoints/formats/timm/_architectures.py": "a file of the package",
     "images/files.py": "wraps a descriptor of regular.open_descriptor",
     "images/turbo.py": "bytes in memory",
-    "evaluate/segmentation.py": "bytes in memory",
+    "evaluation/segmentation.py": "bytes in memory",
     "data/sources/_tar.py": "reads a file that is open",
     "data/sources/digits.py": "a file of the package",
     "data/sources/parquet.py": "any file system; the files of the local one are checked",

@@ -17,7 +17,7 @@ MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "job
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
 EXTRACTS = {"extract", "extractall", "unpack_archive"}
 # The module that may call torch.load, and only with weights_only=True: training checkpoints of our own.
-TORCH_LOAD = {"train/checkpointing/files.py"}
+TORCH_LOAD = {"training/checkpointing/files.py"}
 
 
 def dotted(node: ast.AST) -> str:

@@ -22,7 +22,7 @@ ALLOWED = {
     "jax/layers.py": "attention",
     "jax/step.py": "losses",
     "objectives/": "losses",
-    "evaluate/linear.py": "the gradient of the loss of its heads",
+    "evaluation/linear.py": "the gradient of the loss of its heads",
 }
 NAMES = {"softmax", "log_softmax", "sigmoid", "logsigmoid", "expit", "softmax_", "sigmoid_"}
 LOGITS = np.array([[1.0, 3.0, -2.0], [-800.0, 0.0, 800.0]])

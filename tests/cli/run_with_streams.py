@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from vitkit import cli, inference, recipes  # noqa: F401
-from vitkit.evaluate import flops, protocol  # noqa: F401 - imported before the forks, which share it
+from vitkit.evaluation import flops, protocol  # noqa: F401 - imported before the forks, which share it
 
 NUMBERS = {"stdin": 0, "stdout": 1, "stderr": 2}
 

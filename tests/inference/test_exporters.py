@@ -14,7 +14,7 @@ import vitkit
 from vitkit import checkpoints, models
 from vitkit.data.loader import Batch
 from vitkit.data.processor import HALF, Processor
-from vitkit.evaluate import ModelOutputs, evaluate
+from vitkit.evaluation import ModelOutputs, evaluate
 from vitkit.images import ImageError
 from vitkit.inference import Predictor, runtimes
 from vitkit.inference.runtimes._exported import ExportedModel

@@ -106,8 +106,8 @@ def test_sgd_matches_pytorch():
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_learning_rate(schedule):
-    """Compares with `train/schedule.py`."""
-    from vitkit.train.schedule import Schedule, factor
+    """Compares with `training/schedule.py`."""
+    from vitkit.training.schedule import Schedule, factor
 
     training = vitjax.TrainingConfig(steps=50, warmup_steps=5, learning_rate=0.3, schedule=schedule)
     expected = [0.3 * factor(Schedule(decay=schedule, warmup=5), step, 50) for step in range(51)]

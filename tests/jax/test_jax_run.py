@@ -17,8 +17,8 @@ from vitkit.jax import run as jax_run
 from vitkit.objectives import supervised
 from vitkit.recipes import recipe
 from vitkit.task import Task
-from vitkit.train import Data, Run, setup, train
-from vitkit.train.optim import Optimizer
+from vitkit.training import Data, Run, setup, train
+from vitkit.training.optim import Optimizer
 
 SHORT = ["--set", "steps=3", "evaluate_every=3", "hardware.log_every=1", "schedule.warmup=1", "batch_size=16"]
 SMALL = ["model.depth=1", "model.width=48", "model.mlp_width=96"]

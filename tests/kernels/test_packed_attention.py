@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitkit.evaluate.flops import FlopCounter
+from vitkit.evaluation.flops import FlopCounter
 from vitkit.kernels import packed_attention as kernel
 from vitkit.layers.attention import Attention
 

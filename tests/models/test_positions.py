@@ -11,8 +11,8 @@ from vitkit import checkpoints, models
 from vitkit.checkpoints import Checkpoint, CheckpointError
 from vitkit.data.labels import default_labels
 from vitkit.data.processor import Processor
-from vitkit.explain.attention import attention_maps
-from vitkit.explain.positions import position_similarity
+from vitkit.explanation.attention import attention_maps
+from vitkit.explanation.positions import position_similarity
 from vitkit.models.vit import Config, ViT
 
 TINY = Config(image_size=(24, 32), patch_size=(8, 8), width=24, depth=3, num_heads=3, mlp_width=40, num_classes=5)

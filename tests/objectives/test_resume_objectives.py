@@ -15,11 +15,11 @@ from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import dino, distillation, mae, simmim
-from vitkit.train import Data, Hardware, Run, RunFolder, launch, train
-from vitkit.train.checkpointing import saving
-from vitkit.train.events import read
-from vitkit.train.optim import Optimizer
-from vitkit.train.schedule import Schedule
+from vitkit.training import Data, Hardware, Run, RunFolder, launch, train
+from vitkit.training.checkpointing import saving
+from vitkit.training.events import read
+from vitkit.training.optim import Optimizer
+from vitkit.training.schedule import Schedule
 
 MODEL = vit.Config(
     image_size=(16, 16), patch_size=(4, 4), width=16, depth=2, num_heads=2, mlp_width=32, num_classes=10,

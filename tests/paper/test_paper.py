@@ -14,7 +14,7 @@ from vitkit import cli, models, paper
 from vitkit.config import override
 from vitkit.data import splits
 from vitkit.data.sources import vtab
-from vitkit.explain import Curve, Curves, _plots
+from vitkit.explanation import Curve, Curves, _plots
 from vitkit.models import bit, presets, vit
 from vitkit.paper import figure12, table3, table4, table6, table8, write
 from vitkit.paper.small_scale import SmallScale

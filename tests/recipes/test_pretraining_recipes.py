@@ -14,7 +14,7 @@ from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import dino, distillation
 from vitkit.recipes import pretraining
-from vitkit.train import Run, train
+from vitkit.training import Run, train
 
 NAMES = [name for name in recipes.recipes() if name.partition(".")[0] in ("pretraining", "distillation")]
 # One of each objective.

@@ -21,9 +21,9 @@ from vitkit.data.sources.digits import Digits
 from vitkit.recipes import digits, vtab
 from vitkit.recipes import vtab as evaluate_vtab
 from vitkit.recipes.digits import side_by_side, text_lines
-from vitkit.train import Result, Run, checks, train
-from vitkit.train import run as runs
-from vitkit.train.schedule import factor
+from vitkit.training import Result, Run, checks, train
+from vitkit.training import run as runs
+from vitkit.training.schedule import factor
 
 
 @pytest.mark.parametrize("name", recipes.recipes())

@@ -11,7 +11,7 @@ from vitkit import checkpoints, models
 from vitkit.config import AnyConfig, nearest
 from vitkit.data.labels import default_labels
 from vitkit.data.processor import Processor
-from vitkit.evaluate.flops import flops
+from vitkit.evaluation.flops import flops
 
 LAYOUTS = ("vitkit", "huggingface", "timm")
 SIZES = ((500, 375), (375, 500), (500, 333), (640, 480))

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 if TYPE_CHECKING:
     from vitkit.data.processor import Processor
-    from vitkit.evaluate.protocol import Evaluation
+    from vitkit.evaluation.protocol import Evaluation
     from vitkit.images import Limits
     from vitkit.task import Task
 
@@ -75,7 +75,7 @@ def evaluate(
         set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
     """
     from vitkit.cli._outcomes import json_line, limits, load_model, report_errors
-    from vitkit.evaluate import protocol
+    from vitkit.evaluation import protocol
     from vitkit.inference import Predictor
     from vitkit.report import evaluation as report
     from vitkit.text import plural
@@ -141,7 +141,7 @@ def _save_threshold(model: str, threshold: tuple[float, ...], words: tuple[str, 
 
 def _evaluators(text: str, task: "Task") -> tuple[str, ...]:
     """Returns the evaluators in a comma-separated list. "auto" selects the default evaluators of the task."""
-    from vitkit.evaluate import default_evaluators
+    from vitkit.evaluation import default_evaluators
 
     words = [word.strip() for word in text.split(",") if word.strip()]
     return tuple(each for word in words for each in (default_evaluators(task) if word == "auto" else (word,)))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-# The modules of `vitkit.explain`, which imports torch and would slow down --help.
+# The modules of `vitkit.explanation`, which imports torch and would slow down --help.
 Method = Literal["attention", "distance", "filters", "foreground", "gradient", "pca", "positions", "rollout"]
 
 
@@ -61,9 +61,9 @@ def explain(
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
     """
-    from vitkit import explain as explanations
+    from vitkit import explanation as explanations
     from vitkit.cli._outcomes import arguments_to_images, limits, load_model, report_errors
-    from vitkit.explain import _inputs
+    from vitkit.explanation import _inputs
     from vitkit.inference import Predictor
     from vitkit.text import printable
 

@@ -60,8 +60,8 @@ def finetune(
     """
     from vitkit import config
     from vitkit.cli._outcomes import data_limits, report_unreadable, settings
-    from vitkit.train import Result, events, train
-    from vitkit.train.finetune import finetune as plan
+    from vitkit.training import Result, events, train
+    from vitkit.training.finetune import finetune as plan
 
     run = plan(
         model,

@@ -49,7 +49,7 @@ def inspect(
 
 def _facts(name: str, revision: str | None, changes: dict[str, str]) -> JsonDict:
     from vitkit import checkpoints, config, models
-    from vitkit.evaluate.flops import flops
+    from vitkit.evaluation.flops import flops
 
     if name in models.presets():
         checkpoint = None

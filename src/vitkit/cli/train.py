@@ -45,10 +45,10 @@ def train(
     from vitkit.cli._outcomes import data_limits, report_unreadable, settings
     from vitkit.recipes import recipe as by_name
     from vitkit.regular import read_text
-    from vitkit.train import Result, events
-    from vitkit.train import run as runs
-    from vitkit.train import train as go
-    from vitkit.train.adapt import adapt
+    from vitkit.training import Result, events
+    from vitkit.training import run as runs
+    from vitkit.training import train as go
+    from vitkit.training.adapt import adapt
 
     if bool(recipe) == (repeat is not None):
         raise ValueError("give either the name of a recipe (`vitkit recipes`) or --from with the config.json of a run")

@@ -5,7 +5,7 @@
 
 Files: `vit` and `layers` (modules in Flax Linen, whose parameter trees have the original names), `convert` (to and from
 the PyTorch model, bit for bit), `npz` (Google's files), `load` (checkpoints), `outputs`, `step` (one sharded training
-step), `fit` (supervised training and fine-tuning), `run` (training of a `vitkit.train.Run`). Only `cli` and
+step), `fit` (supervised training and fine-tuning), `run` (training of a `vitkit.training.Run`). Only `cli` and
 `transformers`, which has the Flax classes of transformers 4, import this folder.
 
 Images are NHWC; `fit` accepts NCHW. Without the extra `vitkit[jax]`, importing this

@@ -1,9 +1,9 @@
-"""Validation metrics of the JAX backend, with the definitions of `vitkit.evaluate`."""
+"""Validation metrics of the JAX backend, with the definitions of `vitkit.evaluation`."""
 
 import numpy as np
 import torch
 
-from vitkit.evaluate import Predictions, average_precision, f1, regression
+from vitkit.evaluation import Predictions, average_precision, f1, regression
 from vitkit.task import ProblemType, Task
 
 # The metric that chooses the best checkpoint, and its name in a run config.

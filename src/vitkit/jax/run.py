@@ -1,4 +1,4 @@
-"""Trains a `vitkit.train.Run` with JAX instead of PyTorch.
+"""Trains a `vitkit.training.Run` with JAX instead of PyTorch.
 
 Data, order of samples and initial weights are those of PyTorch.
 """
@@ -23,10 +23,10 @@ from vitkit.jax.metrics import BEST
 from vitkit.jax.step import TrainingConfig
 from vitkit.models import vit
 from vitkit.objectives import supervised
-from vitkit.train import Run
-from vitkit.train.checks import check
-from vitkit.train.targets import with_task
-from vitkit.train.tuning import Tuning
+from vitkit.training import Run
+from vitkit.training.checks import check
+from vitkit.training.targets import with_task
+from vitkit.training.tuning import Tuning
 
 # Supported fields of the parts of a run; others must have their default values.
 SUPPORTED = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vitkit.config import nearest
-from vitkit.explain import Drawing
+from vitkit.explanation import Drawing
 from vitkit.registry import Registry
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from vitkit.explain import Curve, Curves
+from vitkit.explanation import Curve, Curves
 from vitkit.paper import Cell, Findings, Table
 from vitkit.paper._significance import compare
 from vitkit.paper.small_scale import Outcome, SmallScale, raw

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vitkit.data import splits
 from vitkit.data.augment import read_options
-from vitkit.explain import ExplainInputs, _inputs
+from vitkit.explanation import ExplainInputs, _inputs
 from vitkit.inference import Predictor, load
 from vitkit.paper.small_scale import SmallScale
 

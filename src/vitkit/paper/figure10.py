@@ -1,6 +1,6 @@
 """Figure 10 of the ViT paper: position embeddings for different training hyperparameters (appendix D.4)."""
 
-from vitkit import explain
+from vitkit.explanation import explain
 from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models, figure7
 from vitkit.paper.small_scale import SmallScale
 
@@ -47,7 +47,7 @@ def study(small: SmallScale) -> Findings:
         folder = _explained_models.train_model(
             small, f"positions-{name}", small.vit(), steps=steps, optimizer__lr=setting["rate"]
         )
-        explanation = explain.explain("positions", _explained_models.load_subject(small, folder, 1))
+        explanation = explain("positions", _explained_models.load_subject(small, folder, 1))
         near, far = figure7.mean_similarities(explanation.arrays["similarity"])
         rows.append((name, steps, setting["rate"], round(near, 3), round(far, 3)))
         drawings[name] = explanation.drawing

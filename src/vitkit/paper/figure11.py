@@ -1,6 +1,6 @@
 """Figure 11 of the ViT paper: attention distance of a ViT and a hybrid (appendix D.7)."""
 
-from vitkit import explain
+from vitkit.explanation import explain
 from vitkit.models import hybrid
 from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models, figure7
 from vitkit.paper.small_scale import SmallScale
@@ -35,7 +35,7 @@ def study(small: SmallScale) -> Findings:
     drawings, rows = {}, []
     for name, model in (("vit", plain), ("hybrid", with_stem)):
         folder = _explained_models.train_model(small, f"distance-{name}", model)
-        explanation = explain.explain("distance", _explained_models.load_subject(small, folder, figure7.IMAGES))
+        explanation = explain("distance", _explained_models.load_subject(small, folder, figure7.IMAGES))
         drawings[name] = explanation.drawing
         for layer, heads in enumerate(explanation.arrays["distance"]):
             rows.append((name, layer, *(round(float(value), 2) for value in (heads.min(), heads.mean(), heads.max()))))

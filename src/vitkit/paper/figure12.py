@@ -3,8 +3,8 @@
 import torch
 
 from vitkit import models
-from vitkit.evaluate import throughput
-from vitkit.explain import Curve, Curves
+from vitkit.evaluation import throughput
+from vitkit.explanation import Curve, Curves
 from vitkit.models import Backbone
 from vitkit.paper import Experiment, Findings, Table
 from vitkit.paper.small_scale import SmallScale

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from vitkit import checkpoints
-from vitkit.evaluate import throughput
+from vitkit.evaluation import throughput
 from vitkit.models import axial, bit
 from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import against_flops, findings

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from vitkit.explain import Curve, Curves
+from vitkit.explanation import Curve, Curves
 from vitkit.models import bit
 from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import SHOT, caveat

@@ -1,6 +1,6 @@
 """Figure 6 of the ViT paper: attention rollout from the class token to the patches (section 4.5, appendix D.8)."""
 
-from vitkit import explain
+from vitkit.explanation import explain
 from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models
 from vitkit.paper.small_scale import SmallScale
 
@@ -28,7 +28,7 @@ EXPERIMENT = Experiment(
 def study(small: SmallScale, num_images: int = IMAGES) -> Findings:
     """Computes attention rollout on `num_images` images."""
     subject = _explained_models.load_subject(small, _explained_models.given_or_trained(small), num_images)
-    explanation = explain.explain("rollout", subject)
+    explanation = explain("rollout", subject)
     values = next(iter(explanation.arrays.values()))
     flat = values.reshape(values.shape[0], -1)
     top = (flat.max(axis=1) / flat.mean(axis=1)).tolist()

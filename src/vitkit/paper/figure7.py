@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from vitkit import explain
+from vitkit.explanation import explain
 from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models
 from vitkit.paper.small_scale import SmallScale
 
@@ -48,9 +48,9 @@ def study(small: SmallScale) -> Findings:
     subject = _explained_models.load_subject(small, _explained_models.given_or_trained(small), IMAGES)
     embed = subject.model.config
     number = min(FILTERS, embed.width, embed.channels * embed.patch_size[0] * embed.patch_size[1])
-    filters = explain.explain("filters", subject, number=number)
-    positions = explain.explain("positions", subject)
-    distance = explain.explain("distance", subject)
+    filters = explain("filters", subject, number=number)
+    positions = explain("positions", subject)
+    distance = explain("distance", subject)
     near, far = mean_similarities(positions.arrays["similarity"])
     layers = distance.arrays["distance"]
     rows = (

@@ -1,7 +1,7 @@
 """ObjectNet: accuracy on the classes shared with ImageNet (ViT paper, appendix D.9)."""
 
 from vitkit import checkpoints
-from vitkit.evaluate import protocol
+from vitkit.evaluation import protocol
 from vitkit.paper import Experiment, Findings, Table, _explained_models
 from vitkit.paper.small_scale import SmallScale
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vitkit.explain import Curve, Curves
+from vitkit.explanation import Curve, Curves
 from vitkit.objectives import masked
 from vitkit.paper import Experiment, Findings, Table, _commands, figure3
 from vitkit.paper._comparison import caveat

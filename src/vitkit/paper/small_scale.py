@@ -1,6 +1,6 @@
 """Small-scale studies that pre-train on half of the classes and transfer to the other half.
 
-Models are trained by `vitkit.train` in run folders inside the folder of the study. An interrupted study resumes, and
+Models are trained by `vitkit.training` in run folders inside the folder of the study. An interrupted study resumes, and
 finished runs are not repeated. The default dataset is the digits of the package, 1,797 images of ten classes.
 """
 
@@ -15,14 +15,14 @@ from vitkit.config import Dataclass
 from vitkit.data import splits
 from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
-from vitkit.evaluate import protocol
-from vitkit.evaluate.flops import flops
+from vitkit.evaluation import protocol
+from vitkit.evaluation.flops import flops
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.paper._significance import Trial
-from vitkit.train import Data, Hardware, Result, Run, train
-from vitkit.train.optim import Optimizer
-from vitkit.train.schedule import Schedule
+from vitkit.training import Data, Hardware, Result, Run, train
+from vitkit.training.optim import Optimizer
+from vitkit.training.schedule import Schedule
 
 RATE = 2e-3
 BATCH = 32

@@ -5,7 +5,7 @@ from operator import attrgetter
 from vitkit.paper import Experiment, Findings, Table
 from vitkit.paper.small_scale import SmallScale
 from vitkit.recipes import recipe
-from vitkit.train import Run
+from vitkit.training import Run
 
 # Steps and the learning rates of the sweep.
 PUBLISHED: dict[str, tuple[int, tuple[float, ...]]] = {

@@ -8,8 +8,8 @@ that of pre-training: 224 pixels, the tanh layer (ViT and hybrid) and the head f
 from dataclasses import dataclass, replace
 
 from vitkit import models
-from vitkit.evaluate.flops import flops
-from vitkit.explain import Curve, Curves
+from vitkit.evaluation.flops import flops
+from vitkit.explanation import Curve, Curves
 from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper.small_scale import SmallScale
 

@@ -1,6 +1,6 @@
 """Table 7 of the ViT paper: ResNets pre-trained with Adam and with SGD (appendix D.1)."""
 
-from vitkit.explain import Curve, Curves
+from vitkit.explanation import Curve, Curves
 from vitkit.models import bit
 from vitkit.paper import Experiment, Findings, Table, _commands, figure3
 from vitkit.paper._comparison import caveat

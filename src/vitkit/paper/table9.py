@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vitkit.data.sources import vtab
-from vitkit.explain import Curve, Curves
+from vitkit.explanation import Curve, Curves
 from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import caveat
 from vitkit.paper._significance import Trial, compare

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from vitkit import __version__, atomic
-from vitkit.explain import _plots
+from vitkit.explanation import _plots
 from vitkit.paper import Experiment, Findings, Table
 from vitkit.paper.small_scale import SmallScale
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from vitkit.config import nearest
 from vitkit.registry import Registry
-from vitkit.train.run import Run
+from vitkit.training.run import Run
 
 _MODULES = Registry(__name__, "recipe file", ("RECIPES",))
 

@@ -9,9 +9,9 @@ from vitkit.data.augment.presets import augreg
 from vitkit.data.processor import Processor
 from vitkit.objectives import supervised
 from vitkit.recipes import Recipe
-from vitkit.train import Data, Run
-from vitkit.train.optim import Optimizer
-from vitkit.train.schedule import Schedule
+from vitkit.training import Data, Run
+from vitkit.training.optim import Optimizer
+from vitkit.training.schedule import Schedule
 
 SOURCE = "Steiner et al. 2022, Table 3"
 

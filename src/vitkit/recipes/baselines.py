@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vitkit import models
 from vitkit.recipes import Recipe, vit
-from vitkit.train import Run
+from vitkit.training import Run
 
 #: Recipe, model, learning rate, epochs, and ImageNet-1k top-1 accuracy after fine-tuning (Table 6).
 #: Table 3 has no row for ResNet200x3: its learning rate is that of the ResNets with 152 layers.

@@ -10,9 +10,9 @@ from vitkit.data.processor import Processor
 from vitkit.models import hybrid, vit
 from vitkit.objectives import supervised
 from vitkit.recipes import Recipe
-from vitkit.train import Data, Hardware, Run
-from vitkit.train.optim import Optimizer
-from vitkit.train.schedule import Schedule
+from vitkit.training import Data, Hardware, Run
+from vitkit.training.optim import Optimizer
+from vitkit.training.schedule import Schedule
 
 SHAPE: dict[str, Any] = {
     "image_size": (32, 32),

@@ -10,9 +10,9 @@ from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models import preset
 from vitkit.objectives import supervised
 from vitkit.recipes import Recipe
-from vitkit.train import Data, Hardware, Run
-from vitkit.train.optim import Optimizer
-from vitkit.train.schedule import Schedule
+from vitkit.training import Data, Hardware, Run
+from vitkit.training.optim import Optimizer
+from vitkit.training.schedule import Schedule
 
 #: Number of training images.
 IMAGENET = 1_281_167

@@ -17,9 +17,9 @@ from vitkit.inference import Classifier, load
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.recipes import Recipe
-from vitkit.train import Data, Hardware, Run, RunFolder, train
-from vitkit.train.optim import Optimizer
-from vitkit.train.schedule import Schedule
+from vitkit.training import Data, Hardware, Run, RunFolder, train
+from vitkit.training.optim import Optimizer
+from vitkit.training.schedule import Schedule
 
 # From black to white: space, light, medium and dark shade, full block.
 SHADES = " \u2591\u2592\u2593\u2588"
@@ -90,7 +90,7 @@ def demo(out: str | Path = "runs/demo", *, console: Console | None = None, keep_
     """Trains the recipe `digits.tiny` in the folder `out`, prints predictions, and returns the path of the report.
 
     An interrupted run is resumed. If the run in `out` is finished, the demo uses `out-2`, `out-3`, ... instead.
-    `keep_memory` is the option of `vitkit.train.train`.
+    `keep_memory` is the option of `vitkit.training.train`.
     """
     screen = console or Console(highlight=False)
     run, start = tiny(), time.monotonic()

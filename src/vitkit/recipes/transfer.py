@@ -13,9 +13,9 @@ from vitkit.data.augment.presets import inception
 from vitkit.data.processor import Processor
 from vitkit.objectives import supervised
 from vitkit.recipes import Recipe
-from vitkit.train import Data, Run
-from vitkit.train.optim import Optimizer
-from vitkit.train.schedule import Schedule
+from vitkit.training import Data, Run
+from vitkit.training.optim import Optimizer
+from vitkit.training.schedule import Schedule
 
 START = "google/vit-base-patch16-224-in21k"
 README = "vision_transformer README"

@@ -11,9 +11,9 @@ from vitkit.data.augment.presets import augreg, inception
 from vitkit.data.processor import Processor
 from vitkit.objectives import supervised
 from vitkit.recipes import Recipe
-from vitkit.train import Data, Run
-from vitkit.train.optim import Optimizer
-from vitkit.train.schedule import Schedule
+from vitkit.training import Data, Run
+from vitkit.training.optim import Optimizer
+from vitkit.training.schedule import Schedule
 
 #: Number of classes.
 IMAGENET, IMAGENET_21K, JFT = 1000, 21_843, 18_291

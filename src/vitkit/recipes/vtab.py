@@ -18,9 +18,9 @@ from vitkit.data.processor import Processor
 from vitkit.data.sources import vtab
 from vitkit.objectives import supervised
 from vitkit.recipes import Recipe
-from vitkit.train import Data, Run, train
-from vitkit.train.optim import Optimizer
-from vitkit.train.schedule import Schedule
+from vitkit.training import Data, Run, train
+from vitkit.training.optim import Optimizer
+from vitkit.training.schedule import Schedule
 
 GROUPS: dict[str, tuple[str, ...]] = {
     group: tuple(name for name, task in vtab.TASKS.items() if task.group == group)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from vitkit.evaluate import Predictions, calibration, confusion, top1
+from vitkit.evaluation import Predictions, calibration, confusion, top1
 from vitkit.report import charts
 
 MAX_CLASSES = 20  # the largest confusion matrix that stays readable

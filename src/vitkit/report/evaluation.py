@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from vitkit import atomic
-from vitkit.evaluate.protocol import Evaluation
+from vitkit.evaluation.protocol import Evaluation
 from vitkit.report import results
 from vitkit.report.page import page, tile, unreadable_section
 

@@ -17,10 +17,10 @@ from vitkit.checkpoints import Checkpoint
 from vitkit.data import ReadOptions, Source
 from vitkit.data.augment import read_options
 from vitkit.data.processor import Processor
-from vitkit.evaluate import Predictions, top1
-from vitkit.explain._hooks import find_query, patch_map, token_backbone
-from vitkit.explain._inputs import read
-from vitkit.explain.rollout import rollout
+from vitkit.evaluation import Predictions, top1
+from vitkit.explanation._hooks import find_query, patch_map, token_backbone
+from vitkit.explanation._inputs import read
+from vitkit.explanation.rollout import rollout
 from vitkit.images import Limits
 from vitkit.inference.runtimes import ExportedModel
 from vitkit.layers import eval_mode

@@ -6,7 +6,7 @@ import torch
 
 from vitkit.checkpoints import Checkpoint
 from vitkit.data import Source
-from vitkit.evaluate import Predictions, average_precision, f1, regression
+from vitkit.evaluation import Predictions, average_precision, f1, regression
 from vitkit.report import charts, confusion, mistakes
 from vitkit.report.page import tile
 

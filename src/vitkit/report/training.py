@@ -7,7 +7,7 @@ from html import escape
 from vitkit.checkpoints import Checkpoint
 from vitkit.config import JsonDict
 from vitkit.data import Source
-from vitkit.evaluate import Predictions, formatted, is_fraction
+from vitkit.evaluation import Predictions, formatted, is_fraction
 from vitkit.report import charts, results
 from vitkit.report.charts import Line
 from vitkit.report.page import page, tile, unreadable_section

@@ -17,7 +17,7 @@ CALIBRATION_IMAGES = 32
 def precisions(kind: str, device: str) -> tuple[str, ...]:
     """Returns the precisions of `Predictor` or of a training run. For classification, the default comes first."""
     if kind == "training":
-        from vitkit.train import Run
+        from vitkit.training import Run
 
         return get_args(get_type_hints(Run)["precision"])
     if kind in ("inference", "classification"):
@@ -68,7 +68,7 @@ def training(job: Job, candidate: Candidate) -> Prepared:
     from vitkit.bench import torch_network
     from vitkit.checkpoints import load
     from vitkit.data.loader import Batch
-    from vitkit.train import loop, setup
+    from vitkit.training import loop, setup
 
     device = torch_network.set_up(job)
     loaded = load(f"{job.folder}/vitkit")
@@ -95,9 +95,9 @@ def _run(job: Job, candidate: Candidate, loaded: Any) -> Any:
     from vitkit import config
     from vitkit.bench import torch_network
     from vitkit.objectives.supervised import Config as Supervised
-    from vitkit.train import Data, Hardware, Run
-    from vitkit.train.optim import Optimizer
-    from vitkit.train.schedule import Schedule
+    from vitkit.training import Data, Hardware, Run
+    from vitkit.training.optim import Optimizer
+    from vitkit.training.schedule import Schedule
 
     plain = Run(
         name="bench",

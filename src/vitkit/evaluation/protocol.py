@@ -1,0 +1,231 @@
+"""Evaluates a model on a dataset, without a training run.
+
+`EvaluationConfig` names the data and the evaluators, `run` evaluates a model, and `Evaluation` holds the metrics.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+
+from vitkit import __version__, checkpoints, evaluation
+from vitkit.data import Source, check_kind, fitted, splits, train_and_val
+from vitkit.data.augment import Transform
+from vitkit.data.labels import matched
+from vitkit.data.loader import Batch, evaluation_batches
+from vitkit.data.processor import Processor
+from vitkit.data.unreadable import Unreadable, check_skipped
+from vitkit.evaluation import ModelOutputs, Predictions, f1, requirements
+from vitkit.images import DEFAULT_LIMITS, Limits
+from vitkit.models import Backbone
+
+Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Config of an evaluation: the data, and the evaluators (`top1`, `real:labels.json`, ...).
+
+    The model is evaluated on the `val` or `test` split of `data`, or on all of it. Evaluators that train a classifier
+    use `train`, or the train split of `data`. With `held_out`, this fraction of every class of `data` is for evaluation
+    and the rest for training. `limits` are those of the image files. Unreadable images are left out; above the
+    fraction `max_unreadable`, and more than ten, they end the evaluation. `tune_threshold` also finds the threshold of
+    each independent label with the best F1 on the evaluation images.
+    """
+
+    data: str
+    train: str | None = None
+    evaluators: tuple[str, ...]
+    held_out: float | None = None
+    seed: int = 0
+    batch_size: int = 8
+    workers: int = 0
+    limits: Limits = DEFAULT_LIMITS
+    max_unreadable: float = 0.1
+    tune_threshold: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if a setting is invalid, before any image is read."""
+        if not 0.0 <= self.max_unreadable <= 1.0:
+            raise ValueError(f"max_unreadable is {self.max_unreadable}; it must be between 0 and 1")
+        if not self.evaluators:
+            raise ValueError(f"no evaluator was given; choose from {', '.join(evaluation.evaluators())}")
+        if self.tune_threshold and "predictions" not in self.reads:
+            raise ValueError(
+                "tune_threshold needs an evaluator of predictions, but the given evaluators are "
+                f"{', '.join(self.evaluators)}; add f1"
+            )
+        if self.train is not None and "representations" not in self.reads:
+            raise ValueError(
+                f"train is '{self.train}', but these evaluators do not use training images: "
+                f"{', '.join(self.evaluators)}; remove train"
+            )
+        if self.train is not None and self.held_out is not None:
+            raise ValueError("train and held_out both select the training images; set only one of them")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
+
+    @property
+    def reads(self) -> set[str]:
+        """The parts of `ModelOutputs` that the evaluators read: predictions, representations, images or model."""
+        return {evaluation.reads(word) for word in self.evaluators}
+
+    def sources(self, labels: tuple[str, ...], *, regression: bool = False) -> tuple[Source | None, Source]:
+        """Returns the evaluation images, and the training images if an evaluator needs them.
+
+        Their classes are numbered like the model's `labels` if an evaluator reads predictions. Raises ValueError if the
+        classes do not match. `regression` says whether the model predicts numbers.
+        """
+        training, evaluation = self._open()
+        if self.reads != {"model"}:
+            check_kind(evaluation, regression=regression and "predictions" in self.reads, name=self.data)
+        if "representations" not in self.reads:
+            training = None
+        elif training is None:
+            raise ValueError(
+                f"knn, fewshot, probe and linear need labeled training images, but '{self.data}' has no train split; "
+                "set train or held_out"
+            )
+        if "predictions" not in self.reads:
+            return training, evaluation if training is None else fitted(evaluation, training.classes, name=self.data)
+        if not labels:
+            raise ValueError("the model has no classes to predict; use knn, fewshot or probe")
+        matched_training = None if training is None else matched(training, labels, name=self.train or self.data)
+        return matched_training, matched(evaluation, labels, name=self.data, regression=regression)
+
+    def _open(self) -> tuple[Source | None, Source]:
+        found = splits(self.data, needs_labels=any(map(evaluation.needs_labels, self.evaluators)))
+        if self.held_out is not None:
+            if "all" not in found:
+                raise ValueError(f"'{self.data}' has splits ({', '.join(found)}); held_out needs data without splits")
+            return train_and_val(self.data, held_out=self.held_out, seed=self.seed)
+        name = next((name for name in ("val", "test", "all") if name in found), None)
+        if name is None:
+            raise ValueError(f"'{self.data}' has no val or test split; it has {', '.join(found)}")
+        if self.train is None:
+            return found.get("train"), found[name]
+        if self.train == self.data and name == "all":
+            raise ValueError(
+                f"train and data are both '{self.data}'; set held_out instead of train to split the images"
+            )
+        others = splits(self.train)
+        training = others.get("train") or others.get("all")
+        if training is None:
+            raise ValueError(f"'{self.train}' has no train split; it has {', '.join(others)}")
+        return training, found[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Result of an evaluation: the metrics, the settings, and the `predictions` if an evaluator used them.
+
+    `source` and `training` contain the images that could be read, `unreadable` names the others. `threshold` has the
+    tuned thresholds, one per label, if the config asks for them; the metrics `f1_tuned` are those with these thresholds
+    on the same images, the other metrics are those of the model as it is.
+    """
+
+    model: str
+    config: EvaluationConfig
+    source: Source
+    training: Source | None
+    metrics: dict[str, float]
+    predictions: Predictions | None
+    device: str
+    precision: str
+    checkpoint: checkpoints.Checkpoint | None = None
+    unreadable: tuple[str, ...] = ()
+    threshold: tuple[float, ...] | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns a dict for JSON with the metrics and all settings that are needed to compute them again."""
+        return {
+            "model": self.model,
+            "data": self.config.data,
+            "train": self.config.train,
+            "held_out": self.config.held_out,
+            "seed": self.config.seed,
+            "images": len(self.source),
+            "training_images": None if self.training is None else len(self.training),
+            "unreadable": list(self.unreadable),
+            "classes": len(self.source.classes),
+            "device": self.device,
+            "precision": self.precision,
+            "batch_size": self.config.batch_size,
+            "torch": torch.__version__,
+            "vitkit": __version__,
+            "metrics": self.metrics,
+            **({} if self.threshold is None else {"threshold": list(self.threshold)}),
+        }
+
+
+def run(
+    name: str,
+    model: Backbone,
+    processor: Processor,
+    labels: tuple[str, ...],
+    config: EvaluationConfig,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluates a model according to `config`, and returns an `Evaluation` with `name` as the model name.
+
+    `progress` wraps the batches of each pass, and gets their number. Raises ValueError if model, images and evaluators
+    do not fit, before any image is read, and TooManyUnreadable if too many images cannot be read.
+    """
+    task = model.config.task
+    evaluation.check_task(config.evaluators, task)
+    if config.tune_threshold:
+        f1.check_tunable(task, model.config.num_classes)
+    training, source = config.sources(labels, regression=task.regression)
+    requirements.check(requirements.EvaluationData(model, source, training, processor), config.evaluators)
+    for each in (source, *([] if training is None else [training])):
+        check_skipped(each, config.max_unreadable)
+    transform = Transform(processor, limits=config.limits)
+    failed: list[Unreadable] = []
+
+    def batches(of: Source) -> Callable[[], Iterable[Batch]]:
+        failed.append(unreadable := Unreadable(len(of), config.max_unreadable))
+
+        def read() -> Iterable[Batch]:
+            options = {"batch_size": config.batch_size, "workers": config.workers, "unreadable": unreadable}
+            found = evaluation_batches(of, transform, **options)
+            return found if progress is None else progress(found, -(-len(of) // config.batch_size))
+
+        return read
+
+    subject = ModelOutputs(
+        model,
+        batches(source),
+        source.classes,
+        training=None if training is None else batches(training),
+        processor=processor,
+    )
+    metrics = evaluation.evaluate(subject, config.evaluators)
+    threshold = f1.best_thresholds(subject.predictions) if config.tune_threshold else None
+    skipped = dict.fromkeys((*source.skipped, *(() if training is None else training.skipped)))
+    parameter = next(model.parameters())
+    return Evaluation(
+        model=name,
+        config=config,
+        source=failed[0].readable(source),
+        training=training if training is None else failed[1].readable(training),
+        metrics=metrics | _tuned_metrics(subject, threshold),
+        predictions=subject.predictions if "predictions" in config.reads else None,
+        device=str(parameter.device),
+        precision=getattr(model, "precision", str(parameter.dtype).removeprefix("torch.")),
+        checkpoint=checkpoints.Checkpoint(model=subject.original_model, processor=processor, labels=labels),
+        unreadable=(
+            *skipped,
+            *map(str, failed[0].images),
+            *(f"training {image}" for each in failed[1:] for image in each.images),
+        ),
+        threshold=threshold,
+    )
+
+
+def _tuned_metrics(subject: ModelOutputs, threshold: tuple[float, ...] | None) -> dict[str, float]:
+    """Returns the metrics of `f1` with the tuned thresholds as `f1_tuned.*`, or {} if no thresholds are given."""
+    if threshold is None:
+        return {}
+    predictions = subject.predictions
+    tuned = replace(predictions, task=predictions.task.with_threshold(threshold))
+    return {f"f1_tuned.{name}": value for name, value in f1.metrics(tuned, subject.classes).items()}
