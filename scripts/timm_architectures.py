@@ -57,15 +57,12 @@ def missing_layer(module: str, name: str, given: dict[str, Any]) -> str | None:
     """Returns the layer that vitkit does not have, or None if it supports the architecture."""
     norm = given.get("norm_layer")
     reasons = {
-        "a norm before the blocks": given.get("pre_norm"),
         "RMSNorm": "embed_norm_layer" in given or (isinstance(norm, str) and norm.lower() == "rmsnorm"),
         "norms inside attention and MLP": given.get("scale_attn_norm") or given.get("scale_mlp_norm"),
         "norms after attention and MLP": given.get("block_fn") == "ResPostBlock",
         "parallel blocks": given.get("block_fn"),
         "differential attention": given.get("attn_layer"),
         "pooling over special tokens": given.get("pool_include_prefix"),
-        "QuickGELU": given.get("act_layer") == "quick_gelu",
-        "no final norm": given.get("final_norm") is False,
         "no biases": given.get("proj_bias") is False,
         "another convolutional stem": module == "vision_transformer_hybrid" and not any(k in name for k in HYBRIDS),
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-PACKAGES = {"sklearn": "scikit-learn"}
+PACKAGES = {"sklearn": "scikit-learn", "open_clip": "open_clip_torch"}
 
 
 def oracle(module: str) -> Any:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tarfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -224,8 +225,17 @@ def test_other_files_of_torch(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_torchscript(tmp_path: Path) -> None:
-    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "x.pt")
-    assert "TorchScript archive" in _error(tmp_path / "x.pt")
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
+    model = oracle("timm").create_model("vit_tiny_patch16_224", **sizes).eval()
+    images = torch.randn(1, 3, 32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the trace of a model with Python conditions
+        torch.jit.save(torch.jit.trace(model, images, check_trace=False), tmp_path / "x.pt")
+    loaded = checkpoints.load(tmp_path / "x.pt", config={"num_heads": 2})
+    torch.testing.assert_close(loaded.model(images), model(images))
+    assert any("its code is not run" in note for note in loaded.origin.notes)
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "y.pt")
+    assert "match none of the formats" in _error(tmp_path / "y.pt")
 
 
 def test_urls(tmp_path: Path) -> None:

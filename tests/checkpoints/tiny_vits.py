@@ -24,6 +24,13 @@ TINY = Config(
 )
 # Configs that each format supports, with the options that only some formats have.
 GOOGLE = dataclasses.replace(TINY, activation="gelu_tanh", num_heads=4)
+CLIP = dataclasses.replace(
+    TINY, pre_norm=True, patch_bias=False, head_bias=False, activation="quick_gelu", norm_eps=1e-5, num_heads=2,
+    position_resize="bicubic",
+)  # fmt: skip
+SIGLIP = dataclasses.replace(
+    TINY, class_token=False, pool="map", position_tokens="patches", activation="gelu_tanh", num_heads=2, num_classes=0
+)
 SUPPORTED: dict[str, list[Config]] = {
     "huggingface": [
         dataclasses.replace(TINY, position_resize="bicubic", num_heads=4, norm_eps=1e-12),
@@ -39,6 +46,8 @@ SUPPORTED: dict[str, list[Config]] = {
         dataclasses.replace(TINY, class_token=False, pool="map", activation="gelu_tanh", position_tokens="patches"),
         dataclasses.replace(TINY, qk_norm=True, num_heads=2, qkv_bias=False, num_classes=0),
         dataclasses.replace(TINY, channels=4),
+        dataclasses.replace(TINY, pre_norm=True, patch_bias=False, activation="quick_gelu", norm_eps=1e-5),
+        dataclasses.replace(TINY, norm="none", layer_scale=0.1),
     ],
     "dinov2_huggingface": [
         dataclasses.replace(TINY, layer_scale=0.1, mlp_width=128, pool="token+gap", position_resize="bicubic"),
@@ -48,6 +57,11 @@ SUPPORTED: dict[str, list[Config]] = {
         dataclasses.replace(TINY, num_registers=1, position_tokens="all", position_resize="bicubic"),
         dataclasses.replace(TINY, num_registers=1, position_tokens="all", position_resize="bicubic", norm_eps=1e-12),
     ],
+    "clip_huggingface": [
+        CLIP,
+        dataclasses.replace(CLIP, image_size=(40, 24), num_classes=0, activation="gelu", norm_eps=1e-6),
+    ],
+    "siglip_huggingface": [dataclasses.replace(SIGLIP, position_resize="bicubic")],
     "npz": [
         GOOGLE,
         dataclasses.replace(GOOGLE, pre_logits=32, channels=4),

@@ -15,7 +15,7 @@ from vitkit.data.processor import Processor
 from vitkit.inference import Predictor, engine
 from vitkit.inference.engine import path, quantization
 from vitkit.inference.engine.capabilities import Capabilities, capabilities
-from vitkit.inference.engine.dense import PLAIN, Dense, PatchDense
+from vitkit.inference.engine.dense import FUSED, PLAIN, Dense, PatchDense
 from vitkit.inference.engine.fuse import fold_batch_norms, special_tokens_read
 from vitkit.inference.engine.path import BOUNDS, EIGHT_BITS, SMALL, paths
 from vitkit.inference.engine.quantization import QuantizedDense, Range
@@ -166,7 +166,7 @@ def test_auto_depends_on_capabilities_and_model_size() -> None:
         paths("int3", none, large)
 
 
-@pytest.mark.parametrize("act", PLAIN)
+@pytest.mark.parametrize("act", FUSED)
 @pytest.mark.parametrize("packed", [pytest.param(True, marks=needs_packs), False])
 def test_dense_layer_equals_separate_operations(act: str, packed: bool) -> None:
     linear = nn.Linear(24, 40)

@@ -134,7 +134,7 @@ def test_names() -> None:
         ("vit_base_patch16_225", RuntimeError, r"Unknown model \(vit_base_patch16_225\); did you mean 'vit_base_patch"),
         ("resnet50", RuntimeError, r"Unknown model \(resnet50\)"),
         ("xyz", RuntimeError, r"Unknown model \(xyz\); vitkit.timm.list_models\(\) lists the supported names"),
-        ("vit_base_patch16_clip_224", RuntimeError, "does not support this architecture of timm, which has a norm bef"),
+        ("vit_base_patch16_18x2_224", RuntimeError, "does not support this architecture of timm, which has parallel"),
         ("vit_base_patch16_224.nothing", RuntimeError, r"Invalid pretrained tag \(nothing\) for vit_base_patch16_224"),
         ("google/vit-base-patch16-224", ValueError, "Use 'hf-hub:google/vit-base-patch16-224'"),
         ("ftp:x", ValueError, "Unknown model source 'ftp' in model name 'ftp:x', valid sources: hf-hub, local-dir"),
@@ -145,7 +145,7 @@ def test_names() -> None:
 def test_wrong_names(name: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ours.create_model(name)
-    if not name.startswith("vit_base_patch16_clip") and name != "resnet50":
+    if not name.startswith("vit_base_patch16_18x2") and name != "resnet50":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with pytest.raises(error):
@@ -160,7 +160,7 @@ def test_wrong_names(name: str, error: type[Exception], message: str) -> None:
             TypeError,
             "unexpected keyword argument 'drop_paht_rate'; did you mean 'drop_path_rate",
         ),
-        ({"pre_norm": True}, ValueError, "VisionTransformer: pre_norm=True is not supported by vitkit; expected False"),
+        ({"proj_bias": False}, ValueError, "VisionTransformer: proj_bias=False is not supported by vitkit; expected T"),
         ({"norm_layer": nn.BatchNorm1d}, ValueError, "norm_layer is .*BatchNorm1d.*LayerNorm"),
         ({"act_layer": nn.Tanh}, ValueError, "act_layer is .*Tanh.*expected one of gelu"),
         (

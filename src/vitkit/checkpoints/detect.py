@@ -20,7 +20,7 @@ UNSUPPORTED_FAMILIES: tuple[tuple[str, str], ...] = (
     (r"weights_in\.|mlp\.gate_proj|\.w1\.|fc1_g\.", "a ViT with a gated MLP (EVA)"),
     (r"rope_embed|rope_embeddings|\.rope\.", "a ViT with rotary positions (DINOv3, EVA)"),
     (r"MixerBlock|mlp_tokens|token_mixing", "an MLP-Mixer"),
-    (r"norm_pre\.|pre_layrnorm|ln_pre|^visual\.|text_model\.", "a CLIP model, with a norm before its blocks"),
+    (r"norm_pre\.|pre_layrnorm|ln_pre|^visual\.|text_model\.", "a CLIP model, or its text tower"),
     (r"^(vision_model|logit_scale|logit_bias)", "a two-tower model of images and texts in transformers' layout"),
     (r"^embeds\.|NaFlex", "a NaFlex ViT, with a variable number of patches"),
     (r"unit\d+[/.]|block\d+/unit", "a BiT ResNet"),

@@ -98,3 +98,30 @@ def split_qkv_bias(tensors: Tensors, pattern: str, query: str, value: str) -> Te
         return tensors.read(name)
 
     return Tensors(infos, read)
+
+
+def split_rows(tensors: Tensors, pattern: str, parts: Mapping[str, tuple[int, int]], count: int) -> Tensors:
+    """Splits tensors whose names match `pattern` along the first axis, which has `count` groups of rows.
+
+    `parts` maps prefixes of the new names to the first group and the end of the groups. The first group of the pattern
+    is the end of the new name.
+    """
+    origin: dict[str, tuple[str, slice]] = {}
+    infos = dict(tensors.infos)
+    for name, info in tensors.infos.items():
+        match = re.fullmatch(pattern, name)
+        if match and info.shape and info.shape[0] % count == 0:
+            rows = info.shape[0] // count
+            del infos[name]
+            for prefix, (first, end) in parts.items():
+                new = prefix + match[1]
+                origin[new] = (name, slice(first * rows, end * rows))
+                infos[new] = Info(((end - first) * rows, *info.shape[1:]), info.dtype, info.problem)
+
+    def read(name: str) -> Tensor:
+        if name not in origin:
+            return tensors.read(name)
+        old, rows = origin[name]
+        return tensors.read(old)[rows]
+
+    return Tensors(infos, read)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitkit.layers.activations import CORE
+from vitkit.layers.activations import CORE, QUICK_GELU_FACTOR
 
 Grid = tuple[int, int]
 
@@ -103,7 +103,7 @@ def resize_positions(table: Float[Array, "n d"], old: Grid, new: Grid, method: s
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     name: partial(getattr(nn, each.flax[0]), **each.flax[1]) for name, each in CORE.items() if each.flax is not None
-}
+} | {"quick_gelu": lambda x: x * nn.sigmoid(QUICK_GELU_FACTOR * x)}
 
 xavier = nn.initializers.xavier_uniform()
 

@@ -12,7 +12,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 # Activations that a model config can name: every backend computes them.
-ActivationName = Literal["gelu", "gelu_tanh", "relu", "silu"]
+ActivationName = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
+
+
+# The factor of QuickGELU.
+QUICK_GELU_FACTOR = 1.702
+
+
+def quick_gelu(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    """Approximates GELU as CLIP does: x * sigmoid(1.702 x)."""
+    return x * torch.sigmoid(QUICK_GELU_FACTOR * x)
 
 
 class QuickGELU(nn.Module):
@@ -20,7 +29,7 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Applies the activation to each element."""
-        return x * torch.sigmoid(1.702 * x)
+        return quick_gelu(x)
 
 
 class ClippedGELUActivation(nn.Module):
@@ -60,8 +69,8 @@ class Activation:
     """An activation function: its torch module, and its names in transformers and timm.
 
     The first name is the one that is written to files. Activations that a model config can name also have the torch
-    `function`, the name and variant by which oneDNN fuses them into a matrix product, and the name and arguments of
-    the flax function.
+    `function`, the name and arguments of the flax function if flax has it, and the name and variant by which oneDNN
+    fuses them into a matrix product (QuickGELU becomes a SiLU of scaled inputs).
     """
 
     module: Callable[[], nn.Module]
@@ -89,6 +98,7 @@ ACTIVATIONS: dict[str, Activation] = {
         onednn=("gelu", "tanh"),
         flax=("gelu", {"approximate": True}),
     ),
+    "quick_gelu": Activation(module=QuickGELU, transformers=("quick_gelu",), timm=("quick_gelu",), function=quick_gelu),
     "relu": Activation(
         module=nn.ReLU,
         transformers=("relu",),
@@ -114,7 +124,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "leaky_relu": Activation(module=nn.LeakyReLU, transformers=("leaky_relu",)),
     "mish": Activation(module=nn.Mish, transformers=("mish",)),
     "prelu": Activation(module=nn.PReLU, transformers=("prelu",)),
-    "quick_gelu": Activation(module=QuickGELU, transformers=("quick_gelu",)),
     "relu6": Activation(module=nn.ReLU6, transformers=("relu6",)),
     "relu_squared": Activation(module=ReLUSquaredActivation, transformers=("relu2",)),
     "selu": Activation(module=nn.SELU, transformers=("selu",)),

@@ -54,8 +54,8 @@ class PatchEmbed(nn.Module):
     `backbone` makes it the patch embedding of a hybrid (ViT paper, section 3.1): the patches are cut from the feature
     map of the backbone, which has `channels` channels. With `patch_sizes` (sides in pixels), training samples one of
     them for each batch, uniformly and from torch's generator on the CPU (FlexiViT, section 3.1); the weights keep the
-    size `patch_size`. Floating-point images get the dtype of the weights. Raises ValueError for a wrong number of
-    channels and for an image smaller than one patch.
+    size `patch_size`. CLIP's patch embedding has no `bias`. Floating-point images get the dtype of the weights. Raises
+    ValueError for a wrong number of channels and for an image smaller than one patch.
     """
 
     def __init__(
@@ -66,13 +66,14 @@ class PatchEmbed(nn.Module):
         *,
         backbone: nn.Module | None = None,
         patch_sizes: tuple[int, ...] = (),
+        bias: bool = True,
     ):
         super().__init__()
         self.patch_sizes = patch_sizes
         self.backbone = nn.Identity() if backbone is None else backbone
         self.channels = channels
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(channels, width, kernel_size=patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(channels, width, kernel_size=patch_size, stride=patch_size, bias=bias)
 
     def forward(
         self, images: Float[Tensor, "b c height width"], patch_size: tuple[int, int] | None = None

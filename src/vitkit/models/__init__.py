@@ -164,9 +164,10 @@ class Backbone(nn.Module, ABC):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         changes = {"num_classes": num_classes, "task": self.config.task.for_new_head()}
-        changes |= {"pre_logits": 0} if getattr(self.config, "pre_logits", 0) else {}
+        defaults = {"pre_logits": 0, "head_bias": True}
+        changes |= {name: value for name, value in defaults.items() if hasattr(self.config, name)}
         self.config = dataclasses.replace(self.config, **changes)
-        if "pre_logits" in changes:
+        if isinstance(getattr(self, "pre_logits", None), nn.Module):
             self.pre_logits = nn.Identity()
 
 

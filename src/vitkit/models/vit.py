@@ -58,8 +58,10 @@ class Config:
     mean concatenated (`token+gap`, DINOv2), or every token (`none`). With `pool_blocks` the normalized class tokens
     of that many last blocks are concatenated (4 for DINO's linear heads). `gap` reaches the accuracy of `token` with a
     learning rate of 3e-4 instead of 8e-4 (appendix D.3, Figure 9). `norm` is the position of the final LayerNorm: on
-    all tokens before the pooling, or on the pooled vector. `pre_logits` is the width of a tanh layer before the head, 0
-    for none. `num_classes` 0 means no head.
+    all tokens before the pooling, on the pooled vector, or `none` for no final norm. `pre_norm` adds a LayerNorm before
+    the first block; `patch_bias` and `head_bias` are the biases of patch embedding and head, which CLIP does not have
+    (Radford et al. 2021). `pre_logits` is the width of a tanh layer before the head, 0 for none. `num_classes` 0 means
+    no head.
 
     `init` is the initialization: that of the original JAX code, of DeiT and DINO (truncated normal), or of MAE.
     `patch_sizes` are sides in pixels of which training samples one per batch, for a model that works with all of them
@@ -79,7 +81,10 @@ class Config:
     num_registers: int = 0
     pool: Literal["token", "gap", "map", "none", "token+gap"] = "token"
     pool_blocks: int = 1
-    norm: Literal["tokens", "pooled"] = "tokens"
+    norm: Literal["tokens", "pooled", "none"] = "tokens"
+    pre_norm: bool = False
+    patch_bias: bool = True
+    head_bias: bool = True
     pre_logits: int = 0
     position: _positions.Position = "learned"
     position_at: _positions.PositionAt = "stem"
@@ -150,12 +155,13 @@ class ViT(TokenBackbone):
         self.config = config
         self.width = config.width
         sizes = (config.channels, config.width, config.patch_size)
-        self.patch_embed = patch_embed or PatchEmbed(*sizes, patch_sizes=config.patch_sizes)
+        self.patch_embed = patch_embed or PatchEmbed(*sizes, patch_sizes=config.patch_sizes, bias=config.patch_bias)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
         count = config.num_registers
         self.reg_token = nn.Parameter(torch.zeros(1, count, config.width)) if count else None
         _positions.add_tables(self, config)
         self.pos_drop = nn.Dropout(config.dropout)
+        self.norm_pre = layer_norm(config.width, config.norm_eps) if config.pre_norm else nn.Identity()
         offsets = num_offsets(config.grid) if config.position == "relative" else 0
         fields = {name: getattr(config, name) for name in BLOCK}
         self.blocks = encoder_blocks(config.depth, num_offsets=offsets, **fields)
@@ -168,7 +174,7 @@ class ViT(TokenBackbone):
         self.fc_norm = layer_norm(self.pool_width, config.norm_eps) if config.norm == "pooled" else nn.Identity()
         self.pre_logits = pre_logits(self.pool_width, config.pre_logits) if config.pre_logits else nn.Identity()
         out = config.pre_logits or self.pool_width
-        self.head = nn.Linear(out, config.num_classes) if config.num_classes else nn.Identity()
+        self.head = nn.Linear(out, config.num_classes, bias=config.head_bias) if config.num_classes else nn.Identity()
 
     @property
     def pool_width(self) -> int:
@@ -176,11 +182,14 @@ class ViT(TokenBackbone):
         return _pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns special tokens and patch tokens with position embeddings (ViT paper, equation 1)."""
+        """Returns special tokens and patch tokens with position embeddings (ViT paper, equation 1).
+
+        With `pre_norm` in the config, the tokens are normalized.
+        """
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = join_tokens([self.cls_token, self.reg_token], patches, self.positions(grid))
-        return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=self.config.num_special)
+        return Features(tokens=self.norm_pre(self.pos_drop(tokens)), grid=grid, num_special=self.config.num_special)
 
     def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
         """Runs tokens through all blocks and the final norm (ViT paper, equations 2-4)."""

@@ -31,17 +31,22 @@ def is_module(value: Any) -> bool:
     return {"_parameters", "_modules"} <= {key for key, _ in value.state.pairs if isinstance(key, str)}
 
 
+def is_script(value: Any) -> bool:
+    """Returns whether a value is a module of a TorchScript archive, whose attributes are its state."""
+    return isinstance(value, Object) and value.name.startswith("__torch__.") and isinstance(value.state, Object)
+
+
 def flatten(value: Any, *, inside_modules: bool) -> Tree:
     """Returns the tensors in nested dicts and lists, named by their keys joined with dots. Ignores other values.
 
     With `inside_modules`, pickled modules are dicts of their parameters, buffers and submodules.
     """
     tree = Tree()
-    waiting: list[tuple[str, int, Any]] = [("", 0, value)]
+    waiting: list[tuple[str, str, int, Any]] = [("", "", 0, value)]
     visited = 0
     while waiting:
-        prefix, depth, node = waiting.pop()
-        below: list[tuple[str, int, Any]] = []
+        prefix, root, depth, node = waiting.pop()
+        below: list[tuple[str, str, int, Any]] = []
         for key, item in _items(node, tree, inside_modules=inside_modules):
             visited += 1
             if visited > MAX_VALUES:
@@ -55,9 +60,11 @@ def flatten(value: Any, *, inside_modules: bool) -> Tree:
                 if len(tree.tensors) == MAX_TENSORS:
                     raise CheckpointError(f"the file has more than {MAX_TENSORS:,} tensors; save only the state_dict")
                 tree.tensors[name] = item
-                tree.roots[prefix] = None
+                tree.roots[root] = None
             elif depth < MAX_DEPTH:
-                below.append((f"{name}.", depth + 1, item))
+                # The modules of a TorchScript archive are one state dict.
+                below_root = root if is_script(node) else f"{name}."
+                below.append((f"{name}.", below_root, depth + 1, item))
         waiting.extend(reversed(below))
     return tree
 
@@ -70,6 +77,7 @@ def _items(node: Any, tree: Tree, *, inside_modules: bool) -> Iterator[tuple[str
         if inside_modules:
             yield from _of_module(node)
     elif isinstance(node, Object):
+        node = node.state if is_script(node) else node
         for key, item in node.pairs:
             if isinstance(key, str) or (type(key) is int and abs(key) < 10**18):
                 yield str(key), item

@@ -1,5 +1,6 @@
 """Reads files written by `torch.save`: zip archives and the legacy format, with pickle protocols 0 to 5.
 
+TorchScript archives have the same layout. Their weights are read, and their code is never run.
 The pickle is read as data (`_pickle`): numbers, paths, Namespaces and instances of any other class next to the
 tensors are ignored, and none of them is imported or called. Values of tensors are memory-mapped.
 """
@@ -16,7 +17,7 @@ from torch import Tensor
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.containers._pickle import parse_pickle
 from vitkit.checkpoints.containers._storages import Storage, StoredTensor, rebuild, storage_of
-from vitkit.checkpoints.containers._trees import Tree, flatten, is_module
+from vitkit.checkpoints.containers._trees import Tree, flatten, is_module, is_script
 from vitkit.checkpoints.containers._zip import check_directory, check_total, damaged_archives
 from vitkit.checkpoints.tensors import Tensors
 from vitkit.regular import open_regular
@@ -48,7 +49,9 @@ def open_file(path: Path, *, inside_modules: bool = False) -> Tensors:
         return tensor.read(values)
 
     notes = ()
-    if tree.modules and not inside_modules:
+    if is_script(value):
+        notes = ("TorchScript archive: its weights are read, and its code is not run",)
+    elif tree.modules and not inside_modules:
         notes = (f"ignored: pickled modules ({listing(list(tree.modules), 3)})",)
     return Tensors({name: each.info for name, each in tree.tensors.items()}, read, tuple(tree.roots), notes)
 
@@ -75,7 +78,8 @@ def _read_zip(path: Path) -> tuple[Any, Values]:
         members = {member.filename: member for member in archive.infolist()}
         root = _root(members)
         size = path.stat().st_size
-        check_total(archive.infolist(), size, size)  # torch does not compress
+        # torch compresses only the code of TorchScript, which is not read.
+        check_total([each for each in archive.infolist() if not each.filename.startswith(f"{root}code/")], size, size)
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
         data = _stored(archive, members[f"{root}data.pkl"])
     value, _ = parse_pickle(data, 0, rebuild, storage_of)
@@ -100,21 +104,13 @@ def _read_zip(path: Path) -> tuple[Any, Values]:
 
 
 def _root(members: dict[str, zipfile.ZipInfo]) -> str:
-    """Returns the folder of data.pkl in an archive. Raises CheckpointError for TorchScript and torch.export files."""
+    """Returns the folder of data.pkl in an archive. Raises CheckpointError for torch.export files."""
     for name in members:
         folder, _, file = name.partition("/")
-        if file == "constants.pkl" or file.startswith("code/"):
-            raise CheckpointError(
-                "the file is a TorchScript archive, which contains code; load it with torch.jit.load "
-                "if you trust it "
-                "and save the weights: torch.save(model.state_dict(), 'weights.pth')"
-            )
         if file.startswith(("models/", "archive_format")) or name.startswith(("models/", "serialized_exported")):
             raise CheckpointError("the file is a torch.export program; pass the checkpoint from which it was exported")
         if file == "data.pkl":
-            root = f"{folder}/"
-            if not any(each.startswith((f"{root}code/", f"{root}constants.pkl")) for each in members):
-                return root
+            return f"{folder}/"
     raise CheckpointError(
         "the zip archive has no data.pkl, so torch.save did not write it; unpack it if it contains a weights file"
     )

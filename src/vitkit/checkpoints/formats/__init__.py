@@ -54,7 +54,8 @@ class Format:
     """A checkpoint format of one library for one model family.
 
     name                unique name, saved as `Origin.format`
-    targets             values of `to=` that select this format; the first format that supports the model is written
+    targets             values of `to=` that select this format; the first format that supports the model is written;
+                        empty for a format that is only read
     family              the family in `models` that it stores, None for any
     table               vitkit's tensor names and the format's
     anchors             patterns of names that every file has; a prefix before the first is a wrapper

@@ -23,7 +23,7 @@ HEAD_WIDTH = 64
 LAYER_SCALE = 1e-5
 # Sine-cosine tables are computed from config.json: limits the memory that an untrusted file can allocate.
 MAX_FIXED_POSITIONS = 65_536
-STRUCTURE = ("patch_size", "channels", "width", "depth", "mlp_width", "num_classes")
+STRUCTURE = ("patch_size", "channels", "width", "depth", "mlp_width", "num_classes", "pre_norm", "norm")
 
 
 def infer_vit(
@@ -46,6 +46,8 @@ def infer_vit(
     from_file = {name: value for name, value in file_config.items() if name in known}
     file_config = _typed(Config, from_file, {}, "config.json")
     seen = _structure(shapes)
+    if file_config.get("norm") == "none" and "norm.weight" not in shapes and seen["norm"] == "tokens":
+        seen["norm"] = "none"  # without a config, a missing norm is an error
     for name in STRUCTURE:
         if name in file_config and file_config[name] != seen[name]:
             raise CheckpointError(f"config.json: {name} is {file_config[name]}, but the tensors have {seen[name]}")
@@ -118,6 +120,9 @@ def _structure(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "class_token": "cls_token" in shapes,
         "num_registers": _shape(shapes, "reg_token", 3)[1] if "reg_token" in shapes else 0,
         "norm": "pooled" if "fc_norm.weight" in shapes else "tokens",
+        "pre_norm": "norm_pre.weight" in shapes,
+        # Only CLIP's patch embedding has no bias; elsewhere, a missing bias is an error.
+        "patch_bias": "patch_embed.proj.bias" in shapes or "norm_pre.weight" not in shapes,
         "pre_logits": _shape(shapes, "pre_logits.fc.weight", 2)[0] if "pre_logits.fc.weight" in shapes else 0,
         "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
         "qk_norm": "blocks.0.attn.q_norm.weight" in shapes,

@@ -17,6 +17,7 @@ from vitkit.inference.engine.merging import Merging
 from vitkit.inference.engine.quantization import quantizing
 from vitkit.kernels import attention as kernel
 from vitkit.layers import MLP, Attention, Block, LayerScale, SwiGLU, rotate
+from vitkit.layers.activations import QUICK_GELU_FACTOR
 from vitkit.layers.attention import add_relative_logits
 
 AttentionBackend = Literal["fused", "kernel", "products"]
@@ -165,14 +166,21 @@ class FusedMLP(nn.Module):
     def __init__(self, mlp: MLP | SwiGLU, make: Make, *, gamma: Tensor | None = None):
         super().__init__()
         self.gated = type(mlp) is SwiGLU
+        factor = 1.0
         if isinstance(mlp, SwiGLU):
             weights = mlp.fc1.weight.chunk(2)
             biases = (None, None) if mlp.fc1.bias is None else mlp.fc1.bias.chunk(2)
             self.fc1 = make("fc1", weights[0], biases[0], act="silu")
             self.value = make("value", weights[1], biases[1])
         else:
-            self.fc1 = make("fc1", mlp.fc1.weight, mlp.fc1.bias, act=fused_name(mlp.act))
-        self.fc2 = make("fc2", *scaled(mlp.fc2, gamma))
+            weight, bias, act = mlp.fc1.weight, mlp.fc1.bias, fused_name(mlp.act)
+            if act == "quick_gelu":
+                # x sigmoid(c x) = silu(c x) / c: oneDNN fuses only SiLU.
+                act, factor = "silu", QUICK_GELU_FACTOR
+                weight, bias = factor * weight, None if bias is None else factor * bias
+            self.fc1 = make("fc1", weight, bias, act=act)
+        weight, bias = scaled(mlp.fc2, gamma)
+        self.fc2 = make("fc2", weight if factor == 1.0 else weight / factor, bias)
 
     @property
     def input_layers(self) -> list[nn.Module]:

@@ -80,9 +80,11 @@ class TimmViT(TokenBackbone):
         self.pos_drop = nn.Dropout(arguments.pos_drop_rate)
         rate = arguments.patch_drop_rate
         self.patch_drop = PatchDropout(rate, self.num_prefix_tokens) if rate > 0 else nn.Identity()
-        self.norm_pre = nn.Identity()
-        self.norm = nn.Identity() if use_fc_norm else layer_norm(width, arguments.norm_eps)
-        self.fc_norm = layer_norm(width, arguments.norm_eps) if use_fc_norm else nn.Identity()
+        eps = arguments.norm_eps
+        self.norm_pre = layer_norm(width, eps) if getattr(arguments, "pre_norm", False) else nn.Identity()
+        final = getattr(arguments, "final_norm", True)
+        self.norm = layer_norm(width, eps) if final and not use_fc_norm else nn.Identity()
+        self.fc_norm = layer_norm(width, eps) if final and use_fc_norm else nn.Identity()
         self.head_drop = nn.Dropout(arguments.drop_rate)
         stride = self.patch_embed.feat_ratio()
         self.feature_info = [

@@ -42,8 +42,6 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "scale_attn_norm": (False,),
     "scale_mlp_norm": (False,),
     "proj_bias": (True,),
-    "pre_norm": (False,),
-    "final_norm": (True,),
     "pool_include_prefix": (False,),
     "embed_norm_layer": (None,),
     "embed_layer": (PatchEmbed, "PatchEmbed"),
@@ -63,6 +61,8 @@ class VisionTransformerArguments(Shared):
     pos_embed: str = "learn"
     no_embed_class: bool = False
     reg_tokens: int = 0
+    pre_norm: bool = False
+    final_norm: bool = True
     fc_norm: bool | None = None
     dynamic_img_size: bool = False
     dynamic_img_pad: bool = False
@@ -86,6 +86,11 @@ class VisionTransformerArguments(Shared):
         """Whether the final norm follows the pooling."""
         return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
 
+    def _norm(self, pool: str) -> str:
+        if not self.final_norm:
+            return "none"
+        return "pooled" if self.use_fc_norm and pool != "none" else "tokens"
+
     def config(self) -> vit.Config:
         """Converts the arguments to a vitkit config."""
         pool = POOLS.get(self.global_pool, "none")
@@ -96,7 +101,9 @@ class VisionTransformerArguments(Shared):
             "class_token": self.class_token,
             "num_registers": self.reg_tokens,
             "pool": pool,
-            "norm": "pooled" if self.use_fc_norm and pool != "none" else "tokens",
+            "norm": self._norm(pool),
+            "pre_norm": self.pre_norm,
+            "patch_bias": not self.pre_norm,
             "position": "learned" if learned else "none",
             "position_tokens": "patches" if self.no_embed_class or not learned else "all",
             "position_resize": "bicubic_antialias",
@@ -167,6 +174,7 @@ class VisionTransformer(TimmViT, vit.ViT):  # type: ignore[misc] - timm names th
             arguments.in_chans,
             arguments.embed_dim,
             output_fmt="NHWC" if arguments.dynamic_img_size else None,
+            bias=not arguments.pre_norm,
             strict_img_size=not arguments.dynamic_img_size,
             dynamic_img_pad=arguments.dynamic_img_pad,
         )

@@ -18,6 +18,8 @@ POOLS = {"token": "token", "avg": "gap", "map": "map", "": "none"}
 ACTIVATIONS = names_in("timm")
 # Any plain ViT of timm works: `model_args` sets all sizes.
 ARCHITECTURE = "vit_base_patch16_224"
+# An architecture whose norms have an epsilon of 1e-5.
+LARGE_EPS_ARCHITECTURE = "vit_base_patch16_clip_224"
 EXTRA = (*TRAINING, "layer_scale", "position_tokens")
 VITS = re.compile(r"test_vit\d*(\.|$)|(vit|deit3?|beit3?|beitv2|eva|flexivit|aimv2)_")
 BITS = re.compile(r"resnetv2_")
@@ -49,6 +51,9 @@ def read_config(config_json: Json, known: re.Pattern[str] = VITS) -> tuple[dict[
     act = arguments.get("act_layer") or known_arguments(name).get("act_layer")
     if act is not None:
         fields["activation"] = _option(act, ACTIVATIONS, "act_layer")
+    if (eps := known_arguments(name).get("norm_eps")) is not None:
+        fields["norm_eps"] = eps
+    fields |= _norms({**known_arguments(name), **arguments})
     for field, default in zip(("depth", "num_heads"), architecture_size(name), strict=True):
         if isinstance(value := arguments.get(field, default), int):
             fields[field] = value
@@ -64,6 +69,12 @@ def read_config(config_json: Json, known: re.Pattern[str] = VITS) -> tuple[dict[
     if isinstance(vitkit_fields, Mapping):
         fields |= {key: vitkit_fields[key] for key in EXTRA if key in vitkit_fields}
     return fields, _labels(config_json, cfg)
+
+
+def _norms(arguments: Json) -> dict[str, Any]:
+    """Returns the config fields of the arguments that add or remove a norm."""
+    fields = {"pre_norm": bool(arguments["pre_norm"])} if arguments.get("pre_norm") is not None else {}
+    return fields | ({"norm": "none"} if arguments.get("final_norm") is False else {})
 
 
 def _option(value: Any, options: Mapping[str, str], name: str) -> str:
@@ -119,6 +130,8 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "no_embed_class": config.position_tokens == "patches",
         "pos_embed": "learn" if config.position == "learned" else "none",
         "global_pool": {ours: theirs for theirs, ours in POOLS.items()}[config.pool],
+        "pre_norm": config.pre_norm,
+        "final_norm": config.norm != "none",
         "fc_norm": config.norm == "pooled",
         "act_layer": config.activation,
     }
@@ -128,7 +141,7 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
     if Processor.from_timm(cfg) != checkpoint.processor:
         vitkit_fields["processor"] = configs.to_dict(checkpoint.processor)
     return {
-        "architecture": ARCHITECTURE,
+        "architecture": LARGE_EPS_ARCHITECTURE if config.norm_eps == 1e-5 else ARCHITECTURE,
         "num_classes": config.num_classes,
         "num_features": config.width,
         "global_pool": arguments["global_pool"],
@@ -167,8 +180,6 @@ def check_architecture(name: str, known: re.Pattern[str]) -> None:
     if not name:
         return
     shown = name[:60] if name.isprintable() else repr(name[:60])
-    if "quickgelu" in name:
-        raise CheckpointError(f"{shown} is a CLIP model, which vitkit does not support")
     if "_rpn_" in name:
         raise CheckpointError(
             f"{shown} applies norms after attention and MLP (post-norm), which vitkit does not support"

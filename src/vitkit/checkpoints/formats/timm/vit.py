@@ -28,7 +28,14 @@ TABLE = Table(
             *("blocks.{i}.attn.qkv.{leaf}", "blocks.{i}.attn.proj.{leaf}"),
             *("blocks.{i}.attn.q_norm.{leaf}", "blocks.{i}.attn.k_norm.{leaf}"),
             *("blocks.{i}.mlp.fc1.{leaf}", "blocks.{i}.mlp.fc2.{leaf}"),
-            *("norm.{leaf}", "fc_norm.{leaf}", "pre_logits.fc.{leaf}", "head.{leaf}", "attn_pool.latent"),
+            *(
+                "norm_pre.{leaf}",
+                "norm.{leaf}",
+                "fc_norm.{leaf}",
+                "pre_logits.fc.{leaf}",
+                "head.{leaf}",
+                "attn_pool.latent",
+            ),
             *(f"attn_pool.{part}.{{leaf}}" for part in ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2")),
         )
     )
@@ -123,11 +130,13 @@ def unsupported_reason(config: Config) -> str | None:
     fixed = {
         "pool": config.pool if config.pool in POOLS.values() else "token",
         "norm": config.norm if config.pool != "map" else "tokens",
+        # timm's patch embedding has no bias if there is a norm before the blocks.
+        "patch_bias": not config.pre_norm,
         "position": "none" if config.position == "none" else "learned",
     }
-    free = ("class_token", "num_registers", "position_tokens", "activation", "norm_eps", *FREE)
+    free = ("class_token", "num_registers", "pre_norm", "position_tokens", "activation", "norm_eps", *FREE)
     return unsupported_field(config, title, fixed=fixed, free=free) or implied_mismatch(
-        config, "timm's config.json", {"norm_eps": 1e-6}
+        config, "timm's config.json", {"norm_eps": 1e-5 if config.norm_eps == 1e-5 else 1e-6}
     )
 
 

@@ -1,0 +1,1 @@
+"""Checkpoint formats of CLIP as OpenAI and open_clip publish it."""
