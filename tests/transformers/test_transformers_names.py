@@ -13,7 +13,7 @@ from torch import nn
 
 from vitkit import ViTConfig, ViTForImageClassification, ViTModel
 from vitkit.transformers import ViTPreTrainedModel
-from vitkit.transformers.names import to_v4, to_v5
+from vitkit.transformers.names import VIT
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 V4_TO_V5 = {
@@ -49,7 +49,7 @@ def test_parameters_have_the_names_and_order_of_version_5(hf: ModuleType, model:
 
 
 def test_names_are_converted_in_both_directions(model: ViTForImageClassification) -> None:
-    base = list(model.vit.state_dict())
+    base, to_v4, to_v5 = list(model.vit.state_dict()), VIT.to_v4, VIT.to_v5
     assert [to_v4(to_v5(name)) for name in base] == base
     assert [to_v4(name) for name in base] == base
     assert (to_v5("encoder.layer"), to_v4("layers"), to_v5("encoder")) == ("layers", "encoder.layer", "encoder")

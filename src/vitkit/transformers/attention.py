@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from vitkit.layers import DropPath, attention_weights
 from vitkit.transformers.configuration import ViTConfig
-from vitkit.transformers.properties import PropertyModule, Replaceable, accepts
+from vitkit.transformers.pruning import Projections, prune
+from vitkit.transformers.properties import ProjectionNames, Replaceable, accepts
 
 IMPLEMENTATIONS = ("eager", "sdpa")
 # Attention weights of the layers that ran, to which a module appends its own.
@@ -102,12 +102,8 @@ class ViTSelfOutput(nn.Module):
         return hidden_states if self.drop_path is None else self.drop_path(hidden_states)
 
 
-class ViTAttention(Replaceable, PropertyModule):
-    """Attention of a layer: `ViTSelfAttention` and its output projection.
-
-    `q_proj`, `k_proj`, `v_proj` and `o_proj` are the names of transformers 5.9 and later for `attention.query`,
-    `attention.key`, `attention.value` and `output.dense`.
-    """
+class ViTAttention(Replaceable, ProjectionNames):
+    """Attention of a layer: `ViTSelfAttention` and its output projection."""
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("output_attentions", "attentions")
 
@@ -141,46 +137,6 @@ class ViTAttention(Replaceable, PropertyModule):
         return output, weights
 
     @property
-    def q_proj(self) -> nn.Module:
-        """The query projection, `attention.query`."""
-        return self.attention.query
-
-    @q_proj.setter
-    def q_proj(self, module: nn.Module) -> None:
-        """Replaces the query projection."""
-        self.attention.query = module  # type: ignore[assignment]
-
-    @property
-    def k_proj(self) -> nn.Module:
-        """The key projection, `attention.key`."""
-        return self.attention.key
-
-    @k_proj.setter
-    def k_proj(self, module: nn.Module) -> None:
-        """Replaces the key projection."""
-        self.attention.key = module  # type: ignore[assignment]
-
-    @property
-    def v_proj(self) -> nn.Module:
-        """The value projection, `attention.value`."""
-        return self.attention.value
-
-    @v_proj.setter
-    def v_proj(self, module: nn.Module) -> None:
-        """Replaces the value projection."""
-        self.attention.value = module  # type: ignore[assignment]
-
-    @property
-    def o_proj(self) -> nn.Module:
-        """The output projection, `output.dense`."""
-        return self.output.dense
-
-    @o_proj.setter
-    def o_proj(self, module: nn.Module) -> None:
-        """Replaces the output projection."""
-        self.output.dense = module  # type: ignore[assignment]
-
-    @property
     def num_attention_heads(self) -> int:
         """The number of heads that are not pruned."""
         return self.attention.num_attention_heads
@@ -196,28 +152,12 @@ class ViTAttention(Replaceable, PropertyModule):
         return self.attention.scaling
 
     def prune_heads(self, heads: Iterable[int]) -> None:
-        """Removes attention heads, given by their original indices. Raises ValueError for an invalid index."""
+        """Removes attention heads, given by their original indices. See `pruning.prune`."""
         inner = self.attention
-        total = inner.config.num_attention_heads
-        pruned = set(heads) - self.pruned_heads
-        if invalid := sorted(pruned - set(range(total))):
-            raise ValueError(f"cannot prune heads {invalid}: the layer has heads 0 to {total - 1}")
-        if len(self.pruned_heads | pruned) == total:
-            raise ValueError(f"cannot prune all {total} heads of a layer")
-        present = [head for head in range(total) if head not in self.pruned_heads]
-        retained = torch.tensor([index for index, head in enumerate(present) if head not in pruned])
-        rows = rearrange(retained[:, None] * self.head_dim + torch.arange(self.head_dim), "h k -> (h k)")
-        projections = (inner.query, inner.key, inner.value, self.output.dense)
-        if wrapped := sorted({type(each).__name__ for each in projections if not isinstance(each, nn.Linear)}):
-            raise TypeError(
-                f"cannot prune heads of a layer whose projections are {', '.join(wrapped)}; expected nn.Linear; prune "
-                "before you replace modules, or merge the adapters first"
-            )
-        for projection, axis in zip(projections, (0, 0, 0, 1), strict=True):
-            _select(projection, rows, axis)
-        inner.num_attention_heads = retained.shape[0]
+        projections = Projections(inner.query, inner.key, inner.value, self.output.dense)
+        remaining = prune(projections, heads, self.pruned_heads, inner.config.num_attention_heads, self.head_dim)
+        inner.num_attention_heads = len(remaining)
         inner.all_head_size = inner.num_attention_heads * self.head_dim
-        self.pruned_heads |= pruned
 
 
 def run(
@@ -247,11 +187,3 @@ def run(
     attentions.append(result[1] if isinstance(result, tuple) and result[1:] else None)
     return result[0] if isinstance(result, tuple) else result
 
-
-def _select(linear: nn.Linear, index: Tensor, axis: int) -> None:
-    """Reduces a linear layer in place to the selected output (axis 0) or input (axis 1) features."""
-    index = index.to(linear.weight.device)
-    linear.weight = nn.Parameter(linear.weight.detach().index_select(axis, index), linear.weight.requires_grad)
-    if axis == 0 and linear.bias is not None:
-        linear.bias = nn.Parameter(linear.bias.detach()[index], linear.bias.requires_grad)
-    linear.out_features, linear.in_features = linear.weight.shape

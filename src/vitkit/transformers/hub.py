@@ -40,7 +40,6 @@ UNSUPPORTED = {
     "fusion_config": "use torch.compile",
     "kernel_config": "use attn_implementation='sdpa'",
     "generation_config": "image models do not generate text",
-    "adapter_kwargs": "load adapters with peft.PeftModel.from_pretrained(model, folder)",
 }
 
 

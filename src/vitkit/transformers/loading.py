@@ -18,12 +18,12 @@ from vitkit.checkpoints.containers import open_weights
 from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.regular import read_bytes
 from vitkit.text import printable
-from vitkit.transformers import hub
+from vitkit.transformers import adapter_files, hub
 from vitkit.transformers.config_values import parse_dtype
 from vitkit.transformers.configuration import PretrainedConfig
 from vitkit.transformers.hub import Argument
 from vitkit.transformers.initialization import create, initialize_missing, mark_initialized
-from vitkit.transformers.names import rename
+from vitkit.transformers.names import Names, rename, write_v5
 
 logger = logging.getLogger("vitkit.transformers")
 
@@ -72,6 +72,8 @@ def load(
     use_safetensors: bool | None = None,
     weights_only: bool = True,
     key_mapping: Mapping[str, str] | None = None,
+    adapter_name: str = "default",
+    adapter_kwargs: Mapping[str, Argument] | None = None,
     **kwargs: Argument,
 ) -> Any:
     """Loads a model in evaluation mode. Returns (model, report) if `output_loading_info` is True.
@@ -83,6 +85,7 @@ def load(
     device_map      a single device: "cpu", "cuda:0", 0, "auto" (a GPU if available) or {"": device}
     variant         loads the weights from model.VARIANT.safetensors
     key_mapping     regular expressions and their replacements, applied to every name in the file
+    adapter_name    name of the adapter, if the folder contains one; `adapter_kwargs` are options of `load_adapter`
 
     Missing parameters are randomly initialized, with a warning. Raises FileNotFoundError. Raises ValueError for an
     unreadable config or file. Raises RuntimeError for mismatched shapes. Raises TypeError for unknown arguments.
@@ -97,6 +100,8 @@ def load(
     if source is None and (config is None or state_dict is None):
         raise ValueError("from_pretrained(None) needs config= and state_dict=; pass both, or the path of a folder")
     location, kwargs = hub.locate(source or "", kwargs)
+    adapter = None if source is None else adapter_files.find(location)
+    location = location if adapter is None else adapter_files.base_of(adapter)
     config, kwargs, other = _config(model_class, location, config, kwargs)
     _check_kwargs(model_class, config, kwargs)
     if state_dict is not None:
@@ -111,6 +116,9 @@ def load(
         _check_shared(model, report, location.source, other)
     model.name_or_path = config.name_or_path = location.source
     model.eval()
+    if adapter is not None:
+        options = {**adapter.options, "subfolder": adapter.subfolder, **(adapter_kwargs or {})}
+        report = model.load_adapter(adapter.source, adapter_name, **options)
     keys = {name: Keys(value) if isinstance(value, set) else value for name, value in vars(report).items()}
     return (model, keys) if output_loading_info else model
 
@@ -288,14 +296,18 @@ def save(
     safe_serialization: bool = True,
     variant: str | None = None,
     save_original_format: bool = True,
+    save_peft_format: bool = True,
     **hub_options: Argument,
 ) -> None:
     """Writes config.json and the weights to a folder. The folder is created if needed.
+
+    A model with adapters writes its active adapter instead, as PEFT does.
 
     state_dict            tensors to save instead of the model's own, with v4 or v5 names
     max_shard_size        bytes, or a string such as "200MB"; larger weights are saved as shards and an index
     variant               names the file model.VARIANT.safetensors
     save_original_format  use the v4 names, which every version of transformers reads; False uses the v5 names
+    save_peft_format      give the weights of an adapter the names that PEFT gives them
     hub_options           options of `hub.push_folder`
 
     With `safe_serialization=False` it also writes safetensors, as transformers 5, and logs a warning: a pickle can run
@@ -308,28 +320,28 @@ def save(
     folder = hub.make_folder(save_directory)
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype
-    model.config.save_pretrained(folder)
-    tensors = _rename(model, _state_dict(model) if state_dict is None else state_dict, save_original_format)
-    _write_weights(tensors, folder, max_shard_size, variant)
+    files = ["config.json", "model*"]
+    if model._hf_peft_config_loaded:
+        files = adapter_files.save(model, folder, state_dict, max_shard_size, as_peft=save_peft_format)
+    else:
+        model.config.save_pretrained(folder)
+        tensors = _state_dict(model, state_dict, "v4" if save_original_format else "v5")
+        _write_weights(tensors, folder, max_shard_size, variant)
     if push_to_hub:
-        hub.push_folder(folder, ["config.json", "model*"], **hub_options)
+        hub.push_folder(folder, files, **hub_options)
 
 
-def _state_dict(model: Model) -> dict[str, Tensor]:
-    """Returns the state dict with parameter names of transformers 4, also for models with several backbones."""
-    before = getattr(model, "name_format", None)
-    if before is None:
-        return model.state_dict()
+def _state_dict(model: Model, state_dict: Mapping[str, Tensor] | None, name_format: str) -> dict[str, Tensor]:
+    """Returns the state dict, or a copy of the given one, with the parameter names of a name format."""
+    before = model.name_format
     model.name_format = "v4"
-    state = model.state_dict()
+    state = dict(model.state_dict() if state_dict is None else state_dict)
+    inner = [(f"{name}." if name else "", module) for name, module in model.named_modules() if isinstance(getattr(module, "names", None), Names)]
+    for prefix, module in reversed(inner):
+        rename(state, prefix, module.names.to_v4)
+        if name_format == "v5":
+            write_v5(module, state, prefix)
     model.name_format = before
-    return state
-
-
-def _rename(model: Model, state_dict: Mapping[str, Tensor], to_old_names: bool) -> dict[str, Tensor]:
-    state = dict(state_dict)
-    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    rename(state, prefix, lambda name: model.name_in(name, "v4" if to_old_names else "v5"))
     return state
 
 

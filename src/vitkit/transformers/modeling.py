@@ -1,6 +1,6 @@
 """ViT models with the API of transformers: encoder, classifier and masked image modeling."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from vitkit.transformers.configuration import ViTConfig, pair
 from vitkit.transformers.embeddings import ViTEmbeddings
 from vitkit.transformers.losses import classification_loss, masked_loss
 from vitkit.transformers.modules import ViTEncoder, ViTPooler
-from vitkit.transformers.names import accept_both_formats, named_modules, report_name_format, write_name_format
+from vitkit.transformers.names import VIT
 from vitkit.transformers.outputs import (
     BaseModelOutputWithPooling,
     ImageClassifierOutput,
@@ -28,15 +28,14 @@ from vitkit.transformers.pretrained import ViTPreTrainedModel
 class ViTModel(ViTPreTrainedModel):
     """ViT encoder with an optional pooler. With `use_mask_token`, patches can be replaced by a mask token."""
 
+    names = VIT
+
     def __init__(self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
         super().__init__(config)
         self.embeddings = ViTEmbeddings(config, use_mask_token)
         self.encoder = ViTEncoder(config)
         self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.pooler = ViTPooler(config) if add_pooling_layer else None
-        self.register_load_state_dict_pre_hook(accept_both_formats)
-        self.register_load_state_dict_post_hook(report_name_format)
-        self.register_state_dict_post_hook(write_name_format)
         self.post_init()
 
     @property
@@ -61,13 +60,6 @@ class ViTModel(ViTPreTrainedModel):
     ) -> Sequence[Tensor | None]:
         """Splits a head mask into one mask per layer. See `arguments.head_masks`."""
         return head_masks(head_mask, self.config, self.dtype)
-
-    def named_modules(
-        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Generator[tuple[str, nn.Module]]:
-        """Yields all modules with their names in the `name_format` of the model."""
-        found = super().named_modules(memo, prefix, remove_duplicate)
-        yield from named_modules(found, prefix, self._name_format)
 
     @accept_both_orders(("pixel_values", "bool_masked_pos", "interpolate_pos_encoding", "attention_mask"))
     def forward(

@@ -10,6 +10,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -18,34 +19,67 @@ NAME_FORMATS = ("v4", "v5")
 T = TypeVar("T")
 
 # Modules of a layer: v5 name to v4 name.
-V5_TO_V4 = {
+ATTENTION = {
     "attention.q_proj": "attention.attention.query",
     "attention.k_proj": "attention.attention.key",
     "attention.v_proj": "attention.attention.value",
     "attention.o_proj": "attention.output.dense",
+}
+MLP = {
     "mlp.fc1": "intermediate.dense",
     "mlp.activation_fn": "intermediate.intermediate_act_fn",
     "mlp.fc2": "output.dense",
 }
-V4_TO_V5 = {v4: v5 for v5, v4 in V5_TO_V4.items()}
-# Modules of a layer in the order of transformers 5.
-V5_ORDER = ("", "attention", "layernorm_before", "layernorm_after", "intermediate", "mlp", "output")
+# Parts of a layer in the order of transformers 5.
+LAYER_ORDER = (
+    "",
+    "lambda_1",
+    "lambda_2",
+    "attention",
+    "layernorm_before",
+    "layernorm_after",
+    "intermediate",
+    "mlp",
+    "output",
+)
 
 
-def to_v5(name: str) -> str:
-    """Converts the transformers 4 name of a parameter or module to transformers 5. Returns other names unchanged."""
-    if name == "encoder.layer":
-        return "layers"
-    match = re.fullmatch(r"encoder\.layer\.(\d+)(\..*)?", name, flags=re.DOTALL)
-    return name if match is None else f"layers.{match[1]}{_replace_prefix(match[2] or '', V4_TO_V5)}"
+@dataclass(frozen=True)
+class Names:
+    """The names of modules and parameters in transformers 4 and 5, for one model class.
+
+    layers   names of the lists of layers: v5 name to v4 name
+    inside   modules of each layer: v5 name to v4 name
+    other    other modules: v5 name to v4 name
+    order    parts of a module in the order of transformers 5, by a pattern of the v5 name of the module
+    """
+
+    layers: Mapping[str, str] = field(default_factory=dict)
+    inside: Mapping[str, str] = field(default_factory=dict)
+    other: Mapping[str, str] = field(default_factory=dict)
+    order: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def to_v4(self, name: str) -> str:
+        """Converts the transformers 5 name of a parameter or module to transformers 4. Leaves other names unchanged."""
+        return _convert(name, self.layers, self.inside, self.other)
+
+    def to_v5(self, name: str) -> str:
+        """Converts the transformers 4 name of a parameter or module to transformers 5. Leaves other names unchanged."""
+        return _convert(name, *(_reversed(each) for each in (self.layers, self.inside, self.other)))
 
 
-def to_v4(name: str) -> str:
-    """Converts the transformers 5 name of a parameter or module to transformers 4. Returns other names unchanged."""
-    if name == "layers":
-        return "encoder.layer"
-    match = re.fullmatch(r"layers\.(\d+)(\..*)?", name, flags=re.DOTALL)
-    return name if match is None else f"encoder.layer.{match[1]}{_replace_prefix(match[2] or '', V5_TO_V4)}"
+def _reversed(mapping: Mapping[str, str]) -> dict[str, str]:
+    return {new: old for old, new in mapping.items()}
+
+
+def _convert(name: str, layers: Mapping[str, str], inside: Mapping[str, str], other: Mapping[str, str]) -> str:
+    for old, new in layers.items():
+        if name == old:
+            return new
+        if name.startswith(f"{old}."):
+            match = re.fullmatch(r"(\.\d+)(\..*)?", name[len(old) :], flags=re.DOTALL)
+            return name if match is None else f"{new}{match[1]}{_replace_prefix(match[2] or '', inside)}"
+    return _replace_prefix(f".{name}", other)[1:]
 
 
 def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
@@ -53,6 +87,10 @@ def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
         if name == f".{old}" or name.startswith(f".{old}."):
             return f".{new}{name[len(old) + 1 :]}"
     return name
+
+
+# The names of ViT, DeiT, MAE and MSN.
+VIT = Names({"layers": "encoder.layer"}, ATTENTION | MLP, order={r"layers\.\d+": LAYER_ORDER})
 
 
 def rename(mapping: MutableMapping[str, Tensor], prefix: str, convert: Callable[[str], str]) -> None:
@@ -69,49 +107,66 @@ def rename(mapping: MutableMapping[str, Tensor], prefix: str, convert: Callable[
     mapping.update(zip(names, (value for _, value in entries), strict=True))
 
 
-def accept_both_formats(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+def accept_both_formats(module: Any, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Pre-hook of `load_state_dict` that converts parameter names of transformers 5 to transformers 4."""
-    rename(state_dict, prefix, to_v4)
+    rename(state_dict, prefix, module.names.to_v4)
 
 
 def write_name_format(module: Any, state_dict: dict[str, Tensor], prefix: str, _: object) -> None:
     """Hook of `state_dict` that converts parameter names to the model's `name_format`, and orders them accordingly."""
     if module._name_format == "v5":
-        rename(state_dict, prefix, to_v5)
-        entries = in_v5_order([(name.removeprefix(prefix), name) for name in state_dict])
-        ordered = {name: state_dict[name] for _, name in entries}
-        state_dict.clear()
-        state_dict.update(ordered)
+        write_v5(module, state_dict, prefix)
+
+
+def write_v5(module: Any, state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Converts parameter names to those of transformers 5 in place, and orders them accordingly."""
+    rename(state_dict, prefix, module.names.to_v5)
+    module.split_for_v5(state_dict, prefix)
+    inside = [(name.removeprefix(prefix), name) for name in state_dict if name.startswith(prefix)]
+    ordered = iter(in_v5_order(inside, module.names))
+    names = [next(ordered)[1] if name.startswith(prefix) else name for name in state_dict]
+    values = [state_dict[name] for name in names]
+    state_dict.clear()
+    state_dict.update(zip(names, values, strict=True))
 
 
 def report_name_format(module: Any, incompatible_keys: Any) -> None:
     """Hook of `load_state_dict` that converts the reported names to the model's `name_format`."""
     if module._name_format == "v5":
         for names in incompatible_keys:
-            names[:] = [_report(name) for name in names]
+            names[:] = [_report(name, module.names) for name in names]
 
 
-def _report(name: str) -> str:
-    before, dot, own = re.fullmatch(r"(?:(.*?)(\.))?(encoder\.layer\..*)|.*", name, flags=re.DOTALL).groups("")  # type: ignore[union-attr]
-    return f"{before}{dot}{to_v5(own)}" if own else name
+def _report(name: str, names: Names) -> str:
+    """Converts a reported name, which starts with the name of the module that the hook is not told."""
+    parts = name.split(".")
+    for start in range(len(parts)):
+        own = ".".join(parts[start:])
+        if names.to_v4(own) != own:
+            return name
+        if (other := names.to_v5(own)) != own:
+            return ".".join([*parts[:start], other])
+    return name
 
 
-def in_v5_order(entries: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
-    """Sorts the modules or parameters of each layer, given by transformers 5 names, in the order of transformers 5."""
-    ordered: list[tuple[str, T]] = []
-    layer: list[tuple[int, tuple[str, T]]] = []
-    current = None
-    for name, value in entries:
-        match = re.match(r"(layers\.\d+)(?:\.([^.]*))?", name)
-        if match is None or match[1] != current:
-            ordered += [each for _, each in sorted(layer, key=lambda ranked: ranked[0])]
-            layer, current = [], None if match is None else match[1]
-        if match is None:
-            ordered.append((name, value))
-        else:
-            part = match[2] or ""
-            layer.append((V5_ORDER.index(part) if part in V5_ORDER else len(V5_ORDER), (name, value)))
-    return ordered + [each for _, each in sorted(layer, key=lambda ranked: ranked[0])]
+def in_v5_order(entries: Iterable[tuple[str, T]], names: Names) -> list[tuple[str, T]]:
+    """Sorts modules or parameters, given by transformers 5 names, in the order of transformers 5."""
+    ordered = list(entries)
+    for pattern, parts in names.order.items():
+        groups: dict[str, list[int]] = {}
+        for index, (name, _) in enumerate(ordered):
+            if match := re.match(rf"({pattern})(?:\.|$)", name):
+                groups.setdefault(match[1], []).append(index)
+        for group, indices in groups.items():
+            chosen = [ordered[index] for index in indices]
+            ranks = {name: _rank(name[len(group) + 1 :].partition(".")[0], parts) for name, _ in chosen}
+            for index, entry in zip(indices, sorted(chosen, key=lambda each, r=ranks: r[each[0]]), strict=True):
+                ordered[index] = entry
+    return ordered
+
+
+def _rank(part: str, parts: tuple[str, ...]) -> int:
+    return parts.index(part) if part in parts else len(parts)
 
 
 class ModuleName(str):
@@ -138,21 +193,25 @@ class ModuleName(str):
 
 
 def named_modules(
-    found: Iterable[tuple[str, nn.Module]], prefix: str, name_format: str
+    found: Iterable[tuple[str, nn.Module]], prefix: str, name_format: str, names: Names
 ) -> Iterator[tuple[str, nn.Module]]:
     """Converts the names of the modules of a model to a name format.
 
     If PEFT is loaded, the names of linear layers are of the class `ModuleName`.
     """
-    if name_format == "v4" and "peft" not in sys.modules:
+    if names == Names() or (name_format == "v4" and "peft" not in sys.modules):
         yield from found
         return
     start = f"{prefix}." if prefix else ""
-    own = [(name[len(start) :] if name != prefix else "", module) for name, module in found]
+    own = [(name[len(start) :] if name != prefix else "", module, name) for name, module in found]
     if name_format == "v5":
-        own = in_v5_order((to_v5(name), module) for name, module in own)
-    for name, module in own:
-        other = to_v4(name) if name_format == "v5" else to_v5(name)
+        own = [(name, *rest) for name, rest in in_v5_order([(names.to_v5(n), (m, o)) for n, m, o in own], names)]
+    for name, module, original in own:
+        other = names.to_v4(name) if name_format == "v5" else names.to_v5(name)
+        if isinstance(original, ModuleName):
+            # The name of a module of an inner model, which has converted it.
+            yield original, module
+            continue
         full = f"{start}{name}" if name else prefix
         linear = other.rpartition(".")[2] != name.rpartition(".")[2] and "peft" in sys.modules
         yield ModuleName(full, f"{start}{other}") if linear else full, module

@@ -3,7 +3,7 @@
 import copy
 import os
 from abc import ABC
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitkit.checkpoints.tensors import Tensors
 from vitkit.transformers import hub, loading
+from vitkit.transformers import names as name_formats
 from vitkit.transformers.adapters import Adapters
 from vitkit.transformers.attention import IMPLEMENTATIONS
 from vitkit.transformers.capabilities import Capabilities
@@ -19,12 +20,12 @@ from vitkit.transformers.config_values import parse_dtype
 from vitkit.transformers.configuration import PretrainedConfig, ViTConfig
 from vitkit.transformers.hub import Argument
 from vitkit.transformers.initialization import Initialization
-from vitkit.transformers.names import NAME_FORMATS, to_v4, to_v5
+from vitkit.transformers.names import NAME_FORMATS, Names
 from vitkit.transformers.properties import PropertyModule
 from vitkit.transformers.recognition import recognized_class
 
 
-class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, PropertyModule, ABC):
+class PreTrainedModel(Adapters, Initialization, ActivationCheckpointing, Capabilities, PropertyModule, ABC):
     """Base class of all models. A model with a head stores its base model under the name `base_model_prefix`.
 
     A subclass sets `config_class` and `base_model_prefix`, calls `post_init` at the end of its constructor, and may
@@ -34,6 +35,8 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, Pro
     config_class: ClassVar[type[PretrainedConfig]]
     base_model_prefix: ClassVar[str] = ""
     main_input_name: ClassVar[str] = "pixel_values"
+    # The names of the modules that differ between transformers 4 and 5, without those of inner models.
+    names: ClassVar[Names] = Names()
     # Attributes that Trainer, Accelerate and PEFT read.
     accepts_loss_kwargs: ClassVar[bool] = False
     model_tags: ClassVar[list[str] | None] = None
@@ -48,6 +51,9 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, Pro
         self.config: Any = self._as_config(config)
         self.name_or_path = self.config.name_or_path
         self._check_implementation(self.config._attn_implementation or "sdpa")
+        self.register_load_state_dict_pre_hook(name_formats.accept_both_formats)
+        self.register_load_state_dict_post_hook(name_formats.report_name_format)
+        self.register_state_dict_post_hook(name_formats.write_name_format)
 
     @property
     def __class__(self) -> Any:  # type: ignore[override]
@@ -83,7 +89,7 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, Pro
     @classmethod
     def own_name(cls, name: str) -> str:
         """Converts a parameter name of any version of transformers, without prefix, to the name in the module tree."""
-        return name
+        return cls.names.to_v4(name)
 
     @classmethod
     def arrange(cls, tensors: Tensors) -> Tensors:
@@ -91,9 +97,32 @@ class PreTrainedModel(Initialization, ActivationCheckpointing, Capabilities, Pro
         return tensors
 
     @classmethod
-    def name_in(cls, name: str, name_format: str) -> str:
-        """Converts a parameter name of the module tree, without prefix, to the name format "v4" or "v5"."""
-        return name
+    def split_for_v5(cls, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Reverses `arrange` for a state dict with the names of transformers 5. Does nothing by default."""
+
+    @property
+    def name_format(self) -> str:
+        """The format of the names in `state_dict`, `named_parameters` and `named_modules`: "v4" (default) or "v5".
+
+        "v5" are the names of transformers 5.9 and later. Loading accepts both.
+        """
+        return self.base_model._name_format
+
+    @name_format.setter
+    def name_format(self, name: str) -> None:
+        """Sets the name format of modules and parameters. Raises ValueError for formats other than "v4" and "v5"."""
+        if name not in NAME_FORMATS:
+            raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel):
+                module._name_format = name
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Generator[tuple[str, nn.Module]]:
+        """Yields all modules with their names in the `name_format` of the model."""
+        found = super().named_modules(memo, prefix, remove_duplicate)
+        yield from name_formats.named_modules(found, prefix, self._name_format, self.names)
 
     def attention_of(self, layer: int) -> Any:
         """Returns the attention module of a layer. Raises ValueError if heads of the model cannot be pruned."""
@@ -240,7 +269,7 @@ def _create(own: type[PreTrainedModel]) -> PreTrainedModel:
     return own.__new__(own)
 
 
-class ViTPreTrainedModel(Adapters, PreTrainedModel):
+class ViTPreTrainedModel(PreTrainedModel):
     """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as the attribute `vit`."""
 
     config_class: ClassVar[type[PretrainedConfig]] = ViTConfig
@@ -250,26 +279,4 @@ class ViTPreTrainedModel(Adapters, PreTrainedModel):
     @classmethod
     def own_name(cls, name: str) -> str:
         """Converts a parameter name of transformers 4 or 5 to the name in the module tree."""
-        return to_v4(name)
-
-    @classmethod
-    def name_in(cls, name: str, name_format: str) -> str:
-        """Converts a parameter name to the format "v4" or "v5"."""
-        return to_v4(name) if name_format == "v4" else to_v5(name)
-
-    @property
-    def name_format(self) -> str:
-        """The format of the names in `state_dict`, `named_parameters` and `named_modules`: "v4" (default) or "v5".
-
-        "v5" are the names of transformers 5.9 and later. Loading accepts both.
-        """
-        return self.base_model._name_format
-
-    @name_format.setter
-    def name_format(self, name: str) -> None:
-        """Sets the name format of modules and parameters. Raises ValueError for formats other than "v4" and "v5"."""
-        if name not in NAME_FORMATS:
-            raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
-        for module in self.modules():
-            if isinstance(module, ViTPreTrainedModel):
-                module._name_format = name
+        return name_formats.VIT.to_v4(name)

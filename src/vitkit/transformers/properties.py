@@ -26,6 +26,34 @@ class PropertyModule(nn.Module):
             super().__delattr__(name)
 
 
+def alias(path: str, doc: str) -> property:
+    """Returns a property that gets and sets the submodule at a path, such as "attention.query"."""
+    parent, _, leaf = path.rpartition(".")
+
+    def owner(module: nn.Module) -> nn.Module:
+        return module.get_submodule(parent)  # the module itself if the path has no dot
+
+    def getter(module: nn.Module) -> nn.Module:
+        return getattr(owner(module), leaf)
+
+    def setter(module: nn.Module, value: nn.Module) -> None:
+        setattr(owner(module), leaf, value)
+
+    return property(getter, setter, doc=doc)
+
+
+class ProjectionNames(PropertyModule):
+    """Base class of attentions with the projections `attention.query`, `.key`, `.value` and `output.dense`.
+
+    `q_proj`, `k_proj`, `v_proj` and `o_proj` are their names in transformers 5.9 and later.
+    """
+
+    q_proj = alias("attention.query", "The query projection, `attention.query`.")
+    k_proj = alias("attention.key", "The key projection, `attention.key`.")
+    v_proj = alias("attention.value", "The value projection, `attention.value`.")
+    o_proj = alias("output.dense", "The output projection, `output.dense`.")
+
+
 class Replaceable(nn.Module):
     """Base class of modules that users can replace with their own. `OPTIONS` are optional parameters of `forward`."""
 

@@ -1,7 +1,6 @@
 """Base classes of the families: selection of layer outputs, image checks, embeddings and classification heads."""
 
-import re
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, TypedDict, Unpack
 
@@ -12,11 +11,10 @@ from torch import Tensor, nn
 
 from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.layers import Taps, check_axes, resize_positions
-from vitkit.transformers import names
 from vitkit.transformers.arguments import LayerSelection, attention_bias, head_masks, selected_layers
 from vitkit.transformers.configuration import PretrainedConfig
 from vitkit.transformers.embeddings import ViTPatchEmbeddings
-from vitkit.transformers.families._layers import Encoder, LayerInput
+from vitkit.transformers.families._layers import Encoder, LayerInput, V4Attention
 from vitkit.transformers.losses import classification_loss
 from vitkit.transformers.outputs import ImageClassifierOutput, LayerOutputs, ModelOutput
 from vitkit.transformers.pretrained import PreTrainedModel
@@ -60,14 +58,12 @@ def finished(model: PreTrainedModel, output: ModelOutput, options: Options) -> A
 class EncoderModel(PreTrainedModel):
     """Base class of models without a head: embeddings, encoder layers and a final LayerNorm.
 
-    Parameter names are those of transformers 4; `renames` maps the names of transformers 5 to them.
+    Parameter names are those of transformers 4; `names` maps the names of transformers 5 to them.
     """
-
-    renames: ClassVar[Sequence[tuple[str, str]]] = ()
 
     def __init__(self, config: PretrainedConfig):
         super().__init__(config)
-        self.register_load_state_dict_pre_hook(_accept_v5_names)
+        self.register_load_state_dict_pre_hook(_arrange)
 
     @property
     def encoder_layers(self) -> nn.ModuleList:
@@ -86,11 +82,10 @@ class EncoderModel(PreTrainedModel):
         """Replaces the layers."""
         self.get_submodule("encoder").layer = layers
 
-    def named_modules(
-        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Generator[tuple[str, nn.Module]]:
-        """Yields all modules with their names. PEFT also finds linear layers by their names in transformers 5."""
-        yield from names.named_modules(super().named_modules(memo, prefix, remove_duplicate), prefix, "v4")
+    def attention_of(self, layer: int) -> Any:
+        """Returns the attention module of a layer. Raises ValueError if its heads cannot be pruned."""
+        attention = self.encoder_layers[layer].attention
+        return attention if isinstance(attention, V4Attention) else super().attention_of(layer)
 
     def run_layers(
         self, tokens: Float[Tensor, "b n d"], inputs: Iterable[LayerInput], taps: Taps | None
@@ -134,17 +129,10 @@ class EncoderModel(PreTrainedModel):
         chosen = self._selection(options, "output_hidden_states", len(states))
         return tuple(state if index in chosen else None for index, state in enumerate(states)) if chosen else None
 
-    @classmethod
-    def own_name(cls, name: str) -> str:
-        """Converts a parameter name of transformers 5 to transformers 4. Returns other names unchanged."""
-        for pattern, replacement in cls.renames:
-            name = re.sub(pattern, replacement, name)
-        return name
 
-
-def _accept_v5_names(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+def _arrange(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Pre-hook of `load_state_dict` that applies `arrange`."""
     assert isinstance(module, PreTrainedModel)
-    names.rename(state_dict, prefix, module.own_name)
     infos = {name: Info(tuple(tensor.shape), tensor.dtype) for name, tensor in state_dict.items()}
     arranged = module.arrange(Tensors(infos, state_dict.__getitem__))
     if set(arranged.infos) != set(state_dict):
@@ -160,7 +148,7 @@ class HeadModel(PreTrainedModel):
 
     def __init__(self, config: PretrainedConfig):
         super().__init__(config)
-        self.register_load_state_dict_pre_hook(_accept_v5_names)
+        self.register_load_state_dict_pre_hook(_arrange)
 
     @classmethod
     def arrange(cls, tensors: Tensors) -> Tensors:
@@ -169,8 +157,8 @@ class HeadModel(PreTrainedModel):
 
     @classmethod
     def own_name(cls, name: str) -> str:
-        """Converts a parameter name of transformers 5 to transformers 4."""
-        return cls.base_class.own_name(name)
+        """Converts a parameter name of transformers 5, of the head or of the base model, to transformers 4."""
+        return cls.base_class.own_name(cls.names.to_v4(name))
 
 
 class Embeddings(nn.Module):

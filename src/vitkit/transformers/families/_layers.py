@@ -1,6 +1,6 @@
 """Encoder layers of several families, with the module names of transformers 4, implemented with vitkit's layers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from vitkit.transformers.activations import make_activation
 from vitkit.transformers.checkpointing import GradientCheckpointingLayer
 from vitkit.transformers.configuration import PretrainedConfig
 from vitkit.transformers.newer_names import NewerNames
-from vitkit.transformers.properties import PropertyModule
+from vitkit.transformers.properties import ProjectionNames
+from vitkit.transformers.pruning import Projections, prune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +104,8 @@ class NamedAttention(Attention):
         return self.proj(rearrange(weights @ v, "b h n k -> b n (h k)"))
 
 
-class V4Attention(NamedAttention, PropertyModule):
-    """Attention with the module names of transformers 4: `attention.query` and `output.dense`.
-
-    The names `q_proj`, `k_proj`, `v_proj` and `o_proj` of transformers 5 refer to the same modules.
-    """
+class V4Attention(NamedAttention, ProjectionNames):
+    """Attention with the module names of transformers 4: `attention.query` and `output.dense`."""
 
     def __init__(self, config: PretrainedConfig, *, key_bias: bool = True):
         settings: Any = config
@@ -115,6 +113,27 @@ class V4Attention(NamedAttention, PropertyModule):
         super().__init__(config, heads, width, settings.attention_probs_dropout_prob)
         self.attention = SelfAttention(width, bias=bias, key_bias=bias and key_bias)
         self.output = Projection(width, width, settings.hidden_dropout_prob)
+        self.head_dim = width // heads
+        self.pruned_heads: set[int] = set()
+
+    def prune_heads(self, heads: Iterable[int]) -> None:
+        """Removes attention heads, given by their original indices. See `pruning.prune`."""
+        inner = self.attention
+        projections = Projections(inner.query, inner.key, inner.value, self.output.dense)
+        remaining = prune(projections, heads, self.pruned_heads, self.config.num_attention_heads, self.head_dim)
+        self.num_attention_heads = self.num_heads = len(remaining)
+
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: Float[Tensor, "b n d"],
+        bias: Float[Tensor, "..."] | None = None,
+        **inputs: Any,
+    ) -> Float[Tensor, "b n d"]:
+        """Returns the tokens after attention and output projection. A bias of pruned heads is not used."""
+        total = self.config.num_attention_heads
+        if bias is not None and self.pruned_heads and bias.shape[-3] == total:
+            bias = bias[..., [head for head in range(total) if head not in self.pruned_heads], :, :]
+        return super().forward(hidden_states, bias, **inputs)
 
     def _project(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b three_d"]:
         return self.attention(x)
@@ -123,28 +142,6 @@ class V4Attention(NamedAttention, PropertyModule):
     def proj(self) -> nn.Module:  # type: ignore[override]
         """The output projection."""
         return self.output
-
-
-def _alias(path: str) -> property:
-    """Returns a property that gets and sets the module at a path, such as "attention.query"."""
-    parent, _, leaf = path.rpartition(".")
-
-    def owner(module: nn.Module) -> nn.Module:
-        return module.get_submodule(parent)
-
-    def setter(module: nn.Module, value: nn.Module) -> None:
-        setattr(owner(module), leaf, value)
-
-    return property(lambda module: getattr(owner(module), leaf), setter)
-
-
-for _name, _path in {
-    "q_proj": "attention.query",
-    "k_proj": "attention.key",
-    "v_proj": "attention.value",
-    "o_proj": "output.dense",
-}.items():
-    setattr(V4Attention, _name, _alias(_path))
 
 
 class Intermediate(nn.Module):
@@ -235,10 +232,12 @@ class DinoLayer(GradientCheckpointingLayer):
 
 
 class Encoder(nn.Module):
-    """Encoder layers, as the attribute `layer`."""
+    """Encoder layers, as the attribute `layer`. `first` are modules that are registered before them, by name."""
 
-    def __init__(self, layers: Iterable[nn.Module]):
+    def __init__(self, layers: Iterable[nn.Module], first: Mapping[str, nn.Module] | None = None):
         super().__init__()
+        for name, module in (first or {}).items():
+            self.add_module(name, module)
         self.layer = nn.ModuleList(layers)
 
     def forward(

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from vitkit.layers import layer_norm, relative_bias, relative_index, relative_rows, resize_relative
 from vitkit.transformers.configuration import PretrainedConfig, Sizes
-from vitkit.transformers.families import RENAMES
 from vitkit.transformers.families._backbone import BackboneConfig
 from vitkit.transformers.families._base import (
     Classifier,
@@ -24,6 +23,7 @@ from vitkit.transformers.families._base import (
     need_pixels,
 )
 from vitkit.transformers.families._layers import Encoder, EncoderLayer, LayerInput
+from vitkit.transformers.names import VIT, Names
 from vitkit.transformers.outputs import BaseModelOutputWithPooling, MaskedLMOutput
 
 TABLE = "relative_position_bias.relative_position_bias_table"
@@ -113,10 +113,11 @@ class BeitPreTrainedModel(EncoderModel):
     config_class: ClassVar[type[PretrainedConfig]] = BeitConfig
     base_model_prefix: ClassVar[str] = "beit"
     _no_split_modules: ClassVar[list[str]] = ["BeitLayer"]
-    renames = (
-        (r"^shared_position_bias\.", "encoder.relative_position_bias."),
-        (r"^layers\.(\d+)\.relative_position_bias\.", r"encoder.layer.\1.attention.attention.relative_position_bias."),
-        *RENAMES,
+    names = Names(
+        VIT.layers,
+        {**VIT.inside, "relative_position_bias": "attention.attention.relative_position_bias"},
+        {"shared_position_bias": "encoder.relative_position_bias"},
+        VIT.order,
     )
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -157,9 +158,10 @@ class BeitModel(BeitPreTrainedModel):
         self.embeddings = BeitEmbeddings(config, mask_token=mask_token, positions=positions)
         grid, depth = self.embeddings.patch_embeddings.grid, config.num_hidden_layers
         rates = [config.drop_path_rate * index / max(depth - 1, 1) for index in range(depth)]
-        self.encoder = Encoder(BeitLayer(config, grid, rate) for rate in rates)
+        shared: dict[str, nn.Module] = {}
         if config.use_shared_relative_position_bias:
-            self.encoder.relative_position_bias = BeitRelativePositionBias(grid, config.num_attention_heads)
+            shared["relative_position_bias"] = BeitRelativePositionBias(grid, config.num_attention_heads)
+        self.encoder = Encoder((BeitLayer(config, grid, rate) for rate in rates), shared)
         mean = config.use_mean_pooling
         self.layernorm = nn.Identity() if mean else layer_norm(config.hidden_size, config.layer_norm_eps)
         self.pooler = BeitPooler(config) if add_pooling_layer else None

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from vitkit.layers import layer_norm
 from vitkit.transformers.configuration import PretrainedConfig, Sizes, pair
-from vitkit.transformers.families import RENAMES
 from vitkit.transformers.families._base import (
     Embeddings,
     EncoderModel,
@@ -25,6 +24,7 @@ from vitkit.transformers.hub import Argument
 from vitkit.transformers.losses import masked_loss
 from vitkit.transformers.modeling import PatchesToPixels
 from vitkit.transformers.modules import ViTPooler
+from vitkit.transformers.names import VIT, Names
 from vitkit.transformers.outputs import (
     BaseModelOutputWithPooling,
     LayerOutputs,
@@ -75,7 +75,11 @@ class DeiTPreTrainedModel(EncoderModel):
     config_class: ClassVar[type[PretrainedConfig]] = DeiTConfig
     base_model_prefix: ClassVar[str] = "deit"
     _no_split_modules: ClassVar[list[str]] = ["DeiTEmbeddings", "DeiTLayer"]
-    renames = RENAMES
+    names = Names(
+        VIT.layers,
+        VIT.inside,
+        order={**VIT.order, "embeddings": ("cls_token", "mask_token", "position_embeddings", "distillation_token")},
+    )
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initializes one module. Special tokens and position embeddings are zero."""

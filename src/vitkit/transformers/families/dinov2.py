@@ -23,15 +23,17 @@ from vitkit.transformers.families._base import (
     need_pixels,
 )
 from vitkit.transformers.families._layers import DinoLayer, Encoder, LayerScale, V4Attention
+from vitkit.transformers.names import ATTENTION, Names
 from vitkit.transformers.outputs import BackboneOutput, BaseModelOutputWithPooling
-from vitkit.transformers.properties import PropertyModule
+from vitkit.transformers.properties import PropertyModule, alias
 
-RENAMES = (
-    (r"^(encoder\.layer\.\d+\.attention)\.q_proj\.", r"\1.attention.query."),
-    (r"^(encoder\.layer\.\d+\.attention)\.k_proj\.", r"\1.attention.key."),
-    (r"^(encoder\.layer\.\d+\.attention)\.v_proj\.", r"\1.attention.value."),
-    (r"^(encoder\.layer\.\d+\.attention)\.o_proj\.", r"\1.output.dense."),
-    (r"^(encoder\.layer\.\d+\.mlp)\.down_proj\.", r"\1.weights_out."),
+NAMES = Names(
+    {"encoder.layer": "encoder.layer"},
+    {**ATTENTION, "mlp.activation_fn": "mlp.act", "mlp.down_proj": "mlp.weights_out"},
+    order={
+        "embeddings": ("cls_token", "mask_token", "position_embeddings", "register_tokens"),
+        r"encoder\.layer\.\d+\.mlp": ("gate_proj", "up_proj"),
+    },
 )
 
 
@@ -93,7 +95,7 @@ class Dinov2Embeddings(Embeddings):
     """Embeddings of DINOv2: class token and patches with positions, and register tokens without positions."""
 
 
-class Dinov2SwiGLUFFN(SwiGLU):
+class Dinov2SwiGLUFFN(SwiGLU, PropertyModule):
     """Gated MLP with the parameter names of transformers 4, `weights_in` and `weights_out`."""
 
     def __init__(self, width: int, hidden: int):
@@ -101,6 +103,8 @@ class Dinov2SwiGLUFFN(SwiGLU):
         self.weights_in = nn.Linear(width, 2 * hidden)
         self.weights_out = nn.Linear(hidden, width)
         self.dropout = nn.Identity()
+
+    down_proj = alias("weights_out", "The output layer, under its name in transformers 5.")
 
     @property
     def fc1(self) -> nn.Module:  # type: ignore[override]
@@ -154,7 +158,7 @@ class Dinov2PreTrainedModel(EncoderModel):
     config_class: ClassVar[type[PretrainedConfig]] = Dinov2Config
     base_model_prefix: ClassVar[str] = "dinov2"
     _no_split_modules: ClassVar[list[str]] = ["Dinov2Embeddings", "Dinov2Layer"]
-    renames = RENAMES
+    names = NAMES
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -179,6 +183,20 @@ class Dinov2PreTrainedModel(EncoderModel):
     def arrange(cls, tensors: Tensors) -> Tensors:
         """Concatenates the gate and value weights of SwiGLU, which are separate in transformers 5."""
         return fuse_pairs(tensors, r"(.*\.mlp)\.gate_proj\.(weight|bias)", r"\1.up_proj.\2", r"\1.weights_in.\2")
+
+    @classmethod
+    def split_for_v5(cls, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Splits the gate and value weights of SwiGLU, which are one parameter in transformers 4.
+
+        They have separate names only in the state dict; `named_parameters` has the parameters of the module tree.
+        """
+        state = dict(state_dict)
+        state_dict.clear()
+        for name, tensor in state.items():
+            before, found, kind = name.partition(".mlp.weights_in.")
+            parts = tensor.chunk(2) if found and name.startswith(prefix) else (tensor,)
+            names = [name] if len(parts) == 1 else [f"{before}.mlp.{part}_proj.{kind}" for part in ("gate", "up")]
+            state_dict.update(zip(names, parts, strict=True))
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initializes one module. Class token and positions are truncated normal, mask token and registers are zero."""

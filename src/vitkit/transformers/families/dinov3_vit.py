@@ -24,6 +24,7 @@ from vitkit.transformers.families._base import (
     need_pixels,
 )
 from vitkit.transformers.families._layers import DinoLayer, LayerInput, LayerScale, NamedAttention
+from vitkit.transformers.names import Names
 from vitkit.transformers.outputs import BackboneOutput, BaseModelOutputWithPooling
 
 
@@ -97,9 +98,10 @@ class DINOv3ViTAttention(NamedAttention):
     def __init__(self, config: Any):
         width = config.hidden_size
         super().__init__(config, config.num_attention_heads, width, config.attention_dropout)
-        self.q_proj = nn.Linear(width, width, bias=config.query_bias)
+        # In the order of transformers, which optimizer states depend on.
         self.k_proj = nn.Linear(width, width, bias=config.key_bias)
         self.v_proj = nn.Linear(width, width, bias=config.value_bias)
+        self.q_proj = nn.Linear(width, width, bias=config.query_bias)
         self.o_proj = nn.Linear(width, width, bias=config.proj_bias)
 
     def _project(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b three_d"]:
@@ -142,7 +144,7 @@ class DINOv3ViTPreTrainedModel(EncoderModel):
     config_class: ClassVar[type[PretrainedConfig]] = DINOv3ViTConfig
     base_model_prefix: ClassVar[str] = "model"
     _no_split_modules: ClassVar[list[str]] = ["DINOv3ViTEmbeddings", "DINOv3ViTLayer"]
-    renames = ((r"^model\.", ""),)
+    names = Names({"model.layer": "layer"})
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -154,6 +156,11 @@ class DINOv3ViTPreTrainedModel(EncoderModel):
         self.layer = nn.ModuleList(DINOv3ViTLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.post_init()
+
+    @property
+    def model(self) -> "DINOv3ViTPreTrainedModel":
+        """The model itself: transformers 5 stores the layers as `model.layer`."""
+        return self
 
     @property
     def encoder_layers(self) -> nn.ModuleList:

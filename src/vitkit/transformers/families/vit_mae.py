@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from vitkit.layers import layer_norm, resize_positions, sincos2d
 from vitkit.transformers.configuration import PretrainedConfig, Sizes, pair
-from vitkit.transformers.families import RENAMES
 from vitkit.transformers.families._base import (
     Embeddings,
     EncoderModel,
@@ -22,6 +21,7 @@ from vitkit.transformers.families._base import (
     need_pixels,
 )
 from vitkit.transformers.families._layers import Encoder, EncoderLayer
+from vitkit.transformers.names import LAYER_ORDER, VIT, Names
 from vitkit.transformers.outputs import LayerOutputs, ModelOutput
 
 
@@ -139,7 +139,7 @@ class ViTMAEPreTrainedModel(EncoderModel):
     config_class: ClassVar[type[PretrainedConfig]] = ViTMAEConfig
     base_model_prefix: ClassVar[str] = "vit"
     _no_split_modules: ClassVar[list[str]] = ["ViTMAEEmbeddings", "ViTMAELayer", "ViTMAEDecoder"]
-    renames = RENAMES
+    names = VIT
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initializes one module: sine-cosine positions, patch projection (Xavier uniform), class token (normal)."""
@@ -234,6 +234,11 @@ class ViTMAEForPreTraining(HeadModel):
     config_class: ClassVar[type[PretrainedConfig]] = ViTMAEConfig
     base_model_prefix: ClassVar[str] = "vit"
     base_class = ViTMAEModel
+    names = Names(
+        {"decoder.decoder_layers": "decoder.decoder_layers"},
+        VIT.inside,
+        order={r"decoder\.decoder_layers\.\d+": LAYER_ORDER},
+    )
     _no_split_modules = ViTMAEModel._no_split_modules
 
     def __init__(self, config: ViTMAEConfig):
@@ -244,15 +249,11 @@ class ViTMAEForPreTraining(HeadModel):
 
     @classmethod
     def own_name(cls, name: str) -> str:
-        """Converts a parameter name of transformers 5 to transformers 4, also in the decoder.
+        """Converts a parameter name of transformers 5, of the decoder or of the encoder, to transformers 4.
 
         Files of transformers 5.23 have another prefix for the decoder layers.
         """
-        prefix = "decoder.decoder_layers."
-        name = re.sub(r"^decoder\.decoder_encoder\.layer\.", prefix, name)
-        if name.startswith(prefix):
-            return prefix + super().own_name(f"layers.{name.removeprefix(prefix)}").removeprefix("encoder.layer.")
-        return super().own_name(name)
+        return super().own_name(re.sub(r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers.", name))
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initializes one module of the decoder: sine-cosine positions and the mask token (normal)."""

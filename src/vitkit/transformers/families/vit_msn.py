@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from vitkit.layers import layer_norm
 from vitkit.transformers.configuration import PretrainedConfig, Sizes
-from vitkit.transformers.families import RENAMES
 from vitkit.transformers.families._base import (
     Embeddings,
     EncoderModel,
@@ -19,6 +18,7 @@ from vitkit.transformers.families._base import (
     need_pixels,
 )
 from vitkit.transformers.families._layers import Encoder, EncoderLayer
+from vitkit.transformers.names import VIT
 from vitkit.transformers.outputs import BaseModelOutput
 
 
@@ -57,7 +57,7 @@ class ViTMSNPreTrainedModel(EncoderModel):
     config_class: ClassVar[type[PretrainedConfig]] = ViTMSNConfig
     base_model_prefix: ClassVar[str] = "vit"
     _no_split_modules: ClassVar[list[str]] = ["ViTMSNEmbeddings", "ViTMSNLayer"]
-    renames = RENAMES
+    names = VIT
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initializes one module. Special tokens and position embeddings are zero."""
