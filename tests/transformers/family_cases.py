@@ -20,6 +20,9 @@ MLP = SMALL | {"intermediate_size": 48}
 RELATIVE = MLP | {"use_relative_position_bias": True}
 SHARED = MLP | {"use_shared_relative_position_bias": True, "use_mask_token": True, "use_mean_pooling": False}
 ALL_POSITIONS = RELATIVE | {"use_shared_relative_position_bias": True, "use_absolute_position_embeddings": True}
+FOUR_STAGES = {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}
+NO_AUXILIARY = {"use_auxiliary_head": False}
+CONCAT = {"auxiliary_concat_input": True, "auxiliary_num_convs": 2, "auxiliary_channels": 12, "pool_scales": [1, 3]}
 DECODER = MLP | {
     "decoder_hidden_size": 24,
     "decoder_num_hidden_layers": 2,
@@ -60,6 +63,11 @@ CASES = [
     Case("BeitModel", "BeitConfig", ALL_POSITIONS | {"layer_scale_init_value": 0.0}, name="all positions"),
     Case("BeitForImageClassification", "BeitConfig", RELATIVE, ("labels",)),
     Case("BeitForMaskedImageModeling", "BeitConfig", SHARED | {"vocab_size": 50}, ("mask", "tokens")),
+    Case("BeitBackbone", "BeitConfig", RELATIVE | {"out_features": ["stem", "stage2"]}),
+    Case("BeitBackbone", "BeitConfig", ALL_POSITIONS | FOUR_STAGES | {"add_fpn": True}, name="pyramid"),
+    Case("BeitForSemanticSegmentation", "BeitConfig", RELATIVE | FOUR_STAGES, ("pixel labels",)),
+    Case("BeitForSemanticSegmentation", "BeitConfig", SHARED | FOUR_STAGES | NO_AUXILIARY, name="no auxiliary"),
+    Case("BeitForSemanticSegmentation", "BeitConfig", MLP | FOUR_STAGES | CONCAT, ("pixel labels",), name="concat"),
     Case("ViTMAEModel", "ViTMAEConfig", MLP, ("noise",), sized=True),
     Case("ViTMAEForPreTraining", "ViTMAEConfig", DECODER, ("noise",), sized=True),
     Case(
@@ -125,6 +133,9 @@ def make_inputs(case: Case, height: int = 32, width: int = 32) -> dict[str, Tens
         inputs["labels"] = torch.randint(50, (int(mask.sum()),), generator=generator)
     if "labels" in case.inputs:
         inputs["labels"] = torch.tensor([3, 1])
+    if "pixel labels" in case.inputs:
+        inputs["labels"] = torch.randint(5, (2, height, width), generator=generator)
+        inputs["labels"][0, :3] = 255
     if "noise" in case.inputs:
         inputs["noise"] = torch.rand(2, patches, generator=generator)
     if case.sized:

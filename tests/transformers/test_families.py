@@ -20,7 +20,7 @@ import vitkit
 import vitkit.transformers
 
 CLOSE: Any = {"atol": 1e-5, "rtol": 1e-5}
-TRAINED = [case for case in CASES if any(part in case.kind for part in ("Classification", "Masked", "PreTraining"))]
+TRAINED = [case for case in CASES if any(part in case.kind for part in ("Classification", "Masked", "PreTraining", "Semantic"))]
 TRAINED = [case for case in TRAINED if "Teacher" not in case.kind]
 CLASSIFIERS = [case for case in CASES if "labels" in case.inputs and "ResNet" not in case.kind]
 ONE_EACH = list({case.config: case for case in reversed(CASES)}.values())

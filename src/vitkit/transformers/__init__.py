@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         AutoModel,
         AutoModelForImageClassification,
         AutoModelForMaskedImageModeling,
+        AutoModelForPreTraining,
+        AutoModelForSemanticSegmentation,
     )
     from vitkit.transformers.auto_processing import AutoFeatureExtractor, AutoImageProcessor
     from vitkit.transformers.batch import BatchFeature
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         BeitModel,
         BeitPreTrainedModel,
     )
+    from vitkit.transformers.families.beit_segmentation import BeitBackbone, BeitForSemanticSegmentation
     from vitkit.transformers.families.deit import (
         DeiTConfig,
         DeiTForImageClassification,
@@ -107,6 +110,7 @@ if TYPE_CHECKING:
         MaskedImageModelingOutput,
         MaskedLMOutput,
         ModelOutput,
+        SemanticSegmenterOutput,
     )
     from vitkit.transformers.pipelines import pipeline
     from vitkit.transformers.pretrained import PreTrainedModel, ViTPreTrainedModel
@@ -119,6 +123,8 @@ _NAMES = {
         "AutoModel",
         "AutoModelForImageClassification",
         "AutoModelForMaskedImageModeling",
+        "AutoModelForPreTraining",
+        "AutoModelForSemanticSegmentation",
     ),
     "auto_processing": ("AutoFeatureExtractor", "AutoImageProcessor"),
     "batch": ("BatchFeature",),
@@ -130,6 +136,7 @@ _NAMES = {
         "BeitModel",
         "BeitPreTrainedModel",
     ),
+    "families.beit_segmentation": ("BeitBackbone", "BeitForSemanticSegmentation"),
     "families.deit": (
         "DeiTConfig",
         "DeiTForImageClassification",
@@ -195,6 +202,7 @@ _NAMES = {
         "MaskedImageModelingOutput",
         "MaskedLMOutput",
         "ModelOutput",
+        "SemanticSegmenterOutput",
     ),
     "pipelines": ("pipeline",),
     "pretrained": ("PreTrainedModel", "ViTPreTrainedModel"),
@@ -209,16 +217,20 @@ __all__ = [
     "AutoModel",
     "AutoModelForImageClassification",
     "AutoModelForMaskedImageModeling",
+    "AutoModelForPreTraining",
+    "AutoModelForSemanticSegmentation",
     "BackboneOutput",
     "BaseImageProcessor",
     "BaseModelOutput",
     "BaseModelOutputWithPooling",
     "BaseModelOutputWithPoolingAndNoAttention",
     "BatchFeature",
+    "BeitBackbone",
     "BeitConfig",
     "BeitFeatureExtractor",
     "BeitForImageClassification",
     "BeitForMaskedImageModeling",
+    "BeitForSemanticSegmentation",
     "BeitImageProcessor",
     "BeitImageProcessorFast",
     "BeitImageProcessorPil",
@@ -270,6 +282,7 @@ __all__ = [
     "ResNetForImageClassification",
     "ResNetModel",
     "ResNetPreTrainedModel",
+    "SemanticSegmenterOutput",
     "ViTConfig",
     "ViTFeatureExtractor",
     "ViTForImageClassification",

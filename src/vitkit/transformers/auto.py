@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +29,11 @@ class Family:
     model: str
     classification: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
+    pretraining: tuple[str, ...] = ()
+    segmentation: tuple[str, ...] = ()
     backbone: str | None = None
+    # Classes in another module than `module`.
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -38,6 +42,9 @@ FAMILIES: Mapping[str, Family] = {
         config="BeitConfig",
         model="BeitModel",
         classification=("BeitForImageClassification",),
+        segmentation=("BeitForSemanticSegmentation",),
+        backbone="BeitBackbone",
+        elsewhere={name: "families.beit_segmentation" for name in ("BeitBackbone", "BeitForSemanticSegmentation")},
     ),
     "deit": Family(
         module="families.deit",
@@ -80,7 +87,12 @@ FAMILIES: Mapping[str, Family] = {
         classification=("ViTForImageClassification",),
         masked=("ViTForMaskedImageModeling",),
     ),
-    "vit_mae": Family(module="families.vit_mae", config="ViTMAEConfig", model="ViTMAEModel"),
+    "vit_mae": Family(
+        module="families.vit_mae",
+        config="ViTMAEConfig",
+        model="ViTMAEModel",
+        pretraining=("ViTMAEForPreTraining",),
+    ),
     "vit_msn": Family(
         module="families.vit_msn",
         config="ViTMSNConfig",
@@ -91,7 +103,8 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def _class(model_type: str, name: str) -> Any:
-    return getattr(import_module(f"vitkit.transformers.{FAMILIES[model_type].module}"), name)
+    family = FAMILIES[model_type]
+    return getattr(import_module(f"vitkit.transformers.{family.elsewhere.get(name, family.module)}"), name)
 
 
 def _unknown_type(source: str, model_type: object) -> ValueError:
@@ -253,6 +266,18 @@ class AutoModelForMaskedImageModeling(_AutoModel):
     """Loads a model for masked image modeling from a checkpoint, with `from_pretrained`."""
 
     task = "masked"
+
+
+class AutoModelForPreTraining(_AutoModel):
+    """Loads a model for pre-training from a checkpoint, with `from_pretrained`."""
+
+    task = "pretraining"
+
+
+class AutoModelForSemanticSegmentation(_AutoModel):
+    """Loads a model for semantic segmentation from a checkpoint, with `from_pretrained`."""
+
+    task = "segmentation"
 
 
 class AutoBackbone(_AutoModel):

@@ -68,6 +68,8 @@ class PretrainedConfig(ABC):
     tie_word_embeddings: ClassVar[bool] = False
     # Whether the class has required arguments.
     has_no_defaults_at_init: ClassVar[bool] = False
+    # Other names of attributes, for subclasses: {"embed_dim": "hidden_size"}.
+    attribute_map: ClassVar[Mapping[str, str]] = {}
 
     architectures: list[str] | None
     dtype: torch.dtype | None
@@ -88,6 +90,7 @@ class PretrainedConfig(ABC):
                 f"{type(self).__name__} takes {len(names)} positional arguments ({', '.join(names)}), got {len(args)}"
             )
         given = dict(zip(names, args, strict=False))
+        kwargs = {self.attribute_map.get(name, name): value for name, value in kwargs.items()}
         if twice := sorted(set(given) & set(kwargs)):
             raise TypeError(f"{type(self).__name__} got {', '.join(twice)} both as positional and as keyword argument")
         given |= {RENAMED.get(name, name): value for name, value in kwargs.items() if name not in IGNORED}
@@ -144,8 +147,15 @@ class PretrainedConfig(ABC):
                 'use `num_labels=2`, or use `problem_type="regression"` for a single-output regression head.'
             )
 
+    def __getattr__(self, name: str) -> Any:
+        """Returns the attribute that has another name in `attribute_map`. Raises AttributeError for other names."""
+        if name in type(self).attribute_map:
+            return getattr(self, type(self).attribute_map[name])
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Converts the class indices of label mappings to integers, because JSON stores them as strings."""
+        name = self.attribute_map.get(name, name)
         if name == "id2label" and isinstance(value, Mapping):
             value = {int(index): label for index, label in value.items()}
         elif name == "label2id" and isinstance(value, Mapping):
@@ -169,7 +179,7 @@ class PretrainedConfig(ABC):
     def set_labels(
         self, number: int | None, id2label: Mapping[int | str, str] | None, label2id: Mapping[str, int | str] | None
     ) -> None:
-        """Sets the labels. If `id2label` and `number` contradict each other, `id2label` is used with a warning."""
+        """Sets the labels. If `number` contradicts `id2label`, the labels are LABEL_0, LABEL_1, ..., with a warning."""
         if id2label is None:
             self.num_labels = 2 if number is None else number
             return
@@ -181,6 +191,8 @@ class PretrainedConfig(ABC):
                 f"You passed `num_labels={number}` which is incompatible to the `id2label` map of length "
                 f"`{len(id2label)}`."
             )
+            self.num_labels = number
+            return
         self.id2label = {int(index): label for index, label in id2label.items()}
         given = label2id or {label: index for index, label in self.id2label.items()}
         self.label2id = {label: int(index) for label, index in given.items()}
@@ -303,8 +315,10 @@ class PretrainedConfig(ABC):
         if kwargs.get("id2label") is not None:
             # The keys may be strings, as in config.json.
             data.pop("label2id", None)
-            labels = ("num_labels", "id2label", "label2id")
-            data |= {name: kwargs.pop(name) for name in labels if kwargs.get(name) is not None}
+            # With both, the labels determine the number of classes.
+            kwargs.pop("num_labels", None)
+            data |= {name: kwargs.pop(name) for name in ("id2label", "label2id") if kwargs.get(name) is not None}
+            data.pop("num_labels", None)
         number = {"num_labels": kwargs["num_labels"]} if kwargs.get("num_labels") is not None else {}
         config = cls(**{**data, **number, **named})
         if kwargs.get("label2id") is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vitkit import atomic
 from vitkit.checkpoints.hub import download
 from vitkit.checkpoints.json_files import read_json
 from vitkit.config import JsonDict
@@ -142,7 +143,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def push(save: Callable[..., object], repo_id: str, **options: Argument) -> str:
+def push(save: Callable[..., object], repo_id: str, *, tags: list[str] | None = None, **options: Argument) -> str:
     """Uploads the files that `save(folder)` writes and returns the URL of the commit.
 
     `options` are those of `push_folder`; others are passed to `save`.
@@ -151,7 +152,7 @@ def push(save: Callable[..., object], repo_id: str, **options: Argument) -> str:
     hub_options = {name: options.pop(name) for name in known if name in options}
     with tempfile.TemporaryDirectory() as folder:
         save(folder, **options)
-        return push_folder(Path(folder), ["*"], repo_id=repo_id, **hub_options)
+        return push_folder(Path(folder), ["*"], repo_id=repo_id, tags=tags, **hub_options)
 
 
 def push_folder(
@@ -162,21 +163,37 @@ def push_folder(
     commit_message: str | None = None,
     private: bool | None = None,
     token: str | bool | None = None,
+    tags: list[str] | None = None,
     **commit: Argument,
 ) -> str:
     """Uploads files from a folder to a Hub repository and returns the URL of the commit.
 
     The repository is created if needed; `repo_id` defaults to the name of the folder. `commit` may contain revision,
-    create_pr and commit_description.
+    create_pr and commit_description. `tags` are added to the model card of the repository.
     """
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     repository = api.create_repo(repo_id or folder.name, private=private, exist_ok=True).repo_id
+    if tags:
+        _write_card(folder, repository, tags, token)
     return api.upload_folder(
         repo_id=repository,
         folder_path=folder,
-        allow_patterns=list(patterns),
+        allow_patterns=[*patterns, "README.md"] if tags else list(patterns),
         commit_message=commit_message or "Upload with vitkit",
         **commit,
     ).commit_url
+
+
+def _write_card(folder: Path, repository: str, tags: list[str], token: str | bool | None) -> None:
+    """Writes the model card of a repository, with additional tags, to README.md. Creates one if there is none."""
+    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        card = ModelCard.load(repository, token=token)  # type: ignore[arg-type]
+    except EntryNotFoundError:
+        card = ModelCard(f"---\n{ModelCardData(library_name='transformers').to_yaml()}\n---\n")
+    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
+    atomic.write_text(folder / "README.md", str(card))

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vitkit.transformers.activations import XIELUActivation
 from vitkit.transformers.checkpointing import ActivationCheckpointing
 from vitkit.transformers.embeddings import ViTEmbeddings
 
@@ -57,15 +58,19 @@ class Initialization(nn.Module, ABC):
     def _init_weights(self, module: nn.Module) -> None:
         """Initializes one module: truncated normal weights, zero biases, and a zero mask token."""
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             _truncated_normal(module.weight, std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             nn.init.zeros_(module.bias)
             nn.init.ones_(module.weight)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
         elif isinstance(module, nn.PReLU):
             nn.init.constant_(module.weight, module.init)
+        elif isinstance(module, XIELUActivation):
+            module.reset_parameters()
         elif isinstance(module, ViTEmbeddings):
             _truncated_normal(module.position_embeddings, std)
             _truncated_normal(module.cls_token, std)

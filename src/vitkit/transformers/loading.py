@@ -328,7 +328,7 @@ def save(
         tensors = _state_dict(model, state_dict, "v4" if save_original_format else "v5")
         _write_weights(tensors, folder, max_shard_size, variant)
     if push_to_hub:
-        hub.push_folder(folder, files, **hub_options)
+        hub.push_folder(folder, files, tags=model.model_tags, **hub_options)
 
 
 def _state_dict(model: Model, state_dict: Mapping[str, Tensor] | None, name_format: str) -> dict[str, Tensor]:

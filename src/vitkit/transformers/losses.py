@@ -1,4 +1,4 @@
-"""Losses of the models: classification or regression, and masked image modeling."""
+"""Losses of the models: classification or regression, semantic segmentation and masked image modeling."""
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,30 @@ def classification_loss(
         return F.cross_entropy(logits, labels)
     items = num_items_in_batch.to(logits.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch
     return F.cross_entropy(logits, labels, reduction="sum") / items
+
+
+def segmentation_loss(
+    logits: Float[Tensor, "b classes rows columns"],
+    labels: Shaped[Tensor, "b height width"],
+    ignore_index: int = 255,
+    num_items_in_batch: Tensor | int | None = None,
+    auxiliary_logits: Float[Tensor, "b classes r s"] | None = None,
+    auxiliary_loss_weight: float = 0.4,
+) -> Float[Tensor, ""]:
+    """Returns the cross-entropy of the classes of pixels. The logits are resized to the size of the labels.
+
+    Pixels with the label `ignore_index` are ignored. The loss of `auxiliary_logits` is added with a weight. With
+    `num_items_in_batch` the cross-entropy is summed and divided by that number.
+    """
+
+    def loss(values: Float[Tensor, "b classes r s"]) -> Float[Tensor, ""]:
+        resized = F.interpolate(values, size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        if num_items_in_batch is None:
+            return F.cross_entropy(resized, labels, ignore_index=ignore_index)
+        return F.cross_entropy(resized, labels, ignore_index=ignore_index, reduction="sum") / num_items_in_batch
+
+    total = loss(logits)
+    return total if auxiliary_logits is None else total + auxiliary_loss_weight * loss(auxiliary_logits)
 
 
 def masked_loss(

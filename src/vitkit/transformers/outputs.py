@@ -165,6 +165,20 @@ class MaskedLMOutput(ModelOutput):
 
 
 @dataclass
+class SemanticSegmenterOutput(ModelOutput):
+    """Model output: loss (if labels were given), logits of pixels, hidden states and attention weights.
+
+    The logits have the shape (b, classes, rows, columns); resize them to the size of the image. Layer outputs are those
+    of `BaseModelOutputWithPooling`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
+
+
+@dataclass
 class MaskedImageModelingOutput(ModelOutput):
     """Model output: loss (if a mask was given), reconstructed images, hidden states and attention weights.
 
@@ -192,4 +206,5 @@ __all__ = [
     "MaskedImageModelingOutput",
     "MaskedLMOutput",
     "ModelOutput",
+    "SemanticSegmenterOutput",
 ]

@@ -39,7 +39,7 @@ class PreTrainedModel(Adapters, Initialization, ActivationCheckpointing, Capabil
     names: ClassVar[Names] = Names()
     # Attributes that Trainer, Accelerate and PEFT read.
     accepts_loss_kwargs: ClassVar[bool] = False
-    model_tags: ClassVar[list[str] | None] = None
+    model_tags: list[str] | None = None
     _no_split_modules: ClassVar[list[str]] = []
     _loss_function: Callable[..., Tensor]
     _name_format: str = "v4"
@@ -158,7 +158,31 @@ class PreTrainedModel(Adapters, Initialization, ActivationCheckpointing, Capabil
 
         Takes the options of `hub.push` and `loading.save`.
         """
-        return hub.push(self.save_pretrained, repo_id, **options)
+        return hub.push(self.save_pretrained, repo_id, tags=self.model_tags, **options)
+
+    def add_model_tags(self, tags: str | list[str]) -> None:
+        """Adds tags to those of the model card, which `push_to_hub` uploads. Tags that the model has are not repeated.
+
+        The list belongs to the model, not to the class.
+        """
+        new = [tags] if isinstance(tags, str) else tags
+        self.model_tags = list(dict.fromkeys([*(self.model_tags or []), *new]))
+
+    def get_parameter_or_buffer(self, target: str) -> Any:
+        """Returns a parameter, a buffer or the extra state of a module by its name in transformers 4 or 5.
+
+        Raises AttributeError if there is none.
+        """
+        for get in (self.get_parameter, self.get_buffer):
+            try:
+                return get(target)
+            except AttributeError:
+                continue
+        path, _, name = target.rpartition(".")
+        module = self.get_submodule(path)
+        if name == "_extra_state" and type(module).get_extra_state is not nn.Module.get_extra_state:
+            return module.get_extra_state()
+        raise AttributeError(f"`{target}` is neither a parameter, buffer, nor extra state.")
 
     @property
     def base_model(self) -> Any:

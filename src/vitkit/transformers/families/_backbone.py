@@ -143,7 +143,7 @@ class Backbone(EncoderModel, StageNames):
     def feature_maps(
         self, states: Sequence[Tensor], grid: tuple[int, int], special: int, norm: nn.Module
     ) -> tuple[Float[Tensor, "..."], ...]:
-        """Returns the feature maps of the chosen stages, normalized if `config.apply_layernorm` is True.
+        """Returns the feature maps of the chosen stages, normalized if the config has `apply_layernorm=True`.
 
         `states` are the outputs of all stages, whose first `special` tokens are not patches. Without
         `config.reshape_hidden_states` the tokens are returned.
@@ -151,7 +151,7 @@ class Backbone(EncoderModel, StageNames):
         maps = []
         for name, state in zip(self.stage_names, states, strict=True):
             if name in self.out_features:
-                tokens = norm(state) if self.config.apply_layernorm else state
+                tokens = norm(state) if getattr(self.config, "apply_layernorm", False) else state
                 if self.config.reshape_hidden_states:
                     tokens = tokens[:, special:].transpose(1, 2).unflatten(2, grid).contiguous()
                 maps.append(tokens)

@@ -23,6 +23,7 @@ from vitkit.transformers.families._base import (
     need_pixels,
 )
 from vitkit.transformers.families._layers import Encoder, EncoderLayer, LayerInput
+from vitkit.transformers.hub import Argument
 from vitkit.transformers.names import VIT, Names
 from vitkit.transformers.outputs import BaseModelOutputWithPooling, MaskedLMOutput
 
@@ -64,6 +65,19 @@ class BeitConfig(BackboneConfig):
     semantic_loss_ignore_index: int = 255
     add_fpn: bool = False
     reshape_hidden_states: bool = True
+
+    def __init__(self, *args: Argument, **kwargs: Argument):
+        # The name in old config files.
+        indices = kwargs.pop("segmentation_indices", None)
+        if kwargs.get("out_indices") is None and indices is not None:
+            kwargs["out_indices"] = indices
+        super().__init__(*args, **kwargs)
+        if self.add_fpn and len(self.out_indices) != 4:
+            raise ValueError(
+                "BeitConfig requires `out_indices` to be a list of exactly 4 integers when `add_fpn=True`, specifying "
+                f"which features to use from the backbone, got {list(self.out_indices)}. One can use `out_indices=[3, "
+                "5, 7, 11]` for a base-sized architecture."
+            )
 
 
 class BeitRelativePositionBias(nn.Module):
