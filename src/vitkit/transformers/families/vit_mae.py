@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitkit.layers import layer_norm, resize_positions, sincos2d
+from vitkit.transformers.arguments import LayerSelection, selected_layers
 from vitkit.transformers.configuration import PretrainedConfig, Sizes, pair
 from vitkit.transformers.families._base import (
     Embeddings,
@@ -209,11 +210,18 @@ class ViTMAEDecoder(nn.Module):
         hidden_states: Float[Tensor, "b m d"],
         ids_restore: Int[Tensor, "b p"],
         interpolate_pos_encoding: bool | None = None,
+        *,
+        output_attentions: LayerSelection = None,
+        output_hidden_states: LayerSelection = None,
     ) -> ViTMAEDecoderOutput:
-        """Returns the predicted pixels of all patches.
+        """Returns the predicted pixels of all patches and the outputs of the selected decoder layers.
 
         With `interpolate_pos_encoding`, the positions are resized along the sequence of patches, as in transformers.
+        Hidden state 0 is the input of the first layer.
         """
+        depth = len(self.decoder_layers)
+        weights_of = selected_layers(output_attentions, depth, "output_attentions")
+        states_of = selected_layers(output_hidden_states, depth + 1, "output_hidden_states")
         x = self.decoder_embed(hidden_states)
         masked = self.mask_token.expand(x.shape[0], ids_restore.shape[1] + 1 - x.shape[1], -1)
         patches = torch.cat([x[:, 1:], masked], dim=1)
@@ -223,9 +231,17 @@ class ViTMAEDecoder(nn.Module):
             native, length = positions.shape[1] - 1, patches.shape[1]
             positions = resize_positions(positions[0], (1, native), (1, length), "bicubic", special=1)[None]
         x = torch.cat([x[:, :1], patches], dim=1) + positions
-        for layer in self.decoder_layers:
-            x = layer(x)
-        return ViTMAEDecoderOutput(logits=self.decoder_pred(self.decoder_norm(x))[:, 1:])
+        states, weights = [x if 0 in states_of else None], []
+        for index, layer in enumerate(self.decoder_layers):
+            record: list[Tensor] | None = [] if index in weights_of else None
+            x = layer(x) if record is None else layer(x, record=record)
+            states.append(x if index + 1 in states_of else None)
+            weights.append(record[0] if record else None)
+        return ViTMAEDecoderOutput(
+            logits=self.decoder_pred(self.decoder_norm(x))[:, 1:],
+            hidden_states=tuple(states) if states_of else None,
+            attentions=tuple(weights) if weights_of else None,
+        )
 
 
 class ViTMAEForPreTraining(HeadModel):
