@@ -342,6 +342,8 @@ def _state_dict(model: Model, state_dict: Mapping[str, Tensor] | None, name_form
         if name_format == "v5":
             write_v5(module, state, prefix)
     model.name_format = before
+    if name_format == "v4":
+        return state
     # Parts of a parameter, which `split_for_v5` returns: safetensors does not save shared memory.
     partial = {name for name, each in state.items() if each.untyped_storage().nbytes() > each.nbytes}
     return {name: tensor.clone() if name in partial else tensor for name, tensor in state.items()}

@@ -188,8 +188,12 @@ class ModuleName(str):
         return ModuleName, (str(self), self.other)
 
     def endswith(self, suffix: str | tuple[str, ...], *bounds: Any) -> bool:
-        """Returns whether the name, or the name in the other version, ends with a suffix."""
-        return super().endswith(suffix, *bounds) or self.other.endswith(suffix, *bounds)
+        """Returns whether the name, or the name in the other version, ends with a suffix.
+
+        A dot and the complete name in the other version is also a suffix: PEFT tests complete names for equality, and
+        then as a suffix after a dot.
+        """
+        return super().endswith(suffix, *bounds) or f".{self.other}".endswith(suffix, *bounds)
 
 
 def named_modules(
