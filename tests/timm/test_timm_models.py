@@ -209,7 +209,7 @@ def test_grouping_of_parameters(name: str) -> None:
     assert groups(own) == groups(model)
 
 
-@pytest.mark.parametrize("name", [KINDS[0], "beit_base_patch16_224", KINDS[10]])
+@pytest.mark.parametrize("name", [KINDS[0], "beit_base_patch16_224", KINDS[10], "resnetv2_50x1_bit"])
 def test_activation_checkpointing(name: str) -> None:
     _, own = pair(name)
     batch = images(own)

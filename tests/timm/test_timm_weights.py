@@ -216,6 +216,16 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         {"architecture": "resnetv2_50x1_bit", "model_args": {"layers": [10**9, 1, 1, 1]}},
         {"model_args": {"embed_dim": "wide"}},
         {"model_args": {"patch_size": 0}},
+        {"model_args": {"patch_size": [16]}},
+        {"model_args": {"num_classes": "x"}},
+        {"model_args": {"num_classes": -3}},
+        {"model_args": {"depth": 2.5}},
+        {"model_args": {"reg_tokens": -1}},
+        {"model_args": {"drop_rate": "x"}},
+        {"model_args": {"drop_path_rate": 5}},
+        {"model_args": {"qkv_bias": "maybe"}},
+        {"architecture": "resnetv2_50x1_bit", "model_args": {"layers": [1.5]}},
+        {"architecture": "beit_base_patch16_224", "model_args": {"mlp_ratio": "x"}},
         {"model_args": {"unknown": 1}},
         {"num_classes": 10**8},
         {"pretrained_cfg": {"input_size": "x"}},
@@ -228,6 +238,7 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(ValueError) as caught_sizes:  # noqa: PT011 - any one-line message
                 ours.create_model(f"local-dir:{folder}", pretrained=False)
             assert "\n" not in str(caught_sizes.value)
+            assert "supported between" not in str(caught_sizes.value), "an error of Python"
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "a\x1b[31m\nb", "pretrained_cfg": {}}))
     with pytest.raises(RuntimeError) as caught_name:
         ours.create_model(f"local-dir:{tmp_path}")

@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 
-from vitkit.config import nearest
+from vitkit.config import convert, nearest
 from vitkit.timm.layers import LayerType, to_2tuple
 
 Arguments = TypeVar("Arguments")
@@ -65,6 +65,32 @@ class Shared:
         }
 
 
+def check_saved(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks arguments that were read from a file, and converts lists to tuples.
+
+    `cls` is the argument dataclass. Arguments that it does not have, and those whose type JSON does not have, are left
+    unchanged. Raises ValueError for a value of the wrong type, a negative number and a rate above 1.
+    """
+    hints = get_type_hints(cls)
+    checked = dict(values)
+    for name, value in values.items():
+        if value is None or name not in hints or not _is_json(hints[name]):
+            continue
+        checked[name] = convert(value, hints[name], name)
+        numbers = checked[name] if isinstance(checked[name], tuple) else (checked[name],)
+        if any(isinstance(number, int | float) and number < 0 for number in numbers):
+            raise ValueError(f"{name} is {value}; it must not be negative")
+        if name.endswith("_rate") and checked[name] > 1:
+            raise ValueError(f"{name} is {value}; expected a number from 0 to 1")
+    return checked
+
+
+def _is_json(hint: Any) -> bool:
+    """Returns whether a type hint consists of types that JSON has."""
+    parts = get_args(hint)
+    return hint in (int, float, bool, str, type(None), ...) or (bool(parts) and all(_is_json(part) for part in parts))
+
+
 def bind(
     cls: type[Arguments],
     owner: str,
@@ -93,5 +119,5 @@ def bind(
                     f"{' or '.join(map(repr, fixed[name]))}, or use timm for this model"
                 )
         elif name not in names:
-            raise TypeError(f"{owner} got an unexpected keyword argument '{name}'{nearest(name, [*names, *fixed])}")
+            raise TypeError(f"{owner} got an unexpected keyword argument '{name}'{nearest(name, dict.fromkeys([*names, *fixed]))}")
     return cls(**{name: value for name, value in given.items() if name in names})

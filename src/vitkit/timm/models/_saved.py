@@ -11,6 +11,7 @@ from vitkit.checkpoints.hub import download
 from vitkit.checkpoints.json_files import read_json
 from vitkit.checkpoints.locate import WEIGHTS, locate
 from vitkit.config import JsonDict
+from vitkit.timm.models._arguments import check_saved
 from vitkit.timm.models._registry import CFG_DEFAULTS, CFG_KEYS, resolve_name
 from vitkit.timm.models.beit import Beit
 from vitkit.timm.models.deit import VisionTransformerDistilled
@@ -70,11 +71,12 @@ def read_folder(source: str, rest: str, cache_dir: Source | None) -> tuple[JsonD
             f"{path} is not a config.json of timm: architecture must be a string, model_args and pretrained_cfg must "
             "be objects; pass the folder as pretrained= together with the name of an architecture"
         )
+    arguments = {key: value for key, value in arguments.items() if value is not None}
     cfg = {key: value for key, value in cfg.items() if key in CFG_KEYS and key not in WEIGHTS_KEYS} | extra
     cfg |= {key: data[key] for key in ("num_classes", "label_names", "label_descriptions") if key in data}
     cfg = _with_arguments(cfg, arguments, path)
-    _check_sizes(folder, resolve_name(name)[0], cfg, dict(arguments))
-    return cfg, name, dict(arguments)
+    _check_sizes(folder, resolve_name(name)[0], cfg, arguments)
+    return cfg, name, arguments
 
 
 def _with_arguments(cfg: JsonDict, arguments: Mapping[str, Any], path: Path) -> JsonDict:
@@ -96,9 +98,9 @@ def _check_sizes(folder: Path, architecture: Architecture, cfg: JsonDict, argume
     """Raises CheckpointError if saved sizes are invalid, or larger than those of the weights in the same folder."""
     cls, arguments = complete_arguments(architecture, cfg, arguments)
     try:
-        config = cls.config_of(**arguments)
+        config = cls.config_of(**check_saved(cls.arguments_class, arguments))
     except (ValueError, TypeError, AssertionError, ArithmeticError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {' '.join(str(error).split())[:300]}") from None
+        raise CheckpointError(f"{folder / 'config.json'}: {' '.join(str(error).split())[:900]}") from None
     bounds.check_requested(config.image_size)
     has_weights = any((folder / name).is_file() for name in WEIGHTS)
     bounds.check_config(config, locate(str(folder), None).tensors if has_weights else None)

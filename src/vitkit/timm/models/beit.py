@@ -61,6 +61,8 @@ class Beit(TimmViT, beit.BEiT):  # type: ignore[misc] - timm names the argument 
     Raises TypeError for an unknown argument, and ValueError for an option that vitkit does not have.
     """
 
+    arguments_class = BeitArguments
+
     pools = ("", "avg", "token")
     hidden = ("patch_drop", "norm_pre")
     pools_message = "Only avg or token pooling (or none) is supported."

@@ -30,6 +30,8 @@ class VisionTransformerDistilled(TimmViT, deit.DeiT):  # type: ignore[misc] - ti
     The output is the mean of both heads, or in training after `set_distilled_training()` the pair of their logits.
     """
 
+    arguments_class = VisionTransformerArguments
+
     pools = ("token",)
     pools_message = "The distilled head reads the class and distillation tokens."
     stem = r"^cls_token|pos_embed|patch_embed|dist_token"

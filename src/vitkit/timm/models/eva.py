@@ -86,6 +86,8 @@ class Eva(TimmViT, dinov3.DINOv3):  # type: ignore[misc] - timm names the argume
     Raises TypeError for an unknown argument, and ValueError for an option that vitkit does not have.
     """
 
+    arguments_class = EvaArguments
+
     pools = ("", "avg", "token")
     hidden = ("patch_drop",)
 

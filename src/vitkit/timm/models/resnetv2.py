@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vitkit.config import JsonDict
 from vitkit.layers import Features
@@ -42,7 +43,7 @@ class ResNetV2Arguments:
     stem_chs: int = 64
     drop_rate: float = 0.0
     zero_init_last: bool = False
-    img_size: Any = 224
+    img_size: int | tuple[int, int] = 224
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
 
@@ -79,6 +80,26 @@ class ClassifierHead(nn.Module):
         return self.flatten(x if pre_logits else self.fc(x))
 
 
+class ResNetStage(nn.Module):
+    """Bottlenecks of a stage, as the attribute `blocks`.
+
+    With `grad_checkpointing`, the backward pass recomputes the activations of each bottleneck.
+    """
+
+    def __init__(self, blocks: nn.Module):
+        super().__init__()
+        self.blocks = blocks
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the feature map after all bottlenecks."""
+        if not (self.grad_checkpointing and torch.is_grad_enabled()):
+            return self.blocks(x)
+        for block in self.blocks.children():
+            x = checkpoint(block, x, use_reentrant=False)  # type: ignore[assignment]
+        return x
+
+
 class ResNetV2(bit.BiT):
     """BiT ResNet with timm's arguments, methods and parameter names.
 
@@ -86,6 +107,7 @@ class ResNetV2(bit.BiT):
     """
 
     default_out_indices = (0, 1, 2, 3, 4)
+    arguments_class = ResNetV2Arguments
     default_cfg: JsonDict
     pretrained_cfg: JsonDict
 
@@ -99,6 +121,7 @@ class ResNetV2(bit.BiT):
         device = torch.device(arguments.device) if arguments.device is not None else torch.get_default_device()
         with torch.device("meta"):
             bit.BiT.__init__(self, arguments.config())
+            self.stages = nn.Sequential(*(ResNetStage(stage.get_submodule("blocks")) for stage in self.stages))
             for stage in self.stages:
                 for block in stage.get_submodule("blocks").children():
                     move_first(block, "downsample")
@@ -211,9 +234,9 @@ class ResNetV2(bit.BiT):
         self.head.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Raises NotImplementedError, because BiT does not support activation checkpointing."""
-        if enable:
-            raise NotImplementedError("vitkit's BiT does not support activation checkpointing; do not enable it")
+        """Enables or disables activation checkpointing of the bottlenecks."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable  # type: ignore[assignment]
 
     def group_matcher(self, coarse: bool = False) -> JsonDict:
         """Returns patterns of parameter names for layer-wise learning rates, in timm's format."""

@@ -134,6 +134,8 @@ class VisionTransformer(TimmViT, vit.ViT):  # type: ignore[misc] - timm names th
     Raises TypeError for an unknown argument, and ValueError for an option that vitkit does not have.
     """
 
+    arguments_class = VisionTransformerArguments
+
     @classmethod
     def config_of(cls, **kwargs: Any) -> vit.Config:
         """Converts timm's arguments to a vitkit config. Raises the errors of the constructor."""
