@@ -185,23 +185,6 @@ def test_masked_patches_are_replaced_before_the_blocks() -> None:
     torch.testing.assert_close(encoded_patches(images()), encoded_patches(other))
 
 
-def test_fine_tuning_starts_from_copies_of_the_shared_table() -> None:
-    pretrained = random(models.build(dataclasses.replace(beit.TINY, relative="shared", pool="token", num_classes=0)))
-    tuned = beit.for_fine_tuning(pretrained, num_classes=3).eval()
-    assert tuned.config == dataclasses.replace(beit.TINY, num_classes=3)
-    shared = pretrained.get_parameter("rel_pos_bias.relative_position_bias_table")
-    for block in tuned.blocks:
-        table = block.get_parameter("attn.relative_position_bias_table")
-        assert torch.equal(table, shared)
-        assert table.data_ptr() != shared.data_ptr()
-    patches = pretrained.features(images()).patches  # after the norm; those of fine-tuning are before it
-    norm = pretrained.norm
-    torch.testing.assert_close(norm(tuned.features(images()).patches), patches, atol=1e-5, rtol=1e-5)
-    assert tuned(images()).shape == (2, 3)
-    with pytest.raises(ValueError, match="relative='shared'"):
-        beit.for_fine_tuning(tuned, num_classes=3)
-
-
 def test_initial_weights_shrink_with_depth() -> None:
     torch.manual_seed(0)
     config = models.preset("beit-b/16", depth=4, num_heads=3, width=96, mlp_width=384)

@@ -21,7 +21,9 @@ import vitkit
 import vitkit.transformers
 
 CLOSE: Any = {"atol": 1e-5, "rtol": 1e-5}
-TRAINED = [case for case in CASES if any(part in case.kind for part in ("Classification", "Masked", "PreTraining", "Semantic"))]
+TRAINED = [
+    case for case in CASES if any(part in case.kind for part in ("Classification", "Masked", "PreTraining", "Semantic"))
+]
 TRAINED = [case for case in TRAINED if "Teacher" not in case.kind]
 CLASSIFIERS = [case for case in CASES if "labels" in case.inputs and "ResNet" not in case.kind]
 ONE_EACH = list({case.config: case for case in reversed(CASES)}.values())
@@ -184,9 +186,9 @@ def test_segmentation_maps_are_those_of_transformers(hf: ModuleType) -> None:
 
 
 def test_unsupported_stages_and_labels_of_beit() -> None:
-    with pytest.raises(ValueError, match="requires config.out_indices to be a list of 4 integers.*got \\[3\\]"):
+    with pytest.raises(ValueError, match=r"requires config.out_indices to be a list of 4 integers.*got \[3\]"):
         vitkit.BeitForSemanticSegmentation(vitkit.BeitConfig(**SMALL))
-    with pytest.raises(ValueError, match="list of exactly 4 integers when `add_fpn=True`.*got \\[1, 2\\]"):
+    with pytest.raises(ValueError, match=r"list of exactly 4 integers when `add_fpn=True`.*got \[1, 2\]"):
         vitkit.BeitConfig(**SMALL, add_fpn=True, out_indices=[1, 2])
     config = vitkit.BeitConfig(**SMALL | {"num_labels": 1}, segmentation_indices=[0, 1, 2, 3])
     assert config.out_indices == [0, 1, 2, 3]

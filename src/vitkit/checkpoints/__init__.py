@@ -12,6 +12,6 @@ pretraining   decoders, mask tokens and heads in published files, to continue pr
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin
 from vitkit.checkpoints.formats import list_formats
 from vitkit.checkpoints.load import load
-from vitkit.checkpoints.save import convert, save
+from vitkit.checkpoints.save import convert, convert_config, save
 
-__all__ = ["Checkpoint", "CheckpointError", "Origin", "convert", "list_formats", "load", "save"]
+__all__ = ["Checkpoint", "CheckpointError", "Origin", "convert", "convert_config", "list_formats", "load", "save"]

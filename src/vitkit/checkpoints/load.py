@@ -90,6 +90,20 @@ def load(
     return checkpoint
 
 
+def describe(source: str | os.PathLike[str]) -> Checkpoint:
+    """Returns a checkpoint whose model is on the meta device: config, labels and preprocessing, without weights.
+
+    Only the names, shapes and dtypes of the tensors are used; the tensors themselves are read only if a config cannot
+    be inferred without their values. Raises CheckpointError if the checkpoint is invalid.
+    """
+    text = os.fspath(source)
+    try:
+        files = locate(text, None)
+        return assemble(files, format=None, image_size=None, overrides={}, dtype=None, weights=False)
+    except CheckpointError as error:
+        raise CheckpointError(_with_source(text, str(error))) from None
+
+
 def parse_channels(value: object) -> int:
     """Converts a number of channels (integer or string) to an integer. Raises CheckpointError for other values."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
@@ -159,8 +173,12 @@ def assemble(
     patch_size: tuple[int, int] | None = None,
     overrides: Mapping[str, Any],
     dtype: torch.dtype | None,
+    weights: bool = True,
 ) -> Checkpoint:
-    """Builds a checkpoint from files after validating their tensor names, shapes and config."""
+    """Builds a checkpoint from files after validating their tensor names, shapes and config.
+
+    Without `weights`, the model stays on the meta device.
+    """
     task_overrides, overrides = meaning.split_overrides(overrides)
     detected = detect_format(files.tensors, files.config, format, _pre_logits(overrides))
     raw = RawCheckpoint(
@@ -180,8 +198,8 @@ def assemble(
     if "image_size" not in overrides:
         bounds.check_sizes(described.config.image_size, described.processor)
     labels = tuple(map(printable, _labels(described, task)))
-    model = _model(described.config, detected, dtype)
-    if task.target_std and detected.format.family is not None:
+    model = _model(described.config, detected, dtype, weights=weights)
+    if weights and task.target_std and detected.format.family is not None:
         meaning.rescale_head(model, dataclasses.replace(task, target_mean=(), target_std=()), task)
     model.config = dataclasses.replace(described.config, task=task)
     processor, extended = _processor(described)
@@ -232,14 +250,22 @@ def _named_by_size(described: Description) -> bool:
     return unnamed and described.config.num_classes in SUBSETS
 
 
-def _model(config: Any, detected: Detection, dtype: torch.dtype | None) -> models.Backbone:
-    """Builds the model on the meta device, assigns the tensors from the file and computes the buffers."""
+def _model(config: Any, detected: Detection, dtype: torch.dtype | None, *, weights: bool) -> models.Backbone:
+    """Builds the model on the meta device, assigns the tensors from the file and computes the buffers.
+
+    Without `weights`, only assigns the dtypes.
+    """
     try:
         model = models.build(config, device="meta")
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"cannot build a model from this config: {str(error).splitlines()[0]}") from None
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     plan = detected.format.table.plan(expected, detected.tensors, getattr(config, "num_heads", 1))
+    if not weights:
+        dtypes = {step.ours: detected.tensors.infos[step.theirs[0]].dtype for step in plan}
+        for name, parameter in model.named_parameters():
+            parameter.data = parameter.data.to(dtype or dtypes.get(name, parameter.dtype))
+        return model
     state: dict[str, Tensor] = {}
     for step in plan:
         tensor = step.transform.load([detected.tensors.read(name) for name in step.theirs])

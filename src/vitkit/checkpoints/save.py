@@ -9,7 +9,7 @@ from vitkit import atomic
 from vitkit.checkpoints import meaning
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats import formats_for
-from vitkit.checkpoints.load import load
+from vitkit.checkpoints.load import describe, load
 
 
 def save(
@@ -23,8 +23,23 @@ def save(
 
     `to` is one of `list_formats()`. The default is huggingface if it supports the model, else vitkit. The target is a
     folder, or a file for npz, big_vision and torchvision. It is written atomically; an existing target is an error
-    unless `overwrite`. Raises CheckpointError with the reason if the format does not support the model.
+    unless `overwrite`. Raises CheckpointError with the reason if the format does not support the model, and for a model
+    on the meta device.
     """
+    if any(parameter.is_meta for parameter in checkpoint.model.parameters()):
+        raise CheckpointError("the model is on the meta device and has no weights; load the checkpoint with load")
+    return _save(checkpoint, target, to=to, overwrite=overwrite)
+
+
+def convert_config(source: str | os.PathLike[str], target: str | os.PathLike[str], to: str) -> None:
+    """Writes the JSON files that `convert` writes, without reading or writing the weights.
+
+    `to` is a format that is a folder. Raises CheckpointError if the format does not support the model.
+    """
+    _save(describe(source), target, to=to, overwrite=False)
+
+
+def _save(checkpoint: Checkpoint, target: str | os.PathLike[str], *, to: str | None, overwrite: bool) -> str:
     classes = checkpoint.model.config.num_classes
     if len(checkpoint.labels) != classes:
         raise CheckpointError(f"the model has {classes} classes, but there are {len(checkpoint.labels)} labels")

@@ -3,7 +3,6 @@
 Pre-training has one bias table for all blocks; fine-tuning has one per block, initialized as a copy of it.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -190,27 +189,6 @@ class BEiT(TokenBackbone):
                 parameter.mul_(0.001)
         if self.rel_pos_bias is not None:
             nn.init.zeros_(self.rel_pos_bias.relative_position_bias_table)
-
-
-def for_fine_tuning(pretrained: BEiT, num_classes: int) -> BEiT:
-    """Builds a model for fine-tuning from a pre-trained one. Each block gets a copy of the shared bias table.
-
-    It pools the mean of the patches; the norm after it and the head are randomly initialized, as in BEiT's own
-    fine-tuning. Raises ValueError for a model whose blocks do not share a table.
-    """
-    config = pretrained.config
-    if config.relative != "shared":
-        raise ValueError(f"fine-tuning needs a model with relative='shared', not relative='{config.relative}'")
-    changes = {"relative": "blocks", "pool": "gap", "num_classes": num_classes, "task": config.task.for_new_head()}
-    model = BEiT(dataclasses.replace(config, **changes))
-    model.init_weights()
-    state = pretrained.state_dict()
-    table = state.pop("rel_pos_bias.relative_position_bias_table")
-    prefixes = ("blocks", "patch_embed", "cls", "pos")
-    copied = {name: tensor for name, tensor in state.items() if name.startswith(prefixes)}
-    tables = {f"blocks.{index}.attn.relative_position_bias_table": table for index in range(config.depth)}
-    model.load_state_dict(model.state_dict() | copied | tables)
-    return model.to(table)
 
 
 Model = BEiT

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,13 @@ def find(location: Location) -> Location | None:
 
 def base_of(location: Location) -> Location:
     """Returns the location of the base model: that of the adapter if it has a config.json, else the one it names."""
-    try:
+    with suppress(FileNotFoundError):
         location.find("config.json")
-    except FileNotFoundError:
-        base = location.read_json(CONFIG).get("base_model_name_or_path")
-        if not isinstance(base, str) or not base:
-            raise ValueError(f"{location.source}/{CONFIG} has no base_model_name_or_path; load the base model first")
-        return replace(location, source=base, subfolder="", options=_without_revision(location.options))
-    return location
+        return location
+    base = location.read_json(CONFIG).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{location.source}/{CONFIG} has no base_model_name_or_path; load the base model first")
+    return replace(location, source=base, subfolder="", options=_without_revision(location.options))
 
 
 def _without_revision(options: Mapping[str, Argument]) -> dict[str, Argument]:

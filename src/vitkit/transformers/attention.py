@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vitkit.layers import DropPath, attention_weights
 from vitkit.transformers.configuration import ViTConfig
-from vitkit.transformers.pruning import Projections, prune
 from vitkit.transformers.properties import ProjectionNames, Replaceable, accepts
+from vitkit.transformers.pruning import Projections, prune
 
 IMPLEMENTATIONS = ("eager", "sdpa")
 # Attention weights of the layers that ran, to which a module appends its own.
@@ -186,4 +186,3 @@ def run(
     result = module(hidden_states, head_mask, **options)
     attentions.append(result[1] if isinstance(result, tuple) and result[1:] else None)
     return result[0] if isinstance(result, tuple) else result
-

@@ -44,7 +44,7 @@ FAMILIES: Mapping[str, Family] = {
         classification=("BeitForImageClassification",),
         segmentation=("BeitForSemanticSegmentation",),
         backbone="BeitBackbone",
-        elsewhere={name: "families.beit_segmentation" for name in ("BeitBackbone", "BeitForSemanticSegmentation")},
+        elsewhere=dict.fromkeys(("BeitBackbone", "BeitForSemanticSegmentation"), "families.beit_segmentation"),
     ),
     "deit": Family(
         module="families.deit",
@@ -116,11 +116,13 @@ def _unknown_type(source: str, model_type: object) -> ValueError:
 
 
 @contextmanager
-def _opened(source: str | os.PathLike[str], kwargs: Mapping[str, Argument]) -> Iterator[tuple[hub.Location, JsonDict]]:
+def _opened(
+    source: str | os.PathLike[str], kwargs: Mapping[str, Argument], *, weights: bool = True
+) -> Iterator[tuple[hub.Location, JsonDict]]:
     """Yields a location with a config.json of transformers, and the content of that file.
 
-    A checkpoint of another library is converted into a temporary folder. Raises ValueError if the `model_type` is
-    unknown and the checkpoint cannot be converted.
+    A checkpoint of another library is converted into a temporary folder, without its weights if `weights` is False.
+    Raises ValueError if the `model_type` is unknown and the checkpoint cannot be converted.
     """
     location, _ = hub.locate(source, kwargs)
     path = Path(location.source)
@@ -138,14 +140,17 @@ def _opened(source: str | os.PathLike[str], kwargs: Mapping[str, Argument]) -> I
         raise _unknown_type(location.source, model_type)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            yield _converted(location, Path(folder) / "converted")
+            yield _converted(location, Path(folder) / "converted", weights=weights)
 
 
-def _converted(location: hub.Location, target: Path) -> tuple[hub.Location, JsonDict]:
-    from vitkit.checkpoints import CheckpointError, convert
+def _converted(location: hub.Location, target: Path, *, weights: bool) -> tuple[hub.Location, JsonDict]:
+    from vitkit.checkpoints import CheckpointError, convert, convert_config
 
     try:
-        convert(location.checkpoint(), target, "huggingface", dtype=None)
+        if weights:
+            convert(location.checkpoint(), target, "huggingface", dtype=None)
+        else:
+            convert_config(location.checkpoint(), target, "huggingface")
     except CheckpointError as error:
         raise ValueError(
             f"{_unknown_type(location.source, None)}. Converting the checkpoint to one of these failed: {error}"
@@ -179,7 +184,7 @@ class AutoConfig:
 
         Raises OSError if there is no checkpoint, and ValueError for an unknown `model_type`.
         """
-        with _opened(pretrained_model_name_or_path, kwargs) as (location, data):
+        with _opened(pretrained_model_name_or_path, kwargs, weights=False) as (location, data):
             _, rest = hub.locate(location.source, kwargs)
             rest.setdefault("name_or_path", os.fspath(pretrained_model_name_or_path))
             return _class(data["model_type"], FAMILIES[data["model_type"]].config).from_dict(data, **rest)

@@ -113,5 +113,7 @@ def write(
     else:
         tensors = {key: jnp.asarray(to_array(tensor)) for key, tensor in to_torch(params).items()}
         atomic.write_file(path / name, lambda part: save_file(tensors, part, {"format": "pt"}))
-        (path / MSGPACK).unlink(missing_ok=True)  # it is read first, and is older
+    # Weights of another save, which would be read first by the classes of one of the frameworks.
+    for old in {MSGPACK, *WEIGHTS[:2]} - {name}:
+        (path / old).unlink(missing_ok=True)
     return ["config.json", name]

@@ -29,6 +29,7 @@ from vitkit.transformers.flax_config import Attributes, model_config
 from vitkit.transformers.flax_loading import read, write
 from vitkit.transformers.flax_tree import FlaxViTModule, prefixed
 from vitkit.transformers.hub import Argument
+from vitkit.transformers.matching import check_size
 
 NO_PARAMS = (
     "`params` cannot be {} when the model is created with `_do_init=False`. Call `init_weights`, store the params "
@@ -215,6 +216,7 @@ class FlaxViTPreTrainedModel(ABC):
             )
         used = {name: jnp.asarray(given[name]) for name in expected if name in given and name not in wrong}
         missing = sorted(set(expected) - set(used))
+        check_size({name: expected[name] for name in missing}, sum(each.size for each in used.values()), cls.__name__)
         model._missing_keys = {tuple(name.split("/")) for name in missing}
         if missing:
             warnings.warn(

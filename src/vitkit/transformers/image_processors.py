@@ -74,7 +74,6 @@ class BeitImageProcessor(BaseImageProcessor):
             batch["labels"] = [array[0].astype(np.int64) for array in self._arrays(labels, settings)]
         return batch.convert_to_tensors(self.return_tensors if return_tensors is None else return_tensors)
 
-
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[torch.Tensor]:
@@ -92,7 +91,9 @@ class BeitImageProcessor(BaseImageProcessor):
                 f"{len(target_sizes)} sizes, {len(logits)} images"
             )
         return [
-            F.interpolate(each[None], size=[int(side) for side in size], mode="bilinear", align_corners=False)[0].argmax(dim=0)
+            F.interpolate(each[None], size=[int(side) for side in size], mode="bilinear", align_corners=False)[
+                0
+            ].argmax(dim=0)
             for each, size in zip(logits, target_sizes, strict=True)
         ]
 

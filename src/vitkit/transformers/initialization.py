@@ -90,20 +90,25 @@ def _with_owners(module: nn.Module, model: Initialization) -> Iterator[tuple[nn.
     yield module, model
 
 
-def create(
-    model_class: type[Model], arguments: tuple[Any, ...], options: Mapping[str, Any], device: torch.device
-) -> Model:
-    """Creates a model whose weights will be loaded.
+def create(model_class: type[Model], arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Model:
+    """Creates a model whose weights will be loaded, and that `allocate` moves to a device.
 
-    The weights of vitkit's own classes are not initialized. The constructor of another class can set parameters and
-    buffers that no file has, so it runs as usual. The dtype is that of the config, the first of the arguments.
+    vitkit's own classes are created on the meta device, without memory. The constructor of another class can set
+    parameters and buffers that no file has, so it runs as usual. The dtype is that of the config, the first of the
+    arguments.
     """
-    dtype = arguments[0].dtype
     if not model_class.__module__.startswith("vitkit."):
-        return model_class(*arguments, **options).to(device, dtype)
+        return model_class(*arguments, **options).to(arguments[0].dtype)
     with torch.device("meta"):
         model = model_class(*arguments, **options)
-    return model.to(dtype).to_empty(device=device)
+    return model.to(arguments[0].dtype)
+
+
+def allocate(model: Model, device: torch.device) -> Model:
+    """Moves a model to a device. The memory of a model on the meta device is allocated, but not initialized."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return model.to_empty(device=device)
+    return model.to(device)
 
 
 def initialize_missing(model: Initialization, missing: Iterable[str]) -> None:

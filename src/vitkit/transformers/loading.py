@@ -5,8 +5,8 @@ import inspect
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from vitkit.transformers import adapter_files, hub
 from vitkit.transformers.config_values import parse_dtype
 from vitkit.transformers.configuration import PretrainedConfig
 from vitkit.transformers.hub import Argument
-from vitkit.transformers.initialization import create, initialize_missing, mark_initialized
+from vitkit.transformers.initialization import allocate, create, initialize_missing, mark_initialized
+from vitkit.transformers.matching import LoadingReport, check_layers, check_missing, loadable, matched
 from vitkit.transformers.names import Names, rename, write_v5
 
 logger = logging.getLogger("vitkit.transformers")
@@ -45,16 +46,6 @@ class Keys(set[Any]):
         return not self == other
 
     __hash__ = None  # type: ignore[assignment]
-
-
-@dataclass
-class LoadingReport:
-    """The missing, unexpected and mismatched keys of a loaded file. Returned if `output_loading_info=True`."""
-
-    missing_keys: set[str] = field(default_factory=set)
-    unexpected_keys: set[str] = field(default_factory=set)
-    mismatched_keys: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=set)
-    error_msgs: list[str] = field(default_factory=list)
 
 
 def load(
@@ -110,8 +101,9 @@ def load(
         tensors = _open_weights(location, variant, use_safetensors)
     tensors = tensors.renamed(lambda name: _map_name(name, key_mapping or {}))
     config.dtype = _dtype(torch_dtype or dtype, config, tensors)
-    model = create(model_class, (config, *model_args), kwargs, _device(device_map))
-    report = _load_tensors(model, tensors, ignore_mismatched_sizes)
+    check_layers(config, tensors)
+    model = create(model_class, (config, *model_args), kwargs)
+    model, report = _load_tensors(model, tensors, ignore_mismatched_sizes, _device(device_map))
     if other is not None:
         _check_shared(model, report, location.source, other)
     model.name_or_path = config.name_or_path = location.source
@@ -156,7 +148,7 @@ def _config(
 def _check_shared(model: Model, report: LoadingReport, source: str, model_type: str) -> None:
     """Raises ValueError if a checkpoint of another `model_type` has no parameter of the model without a head."""
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    if all(name in report.missing_keys for name in _loadable(model) if name.startswith(prefix)):
+    if all(name in report.missing_keys for name in loadable(model) if name.startswith(prefix)):
         raise ValueError(
             f"{printable(source)} has model_type {printable(model_type)[:40]!r} and no parameter of "
             f"{type(model).__name__}, which expects '{model.config_class.model_type}': use vitkit.AutoModel or "
@@ -224,37 +216,14 @@ def _device(device_map: DeviceMap) -> torch.device:
     return torch.device("cpu" if device_map is None else device_map)
 
 
-def expected_name(model: Model, name: str, expected: Iterable[str], prefixed: bool) -> str:
-    """Converts a parameter name of any version of transformers, with or without a prefix, to the name in the model.
+def _load_tensors(
+    model: Model, tensors: Tensors, ignore_mismatched_sizes: bool, device: torch.device
+) -> tuple[Model, LoadingReport]:
+    """Copies tensors to the model's parameters and initializes the parameters that have no tensor.
 
-    `prefixed` is whether names in the file have the prefix of the base model. Then a name without the prefix belongs to
-    the head if the head has it.
+    Names, shapes and the size of the missing parameters are checked before memory is allocated on the device.
     """
-    base = f"{model.base_model_prefix}."
-    prefix = "" if model.base_model is model else base
-    bare = model.own_name(name.removeprefix(base))
-    if name.startswith(base):
-        return prefix + bare
-    return bare if (prefixed and bare in expected) or prefix + bare not in expected else prefix + bare
-
-
-@torch.no_grad()
-def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool) -> LoadingReport:
-    """Copies tensors to the model's parameters and initializes the parameters that have no tensor."""
-    parameters = _loadable(model)
-    base = f"{model.base_model_prefix}."
-    prefixed = [name for name in tensors.infos if name.startswith(base)]
-    targets = {name: expected_name(model, name, parameters, bool(prefixed)) for name in tensors.infos}
-    # A head can have the names of the base model: `layernorm` and `beit.layernorm` of BeitForMaskedImageModeling.
-    taken = {targets[name] for name in prefixed}
-    of_head = {name for name in targets if not name.startswith(base) and targets[name] in taken}
-    tensors = tensors.without(of_head).renamed(targets.__getitem__)
-    tensors = model.arrange(tensors)
-    report = LoadingReport(set(parameters) - set(tensors.infos), (set(tensors.infos) - set(parameters)) | of_head)
-    for name in set(parameters) & set(tensors.infos):
-        shapes = tensors.infos[name].shape, tuple(parameters[name].shape)
-        if shapes[0] != shapes[1]:
-            report.mismatched_keys.add((name, *shapes))
+    tensors, report = matched(model, tensors)
     if report.mismatched_keys and not ignore_mismatched_sizes:
         wrong = "; ".join(
             f"{name}: {given} in the file, {own} in the model" for name, given, own in sorted(report.mismatched_keys)
@@ -263,26 +232,19 @@ def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool)
             f"size mismatch for {wrong}; to initialize these randomly, pass ignore_mismatched_sizes=True"
         )
     uninitialized = report.missing_keys | {name for name, *_ in report.mismatched_keys}
-    initialize_missing(model, uninitialized)
-    for name, parameter in parameters.items():
-        if name not in uninitialized:
-            parameter.copy_(tensors.read(name))
+    check_missing(model, uninitialized, tensors)
+    model = allocate(model, device)
+    with torch.no_grad():
+        initialize_missing(model, uninitialized)
+        for name, parameter in loadable(model).items():
+            if name not in uninitialized:
+                parameter.copy_(tensors.read(name))
     mark_initialized(model)
     if uninitialized:
         logger.warning(f"newly initialized, train before use: {', '.join(sorted(uninitialized))}")
     if report.unexpected_keys:
         logger.warning(f"not used by {type(model).__name__}: {', '.join(sorted(report.unexpected_keys))}")
-    return report
-
-
-def _loadable(model: Model) -> dict[str, Tensor]:
-    """Returns the parameters and the persistent buffers, such as the statistics of batch norms, by name."""
-    found: dict[str, Tensor] = dict(model.named_parameters())
-    for prefix, module in model.named_modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
-                found[f"{prefix}.{name}" if prefix else name] = buffer
-    return found
+    return model, report
 
 
 def save(
@@ -336,7 +298,11 @@ def _state_dict(model: Model, state_dict: Mapping[str, Tensor] | None, name_form
     before = model.name_format
     model.name_format = "v4"
     state = dict(model.state_dict() if state_dict is None else state_dict)
-    inner = [(f"{name}." if name else "", module) for name, module in model.named_modules() if isinstance(getattr(module, "names", None), Names)]
+    inner = [
+        (f"{name}." if name else "", module)
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "names", None), Names)
+    ]
     for prefix, module in reversed(inner):
         rename(state, prefix, module.names.to_v4)
         if name_format == "v5":
@@ -364,6 +330,9 @@ def _write_weights(state: Mapping[str, Tensor], folder: Path, max_shard_size: in
     mode = (folder / "config.json").stat().st_mode & 0o777
     for path in folder.glob(f"{name}*.safetensors"):
         path.chmod(mode)  # safetensors writes files for their owner only
+    if not variant:
+        # Weights of another save, which the Flax classes would read first.
+        (folder / "flax_model.msgpack").unlink(missing_ok=True)
     index = folder / f"{name}.safetensors.index.json"
     if variant and index.exists():
         atomic.write_bytes(folder / f"model.safetensors.index.{variant}.json", read_bytes(index))

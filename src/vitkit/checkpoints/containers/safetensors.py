@@ -55,9 +55,11 @@ def open_file(path: Path) -> Tensors:
 
 
 def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes `model.safetensors` with the metadata that transformers requires."""
+    """Writes `model.safetensors` with the metadata that transformers requires. Writes no file for meta tensors."""
     from safetensors.torch import save_file
 
+    if any(tensor.is_meta for tensor in tensors.values()):
+        return
     # safetensors does not allow tensors that share memory.
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     path = folder / "model.safetensors"

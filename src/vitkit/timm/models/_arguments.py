@@ -119,5 +119,7 @@ def bind(
                     f"{' or '.join(map(repr, fixed[name]))}, or use timm for this model"
                 )
         elif name not in names:
-            raise TypeError(f"{owner} got an unexpected keyword argument '{name}'{nearest(name, dict.fromkeys([*names, *fixed]))}")
+            raise TypeError(
+                f"{owner} got an unexpected keyword argument '{name}'{nearest(name, dict.fromkeys([*names, *fixed]))}"
+            )
     return cls(**{name: value for name, value in given.items() if name in names})

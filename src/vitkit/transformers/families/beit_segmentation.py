@@ -4,6 +4,7 @@ The heads are those of mmsegmentation: Xiao et al. 2018 (UPerNet) and Long et al
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -219,7 +220,7 @@ class BeitFCNHead(nn.Module):
         width, inner, count = config.hidden_size, config.auxiliary_channels, config.auxiliary_num_convs
         self.concat_input = config.auxiliary_concat_input
         widths = [width, *[inner] * count]
-        self.convs = nn.Sequential(*(BeitConvModule(*pair, 3) for pair in zip(widths, widths[1:], strict=False)))
+        self.convs = nn.Sequential(*(BeitConvModule(*pair, 3) for pair in pairwise(widths)))
         if self.concat_input:
             self.conv_cat = BeitConvModule(width + inner, inner, 3)
         self.classifier = nn.Conv2d(inner, config.num_labels, kernel_size=1)
