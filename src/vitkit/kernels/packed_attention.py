@@ -5,11 +5,16 @@ support them.
 """
 
 import ctypes
+import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import BFloat16
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from vitkit.kernels import attention, library
 
@@ -114,15 +119,52 @@ def _differentiate(ctx: torch.autograd.function.FunctionCtx, dout: Tensor, _: Te
 _forward.register_autograd(_differentiate, setup_context=_save_for_backward)
 
 
-@register_flop_formula(torch.ops.vitkit.packed_attention)
 def _forward_flops(shape: tuple[int, int, int], num_heads: int, *_: object, **__: object) -> int:
     """Returns the FLOPs of a forward pass, which are those of two matrix products."""
     b, n, three = shape
     return 4 * b * n * n * three // 3
 
 
-@register_flop_formula(torch.ops.vitkit.packed_attention_backward)
 def _backward_flops(shape: tuple[int, int, int], *_: object, **__: object) -> int:
     """Returns the FLOPs of a backward pass: five matrix products, one of which recomputes the logits."""
     b, n, width = shape
     return 10 * b * n * n * width
+
+
+def _register_flops() -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    register_flop_formula(torch.ops.vitkit.packed_attention)(_forward_flops)
+    register_flop_formula(torch.ops.vitkit.packed_attention_backward)(_backward_flops)
+
+
+class _RegisterFlops(MetaPathFinder):
+    """Registers the FLOP formulas when torch's FLOP counter is imported.
+
+    The counter is not imported here, because it imports triton, which takes 0.3 s. It copies the formulas when it is
+    created, so they must be registered before.
+    """
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Returns the spec of torch's FLOP counter, whose execution also registers the formulas."""
+        if fullname != FLOP_COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        loader: Any = None if spec is None else spec.loader
+        if loader is not None:
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                _register_flops()
+
+            loader.exec_module = exec_module
+        return spec
+
+
+FLOP_COUNTER = "torch.utils.flop_counter"
+if FLOP_COUNTER in sys.modules:
+    _register_flops()
+else:
+    sys.meta_path.insert(0, _RegisterFlops())
