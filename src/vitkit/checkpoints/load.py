@@ -270,7 +270,7 @@ def _model(config: Any, detected: Detection, dtype: torch.dtype | None, *, weigh
     for step in plan:
         tensor = step.transform.load([detected.tensors.read(name) for name in step.theirs])
         kind = torch.int64 if COUNTER.fullmatch(step.ours) else dtype or tensor.dtype
-        state[step.ours] = tensor.to(kind).contiguous()
+        state[step.ours] = _owned(tensor.to(kind).contiguous())
     for name in expected.keys() - state.keys():  # batch counters that the file does not have
         state[name] = torch.zeros((), dtype=torch.int64)
     model.load_state_dict(state, strict=True, assign=True)
@@ -280,6 +280,16 @@ def _model(config: Any, detected: Detection, dtype: torch.dtype | None, *, weigh
                 module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
     model.init_buffers()
     return model
+
+
+def _owned(tensor: Tensor) -> Tensor:
+    """Returns a tensor in memory that PyTorch allocated for it alone, not in a mapped file or an array of NumPy.
+
+    A change of the file then cannot change the model, and the inference engine detects changes of the weights at once.
+    """
+    storage = tensor.untyped_storage()
+    alone = storage.resizable() and storage.nbytes() == tensor.numel() * tensor.itemsize
+    return tensor if alone else tensor.clone()
 
 
 def _resize(model: models.Backbone, image_size: tuple[int, int] | None, patch_size: tuple[int, int] | None) -> None:

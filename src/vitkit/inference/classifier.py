@@ -25,12 +25,12 @@ from vitkit.models import Backbone
 
 # What happens to an image that cannot be read.
 Errors = Literal["raise", "skip"]
-# What a predictor depends on: processor, id of the model, options and versions of the weights.
-Key = tuple[Processor, int, tuple[tuple[str, object], ...], tuple[tuple[int, int], ...]]
+# What a predictor depends on, except the model, whose changes it detects: processor and options.
+Key = tuple[Processor, tuple[tuple[str, object], ...]]
 
-# The last predictor of each classifier, so that weights are not prepared again in every call. Not an attribute, which
-# would be copied and pickled with the module.
-_LAST: "WeakKeyDictionary[Classifier, tuple[Key | None, Predictor]]" = WeakKeyDictionary()
+# The last model and predictor of each classifier, so that weights are not prepared again in every call. Not an
+# attribute, which would be copied and pickled with the module.
+_LAST: "WeakKeyDictionary[Classifier, tuple[Backbone, Key | None, Predictor]]" = WeakKeyDictionary()
 
 
 class UntrainedHeadWarning(UserWarning):
@@ -118,13 +118,13 @@ class Classifier(nn.Module):
         return _outputs(self.predictor(**options).embeddings(_images(images)), errors)
 
     def predictor(self, **options: Unpack[Options]) -> Predictor:
-        """Returns a `Predictor` with these options. It is cached until the options or the weights change."""
-        key = _key(self, options)
+        """Returns a `Predictor` with these options. It is cached until the options, processor or model are replaced."""
+        key = None if options.get("calibration") else (self.processor, tuple(sorted(options.items())))
         last = _LAST.get(self)
-        if last is None or key is None or last[0] != key:
-            last = (key, Predictor(self.model, self.processor, **options))
+        if last is None or key is None or last[0] is not self.model or last[1] != key:
+            last = (self.model, key, Predictor(self.model, self.processor, **options))
             _LAST[self] = last
-        return last[1]
+        return last[2]
 
     def save(self, folder: str | os.PathLike[str], **options: Any) -> None:
         """Saves the classifier as a checkpoint. `options` are passed to `checkpoints.save`."""
@@ -160,15 +160,6 @@ def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
         return Classifier(model, processor, labels, checkpoints.Origin(source=str(source), format=model.export.target))
     loaded = checkpoints.load(source, **options)
     return Classifier(loaded.model.eval(), loaded.processor, loaded.labels, loaded.origin)
-
-
-def _key(classifier: Classifier, options: Options) -> Key | None:
-    """Returns the cache key of a predictor, or None if changes of the weights cannot be detected."""
-    tensors = [*classifier.model.parameters(), *classifier.model.buffers()]
-    if any(tensor.is_inference() for tensor in tensors) or options.get("calibration"):
-        return None
-    weights = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
-    return (classifier.processor, id(classifier.model), tuple(sorted(options.items())), weights)
 
 
 def _images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:

@@ -87,8 +87,11 @@ class Outcome:
 class Predictor:
     """Runs a model on any number of images and yields one `Outcome` per image, in order.
 
-    An unreadable image gives an outcome with an error and does not stop the others. The model is copied, with its
-    weights at the time of the first image, if it runs in another precision.
+    An unreadable image gives an outcome with an error and does not stop the others. Models run in evaluation mode. If
+    another precision is faster, a copy of the model runs. The copy is used only while the model is as it was when it was
+    copied: after any change of weights, buffers, modules, attributes or hooks it is made again (at the next call of
+    `logits` or `embeddings`; until then the model itself runs). A model with hooks, parametrizations or replaced methods
+    runs itself.
 
     Args:
         model: The model.
@@ -146,21 +149,27 @@ class Predictor:
         self._merge = merge_tokens
         self._compiled = self.batch_size if compile else 0
         self._calibration = calibration
+        self._calibrated: list[np.ndarray] = []
+        self._fused = True
+        self._dtype: torch.dtype | None = None
         self._accelerated: engine.Accelerated | None = None
 
     @property
     def model(self) -> Backbone:
         """The model in use. It takes normalized images of the dtype `dtype` on `device`.
 
-        Prepared on first use. Raises ValueError if this model cannot run in the precision.
+        Prepared on first use, and again after the model has changed. Raises ValueError if this model cannot run in the
+        precision.
         """
+        self._discard_stale()
         return self._accelerate().model
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the images that `model` takes."""
         network = self._accelerate().model
-        return torch.float32 if isinstance(network, engine.FastModel) else next(network.parameters()).dtype
+        own = isinstance(network, engine.FastModel | engine.AutocastModel)
+        return torch.float32 if own else next(network.parameters()).dtype
 
     @property
     def precision(self) -> str:
@@ -175,9 +184,10 @@ class Predictor:
     def _accelerate(self, first: Tensor | None = None) -> engine.Accelerated:
         """Returns the accelerated model, created on the first call. For `first`, see `_calibration_images`."""
         if self._accelerated is None:
+            self._dtype = next(self._model.parameters()).dtype
             network = to_device(self._model, self.device)
-            dtype = next(network.parameters()).dtype
-            if not isinstance(network, Backbone) or isinstance(network, ExportedModel) or dtype != torch.float32:
+            supported = isinstance(network, Backbone) and not isinstance(network, ExportedModel)
+            if not self._fused or not supported or self._dtype != torch.float32:
                 self._accelerated = keep_operations(network, self._precision)
             else:
                 self._accelerated = engine.accelerate(
@@ -186,22 +196,38 @@ class Predictor:
                     merge=self._merge,
                     calibration=lambda: self._calibration_images(first),
                     compiled=self._compiled,
+                    source=self._model,
                 )
         return self._accelerated
 
+    def _discard_stale(self) -> None:
+        """Discards a copy of the model if the model has changed since, so that the next image makes another copy.
+
+        A copy of a model that cannot be watched for changes is used once.
+        """
+        current = self._accelerated
+        if current is None:
+            return
+        copied = current.model is not self._model
+        unwatched = current.watch is None and (copied or current.irregular)
+        dtype = next(self._model.parameters()).dtype
+        if unwatched or dtype != self._dtype or (current.watch is not None and current.watch.changed()):
+            self._accelerated = None
+
     def _calibration_images(self, first: Tensor | None) -> Tensor:
         """Returns normalized images for calibration: from `calibration`, else `first`, else synthetic images."""
-        images: list[np.ndarray] = []
-        for index, image in enumerate(self._calibration):
-            found = stream.attempt(self._read, image)
-            if isinstance(found, ImageError):
-                warnings.warn(
-                    f"skipped a calibration image: {named(found, image, index)}", RuntimeWarning, stacklevel=2
-                )
-                continue
-            images.append(found)
-            if len(images) == CALIBRATION:
-                break
+        images = self._calibrated
+        if not images:
+            for index, image in enumerate(self._calibration):
+                found = stream.attempt(self._read, image)
+                if isinstance(found, ImageError):
+                    warnings.warn(
+                        f"skipped a calibration image: {named(found, image, index)}", RuntimeWarning, stacklevel=2
+                    )
+                    continue
+                images.append(found)
+                if len(images) == CALIBRATION:
+                    break
         if images:
             return self._stack(images).to(self.device)
         return probe(self._model, count=8).to(self.device) if first is None else first.to(self.device)
@@ -229,7 +255,7 @@ class Predictor:
             )
         indices = block_indices(blocks, self._model.num_taps)
         plain = copy.copy(self)
-        plain._accelerated = keep_operations(to_device(self._model, self.device), self._precision)
+        plain._fused, plain._accelerated = False, None
 
         def run(model: Backbone, batch: Tensor) -> tuple[Tensor, ...]:
             features = model.features(batch, indices, as_maps=as_maps)
@@ -250,6 +276,7 @@ class Predictor:
 
     def _stream(self, images: Iterable[ImageInput], network: Network) -> Iterator[Outcome]:
         source, size = iter(images), self.batch_size
+        self._discard_stale()
 
         def run(batch: Sequence[stream.Pair]) -> Sequence[Outcome]:
             return self._run(batch, network)
@@ -261,7 +288,8 @@ class Predictor:
                 return
             yield from stream.read_ahead(first, self._read, run, size)
         workers = 1
-        if self.device.type == "cpu" and isinstance(self.model, engine.FastModel) and not self.model.compiled:
+        model = self._accelerate().model
+        if self.device.type == "cpu" and isinstance(model, engine.FastModel) and not model.compiled:
             workers = stream.num_workers()
         window = list(islice(source, 2 * workers))
         rest = chain(window, source)

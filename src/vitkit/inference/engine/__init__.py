@@ -2,10 +2,12 @@
 
 `accelerate` tries the execution paths (`path.paths`) that the device supports. For each it makes a copy of the model
 with fused layers and packed weights (`fuse.fuse`) and compares the outputs on a probe image; a path that fails or
-differs too much is skipped. The model itself is not changed. Unknown layers are copied as they are.
+differs too much is skipped. The model itself is not changed. Unknown layers are copied as they are. A copy is used only
+as long as the model has not changed (`watch.Watch`); models with parts that a copy can miss are not copied.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Unpack
@@ -15,12 +17,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.inference.engine import quantization
+from vitkit.inference.engine.autocast import AutocastModel
 from vitkit.inference.engine.blocks import attention_backend, is_plain
 from vitkit.inference.engine.capabilities import Capabilities, capabilities
 from vitkit.inference.engine.dense import Float8Dense
 from vitkit.inference.engine.fuse import Fusion, check_mergeable, fuse, special_tokens_read
 from vitkit.inference.engine.merging import Merging, Reduction, schedule
 from vitkit.inference.engine.path import (
+    EIGHT_BITS,
     PRECISIONS,
     TYPES,
     ExecutionPath,
@@ -30,17 +34,21 @@ from vitkit.inference.engine.path import (
     paths,
     probe,
 )
-from vitkit.layers import Block, Blocks, Features, TapOptions
+from vitkit.inference.engine.watch import Watch, irregularity
+from vitkit.layers import Block, Blocks, Features, TapOptions, eval_mode
 from vitkit.models import Backbone, TokenBackbone
 
 __all__ = [
     "PRECISIONS",
     "Accelerated",
+    "AutocastModel",
     "Capabilities",
     "ExecutionPath",
     "FastModel",
+    "Watch",
     "accelerate",
     "capabilities",
+    "irregularity",
     "paths",
 ]
 
@@ -52,30 +60,43 @@ NUM_COMPARED = 4
 
 @dataclass(frozen=True)
 class Accelerated:
-    """A fast copy of a model, the precision of the copy, and a summary of why the copy was chosen."""
+    """A fast copy of a model, the precision of the copy, and a summary of why the copy was chosen.
+
+    `watch` detects changes of the model after it was copied, None if there is none. `irregular` is the reason why the
+    model was not copied, or "".
+    """
 
     model: Backbone
     precision: str
     fused: bool
     difference: float
     summary: str
+    watch: Watch | None = None
+    irregular: str = ""
 
 
 class FastModel(Backbone):
     """A fast copy of a model with the same interface. It accepts images of any floating-point dtype.
 
     Batches are split into chunks, so that outputs do not depend on the batch size. If the head reads special tokens
-    only, `features` has no patch tokens. `original` is the model that was copied.
+    only, `features` has no patch tokens. `original` is the model that was copied. If it has changed since then
+    (`watch`), the original runs instead, in evaluation mode and in its own precision.
     """
 
     original: Backbone
+    watch: Watch | None
 
     def __init__(
-        self, network: Backbone, original: Backbone, path: ExecutionPath, *, dtype: torch.dtype, chunk: int | None
+        self,
+        network: Backbone,
+        original: Backbone,
+        path: ExecutionPath,
+        *,
+        dtype: torch.dtype,
+        chunk: int | None,
     ):
         super().__init__()
-        # Not registered as a submodule: `train`, `eval` and `to` do not change it.
-        object.__setattr__(self, "original", original)
+        self.watch_original(original, None)
         self.precision = path.precision
         self.network = network
         self.config = network.config
@@ -103,10 +124,39 @@ class FastModel(Backbone):
             raise ValueError(
                 "an accelerated model does not return the outputs of blocks; call its `original.features` instead"
             )
+        if self.is_stale:
+            return self._original_features(images)
+        return self._fast_features(images)
+
+    def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
+        """Returns the logits of images."""
+        if self.is_stale:
+            parameter = next(self.original.parameters())
+            with eval_mode(self.original):
+                return self.original(images.to(parameter.device, parameter.dtype))
+        return self.network.logits(self._fast_features(images))
+
+    def watch_original(self, original: Backbone, watch: Watch | None) -> None:
+        """Sets the model that was copied, and the watch that detects its changes."""
+        # Not registered as a submodule: `train`, `eval` and `to` do not change it.
+        object.__setattr__(self, "original", original)
+        self.watch = watch
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the original model has changed since it was copied, so that it runs instead of the copy."""
+        return self.watch is not None and self.watch.changed()
+
+    def _original_features(self, images: Tensor) -> Features:
+        parameter = next(self.original.parameters())
+        with eval_mode(self.original):
+            return self.original.features(images.to(parameter.device, parameter.dtype))
+
+    def _fast_features(self, images: Tensor) -> Features:
         images = images.to(self.dtype)
         if not images.shape[0]:
             # Some kernels reject empty tensors: take no rows of the tokens of one image.
-            return self.features(images.new_zeros(1, *images.shape[1:])).each(lambda tensor: tensor[:0])
+            return self._fast_features(images.new_zeros(1, *images.shape[1:])).each(lambda tensor: tensor[:0])
         if self.chunk is None or images.shape[0] <= self.chunk:
             return self._run_chunk(images)
         return Features.join([self._run_chunk(chunk) for chunk in images.split(self.chunk)])
@@ -125,11 +175,21 @@ class FastModel(Backbone):
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
         """Returns the representation of each image, which is the input of the head."""
+        if self.is_stale:
+            with eval_mode(self.original):
+                return self.original.represent(self._for_original(features))
         return self.network.represent(features)
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
         """Returns the logits for features."""
+        if self.is_stale:
+            with eval_mode(self.original):
+                return self.original.logits(self._for_original(features))
         return self.network.logits(features)
+
+    def _for_original(self, features: Features) -> Features:
+        parameter = next(self.original.parameters())
+        return features.each(lambda tensor: tensor.to(parameter.device, parameter.dtype))
 
     def init_weights(self) -> None:
         """Raises RuntimeError, because packed weights cannot be initialized."""
@@ -146,8 +206,11 @@ def accelerate(
     proportional: bool = True,
     calibration: Callable[[], Float[Tensor, "b c rows columns"]] | None = None,
     compiled: int = 0,
+    source: Backbone | None = None,
 ) -> Accelerated:
     """Returns the fastest copy of a model whose outputs are close to those of the model in float32.
+
+    A model with an `irregularity` is not copied: it runs itself, and bfloat16 and float16 use autocast.
 
     Args:
         model: A model in float32; it is not changed.
@@ -156,17 +219,23 @@ def accelerate(
         proportional: Weight the attention to merged tokens by their sizes.
         calibration: Returns normalized images for the calibration of 8-bit layers; called only if it is needed.
         compiled: Batch size for torch.compile, 0 without it; compiling takes up to minutes.
+        source: The model to watch for changes, if `model` is a copy of it on another device.
 
     Raises ValueError if the precision is unknown, not supported by the device or too inaccurate for this model, and if
     the model or the options cannot be combined with `merge` or `compiled`.
     """
     supported = capabilities(next(model.parameters()).device)
     merging = merge not in (0, [])
-    images = probe(model)
+    found = "its own forward method" if type(model).forward is not Backbone.forward else irregularity(model)
+    if found is not None:
+        return _uncopied(model, precision, found, copied=merging or bool(compiled))
+    images, watch = probe(model), None
     rejected: list[str] = []
     for path in _candidates(model, precision, supported, merging=merging, compiled=bool(compiled)):
+        copied = path.fused or path.precision != "float32" or bool(compiled) or source not in (None, model)
+        watch = watch or (Watch(source or model) if copied else None)
         if not path.fused and path.precision == "float32" and not compiled:
-            return Accelerated(model, "float32", False, 0.0, _summary(path, 0.0, rejected))
+            return Accelerated(model, "float32", False, 0.0, _summary(path, 0.0, rejected), watch)
         if path.precision == "int8" and calibration is not None:
             # Ranges calibrated on real images do not fit the noise of the probe.
             images = calibration()
@@ -175,8 +244,8 @@ def accelerate(
             base, fusion = _fusion(model, path, supported, images)
             network = _network(model, base, fusion, path, compiled)
             off = difference(exact, outputs(network, images[:NUM_COMPARED]))
-        except RuntimeError as error:
-            rejected.append(f"{path.description} failed ({str(error).splitlines()[0][:120]})")
+        except (RuntimeError, TypeError, AttributeError) as error:
+            rejected.append(f"{path.description} failed ({' '.join(str(error).split())[:120]})")
             continue
         if off > path.bound:
             rejected.append(
@@ -188,8 +257,22 @@ def accelerate(
             network = _network(model, base, replace(fusion, merging=_merging(model, merge, proportional, images)), path)
             changed = difference(exact, outputs(network, images[:NUM_COMPARED]))
             summary += f"; token merging ({merge} per block) changes the outputs by about {changed:.1%}"
-        return Accelerated(network, path.precision, path.fused, off, summary)
+        network.watch_original(source or model, watch)
+        return Accelerated(network, path.precision, path.fused, off, summary, watch)
     raise ValueError(f"this model cannot run in {precision} on this device: {'; '.join(rejected)}")
+
+
+def _uncopied(model: Backbone, precision: str, found: str, *, copied: bool) -> Accelerated:
+    """Returns a model that cannot be copied, as it is or with autocast. Raises ValueError for what needs a copy."""
+    supported = capabilities(next(model.parameters()).device)
+    paths(precision, supported, model)  # checks the precision
+    if copied or precision in EIGHT_BITS:
+        what = precision if precision in EIGHT_BITS else "token merging or torch.compile"
+        raise ValueError(f"{what} needs a copy of the model, but the model has {found}; remove it, or use float32")
+    if precision in ("auto", "float32"):
+        return Accelerated(model, "float32", False, 0.0, f"float32, eager: the model has {found}; exact", None, found)
+    summary = f"{precision}, autocast: the model has {found}"
+    return Accelerated(AutocastModel(model, TYPES[precision]), precision, False, math.nan, summary, None, found)
 
 
 def _candidates(

@@ -16,13 +16,15 @@ from vitkit.inference.engine.dense import fused_name
 from vitkit.inference.engine.merging import Merging
 from vitkit.inference.engine.quantization import quantizing
 from vitkit.kernels import attention as kernel
-from vitkit.layers import MLP, Attention, Block, LayerScale, SwiGLU, rotate
+from vitkit.layers import MLP, Attention, Block, DropPath, LayerScale, SwiGLU, rotate
 from vitkit.layers.activations import QUICK_GELU_FACTOR
 from vitkit.layers.attention import add_relative_logits
 
 AttentionBackend = Literal["fused", "kernel", "products"]
 # Makes the dense layer of a name from weight, bias and optional activation.
 Make = Callable[..., nn.Module]
+# Layers without an effect in evaluation mode.
+DROPOUTS = (nn.Identity, nn.Dropout, DropPath)
 
 
 def attention_backend(capabilities: Capabilities, dtype: torch.dtype) -> AttentionBackend:
@@ -68,12 +70,27 @@ def _products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def is_plain(block: nn.Module) -> bool:
-    """Returns whether the inference engine supports every layer and the activation of a block."""
+    """Returns whether the inference engine supports every layer and the activation of a block.
+
+    Types are exact, because a subclass may compute anything (a linear layer with an adapter, for example).
+    """
     if type(block) is not Block or type(block.attn) is not Attention:
         return False
-    if type(block.mlp) is MLP:
-        return fused_name(block.mlp.act) is not None
-    return type(block.mlp) is SwiGLU
+    return (
+        is_plain_mlp(block.mlp)
+        and type(block.attn.qkv) is type(block.attn.proj) is nn.Linear
+        and all(type(scale) in (nn.Identity, LayerScale) for scale in (block.ls1, block.ls2))
+        and type(block.dropout) in DROPOUTS
+        and type(block.drop_path) in DROPOUTS
+    )
+
+
+def is_plain_mlp(mlp: nn.Module) -> bool:
+    """Returns whether a module is an MLP or a SwiGLU of which the inference engine supports every layer."""
+    if type(mlp) not in (MLP, SwiGLU) or (isinstance(mlp, MLP) and fused_name(mlp.act) is None):
+        return False
+    linear = type(mlp.get_submodule("fc1")) is type(mlp.get_submodule("fc2")) is nn.Linear
+    return linear and type(mlp.get_submodule("dropout")) in DROPOUTS
 
 
 class FusedAttention(nn.Module):
@@ -104,7 +121,8 @@ class FusedAttention(nn.Module):
         # The kernel can read the heads from the output of the projection.
         self.direct = backend == "kernel" and aligned and keep is None and isinstance(self.q_norm, nn.Identity)
         if attention.q_bias is not None and attention.v_bias is not None:
-            bias = torch.cat([attention.q_bias, torch.zeros_like(attention.q_bias), attention.v_bias])
+            added = torch.cat([attention.q_bias, torch.zeros_like(attention.q_bias), attention.v_bias])
+            bias = added if bias is None else bias + added
         if keep is None:
             self.qkv = make("qkv", weight, bias)
         else:

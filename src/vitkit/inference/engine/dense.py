@@ -24,7 +24,10 @@ FLOAT8_MULTIPLE = 16  # float8 products need weights whose rows and columns are 
 
 def fused_name(module: nn.Module) -> str | None:
     """Returns the name of an activation function that can be fused, or None if it cannot be fused."""
-    return "" if isinstance(module, nn.Identity) else activation_name(module)
+    if type(module) is nn.Identity:
+        return ""
+    # Names are found by representation, which another class may share.
+    return activation_name(module) if type(module).__module__ == nn.GELU.__module__ else None
 
 
 def add_or_multiply(

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitkit.inference.engine.blocks import AttentionBackend, FusedAttention, FusedBlock, FusedMLP, gamma_of, is_plain
-from vitkit.inference.engine.dense import Dense, Float8Dense, PatchDense, fused_name, has_float8_shape
+from vitkit.inference.engine.blocks import AttentionBackend, FusedAttention, FusedBlock, FusedMLP, gamma_of, is_plain, is_plain_mlp
+from vitkit.inference.engine.dense import Dense, Float8Dense, PatchDense, has_float8_shape
 from vitkit.inference.engine.merging import Merging
 from vitkit.inference.engine.quantization import QuantizedDense, Range
 from vitkit.layers import MLP, Attention, BatchNorm, Block, PatchEmbed, StdConv, SwiGLU, pad_same
@@ -109,9 +109,11 @@ def check_mergeable(model: nn.Module) -> None:
 def special_tokens_read(model: Backbone, images: Tensor) -> int | None:
     """Returns the number of special tokens if the head uses no patch tokens, otherwise None.
 
-    Runs the head with NaN in all patch tokens: its outputs are then finite. All blocks must be plain.
+    Runs the head with NaN in all patch tokens: its outputs are then finite. All blocks must be plain, and the final
+    norm must treat each token on its own.
     """
-    if not isinstance(model, TokenBackbone) or not all(is_plain(block) for block in model.blocks):
+    known = isinstance(model, TokenBackbone) and _is_known(model) and type(model.norm) in (nn.LayerNorm, nn.Identity)
+    if not known or not all(is_plain(block) for block in model.blocks):
         return None
     with torch.inference_mode():
         embedded = model.embed(images[:1])
@@ -149,13 +151,20 @@ def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def _is_known(module: nn.Module) -> bool:
+    """Returns whether a module only calls its children. Others may also read the weights of their children."""
+    return type(module).__module__.startswith(("vitkit.models.", "vitkit.layers.", "torch.nn.modules."))
+
+
 def _replace(parent: nn.Module, prefix: str, fusion: Fusion) -> None:
-    fold_batch_norms(parent)
+    known = _is_known(parent)
+    if known:
+        fold_batch_norms(parent)
     for name, child in list(parent.named_children()):
         path = f"{prefix}.{name}" if prefix else name
         if isinstance(child, FusedBlock):
             continue
-        fast = _fast(child, parent, path, fusion)
+        fast = _fast(child, parent, path, fusion) if known else None
         if fast is None:
             _replace(child, path, fusion)
         else:
@@ -165,13 +174,13 @@ def _replace(parent: nn.Module, prefix: str, fusion: Fusion) -> None:
 def _fast(module: nn.Module, parent: nn.Module, path: str, fusion: Fusion) -> nn.Module | None:
     """Returns the fused layer that replaces a module, or None if there is none."""
     make = partial(fusion.make, path)
-    if type(module) is Attention:
+    if type(module) is Attention and type(module.qkv) is type(module.proj) is nn.Linear:
         return FusedAttention(module, make, fusion.attention)
-    if type(module) is SwiGLU or (type(module) is MLP and fused_name(module.act) is not None):
+    if isinstance(module, MLP | SwiGLU) and is_plain_mlp(module):
         return FusedMLP(module, make)
-    if isinstance(module, StdConv):
+    if type(module) is StdConv:
         return FoldedConv(module, fusion.dtype)
-    if isinstance(parent, PatchEmbed) and isinstance(module, nn.Conv2d) and _has_disjoint_windows(module):
+    if isinstance(parent, PatchEmbed) and type(module) is nn.Conv2d and _has_disjoint_windows(module):
         return PatchDense(module, make, fusion.inner)
     if type(module) is nn.Linear:
         # The head and layers before the blocks: little work, and logits need the resolution of float32.

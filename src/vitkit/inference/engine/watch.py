@@ -1,0 +1,267 @@
+"""`Watch`, which detects every change of a model after a copy of it was made, and `irregularity`, what a copy can miss.
+
+Weights are not hashed, which would take longer than a forward pass. Instead each storage of the model is marked as
+copy-on-write, with PyTorch as its only owner: the first write through any tensor, view, `.data` or NumPy array removes
+the mark (`torch._is_cow_tensor`), without copying, and reading does not. A storage that PyTorch cannot mark, or that
+other tensors or arrays may already refer to by address, is compared with a private copy of its values.
+"""
+
+import dataclasses
+import enum
+import threading
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, count
+from operator import attrgetter, is_
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrize
+
+from vitkit import layers
+
+# Values of these types cannot change, so that their identity shows whether an attribute has changed.
+CONSTANT = (
+    *(type(None), bool, int, float, complex, str, bytes, type, range, enum.Enum, np.generic),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format, types.BuiltinFunctionType),
+)
+# Hooks that can change the output of a module or its input.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+# Dicts of a module whose entries are compared.
+CONTENTS = ("_parameters", "_buffers", "_modules")
+GLOBAL_HOOKS: tuple[Mapping[int, object], ...] = (
+    torch_module._global_forward_hooks,
+    torch_module._global_forward_pre_hooks,
+)
+# Classes whose operations the engine replaces by others, so that changes of the classes themselves matter.
+REPLACED: tuple[type, ...] = (
+    *(nn.Module, nn.Linear, nn.Conv2d, nn.LayerNorm, nn.Identity, nn.Dropout, nn.GELU, nn.ReLU, nn.SiLU),
+    *(layers.Attention, layers.BatchNorm, layers.Block, layers.DropPath, layers.LayerScale, layers.MLP),
+    *(layers.PatchEmbed, layers.StdConv, layers.SwiGLU),
+)
+FUNCTIONS = ("linear", "conv2d", "layer_norm", "batch_norm", "group_norm", "gelu", "silu", "relu")
+FUNCTIONS += ("scaled_dot_product_attention", "softmax", "dropout", "pad")
+
+
+def _methods(kind: type) -> dict[str, object]:
+    plain = (types.FunctionType, property, classmethod, staticmethod)
+    return {name: value for name, value in vars(kind).items() if isinstance(value, plain)}
+
+
+def _functions() -> tuple[object, ...]:
+    return tuple(getattr(F, name) for name in FUNCTIONS)
+
+
+# Exact types: a subclass may compute anything. Buffers have the type of a tensor.
+TENSORS = (Tensor, nn.Parameter)
+_STANDARD = frozenset(vars(nn.Module()))
+_METHODS = {kind: _methods(kind) for kind in REPLACED}
+_FUNCTIONS = _functions()
+# The marked storages by address: a weak reference, which keeps the address from being reused, and the time of the mark.
+_marks: dict[int, tuple[StorageWeakRef, int]] = {}
+_times = count()
+_lock = threading.Lock()
+
+
+def irregularity(model: nn.Module) -> str | None:
+    """Returns the first thing in a model that a copy of it could miss, such as "a forward hook on blocks.5", or None.
+
+    These are hooks, parametrizations, replaced methods, tensor subclasses, and attributes whose values can change
+    without a trace. PyTorch's functions and the classes that the engine replaces must be unmodified, too.
+    """
+    if any(GLOBAL_HOOKS):
+        return "a global forward hook of torch.nn"
+    if not all(map(is_, _functions(), _FUNCTIONS)):
+        return "a modified function of torch.nn.functional"
+    for kind, methods in _METHODS.items():
+        if _methods(kind) != methods:
+            return f"a modified class {kind.__name__}"
+    for name, module in model.named_modules(remove_duplicate=False):
+        if (found := _irregular_module(module)) is not None:
+            return f"{found} on {name or 'the model'}"
+    return None
+
+
+def _irregular_module(module: nn.Module) -> str | None:
+    if any(getattr(module, hooks) for hooks in HOOKS):
+        return "a forward hook"
+    if parametrize.is_parametrized(module):
+        return "a parametrization"
+    for name, value in vars(module).items():
+        if name in _STANDARD and isinstance(value, dict | set):
+            continue
+        if callable(getattr(type(module), name, None)):
+            return f"a replaced method '{name}'"
+        if not _is_constant(value):
+            return f"an attribute '{name}' of type {type(value).__name__}"
+    for name, tensor in _own_tensors(module):
+        if type(tensor) not in TENSORS:
+            return f"a tensor '{name}' of type {type(tensor).__name__}"
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            return f"a tensor '{name}' in {str(tensor.dtype).removeprefix('torch.')}"
+    return None
+
+
+def _is_constant(value: object) -> bool:
+    if isinstance(value, tuple | frozenset):
+        return all(map(_is_constant, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return all(map(_is_constant, vars(value).values()))
+    if isinstance(value, types.FunctionType):
+        return value.__closure__ is None
+    return isinstance(value, CONSTANT)
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for values in (module._parameters, module._buffers):
+        for name, value in values.items():
+            if value is not None:
+                yield name, value
+
+
+class Watch:
+    """The state of a regular model (see `irregularity`) at the time of construction.
+
+    Training flags are not part of it, because predictions are made in evaluation mode. Changes that leave no trace in
+    the model or in PyTorch are out of reach: C code that writes to addresses which it was given earlier, changed
+    globals that a forward method reads, and replaced operators of PyTorch other than `FUNCTIONS`.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._modules = list(model.modules())
+        self._types = list(map(type, self._modules))
+        self._attributes = _attributes(self._modules)
+        dicts = [getattr(module, name) for module in self._modules for name in CONTENTS]
+        dicts += [fields for module in self._modules for value in vars(module).values() for fields in _fields(value)]
+        hooks = [getattr(module, name) for module in self._modules for name in HOOKS]
+        self._empty: list[Mapping[Any, object]] = [*GLOBAL_HOOKS, *hooks, *(each for each in dicts if not each)]
+        self._dicts = [each for each in dicts if each]
+        self._entries = _entries(self._dicts)
+        kinds = dict.fromkeys(kind for each in self._types for kind in each.__mro__ if kind is not object)
+        self._classes = [vars(kind) for kind in kinds]
+        self._class_entries = _entries(self._classes)
+        tensors = {id(tensor): tensor for module in self._modules for _, tensor in _own_tensors(module)}
+        self._tensors = _WatchedTensors(list(tensors.values()))
+
+    def changed(self) -> bool:
+        """Returns whether anything that could change the outputs of the model is different from before."""
+        return any(self._empty) or not self._same_structure() or not self._tensors.are_same()
+
+    def _same_structure(self) -> bool:
+        same = (
+            _same(_entries(self._dicts), self._entries)
+            and _same(_entries(self._classes), self._class_entries)
+            and all(map(is_, map(type, self._modules), self._types))
+            and all(map(is_, _functions(), _FUNCTIONS))
+        )
+        return same and (list(map(vars, self._modules)) == self._attributes or self._only_modes_changed())
+
+    def _only_modes_changed(self) -> bool:
+        """Returns whether no attribute except training flags has changed, and remembers the flags."""
+        now = _attributes(self._modules)
+        pairs = zip(now, self._attributes, strict=True)
+        if any({**new, "training": True} != {**old, "training": True} for new, old in pairs):
+            return False
+        self._attributes = now
+        return True
+
+
+class _WatchedTensors:
+    """Tensors with their layouts, and the marks of their storages or, where there is none, copies of their values."""
+
+    def __init__(self, tensors: list[Tensor]):
+        owners: dict[int, int] = {}
+        for storage in _storages(tensors):
+            owners[storage] = owners.get(storage, 0) + 1
+        marks = [_mark(tensor, owners[tensor.untyped_storage()._cdata]) for tensor in tensors]
+        self._tensors = tensors
+        self._marked = [tensor for tensor, mark in zip(tensors, marks, strict=True) if mark is not None]
+        self._storages = _storages(self._marked)
+        self._marks = [mark for mark in marks if mark is not None]
+        unmarked = [tensor for tensor, mark in zip(tensors, marks, strict=True) if mark is None]
+        self._copies = [(tensor, _bits(tensor).clone()) for tensor in unmarked]
+        self._layouts = _layouts(tensors)
+        with _lock:
+            for address in [address for address, (reference, _) in _marks.items() if reference.expired()]:
+                del _marks[address]
+
+    def are_same(self) -> bool:
+        """Returns whether all tensors have the same layout, storage and values as before."""
+        storages = _storages(self._marked)
+        return (
+            _layouts(self._tensors) == self._layouts
+            and storages == self._storages
+            and all(map(torch._C._is_cow_tensor, self._marked))
+            # A later mark means that the storage was written to, and marked again by another watch.
+            and [_marks[storage][1] for storage in storages] == self._marks
+            and all(torch.equal(_bits(tensor), values) for tensor, values in self._copies)
+        )
+
+
+def _attributes(modules: Iterable[nn.Module]) -> list[dict[str, object]]:
+    return [dict(vars(module)) for module in modules]
+
+
+def _entries(dicts: Iterable[Mapping[Any, object]]) -> tuple[list[object], list[object]]:
+    """Returns the keys and the values of all dicts in two lists."""
+    return list(chain.from_iterable(dicts)), list(chain.from_iterable([each.values() for each in dicts]))
+
+
+def _same(now: tuple[list[object], list[object]], before: tuple[list[object], list[object]]) -> bool:
+    """Returns whether the keys are equal and the values are the same objects."""
+    return now[0] == before[0] and all(map(is_, now[1], before[1]))
+
+
+def _fields(value: object) -> Iterator[dict[str, object]]:
+    """Yields the attributes of a dataclass, such as a model config, and of the dataclasses in it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield vars(value)
+        for each in vars(value).values():
+            yield from _fields(each)
+
+
+def _storages(tensors: Iterable[Tensor]) -> list[int]:
+    return [tensor.untyped_storage()._cdata for tensor in tensors]
+
+
+def _layouts(tensors: list[Tensor]) -> list[object]:
+    """Returns shapes, strides, offsets and dtypes of all tensors, all shapes first. Lists are faster than tuples."""
+    columns = (map(attrgetter("shape"), tensors), map(_STRIDE, tensors), map(_OFFSET, tensors))
+    return [*chain.from_iterable(columns), *map(attrgetter("dtype"), tensors)]
+
+
+_STRIDE, _OFFSET = torch.Tensor.stride, torch.Tensor.storage_offset
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Returns a view of a tensor as integers, in which NaN is equal to itself."""
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.detach().view(integers[tensor.itemsize]) if tensor.is_floating_point() else tensor.detach()
+
+
+def _mark(tensor: Tensor, owners: int) -> int | None:
+    """Marks the storage of a tensor as copy-on-write and returns the time of its mark.
+
+    Returns None if PyTorch cannot mark it (memory that it did not allocate), or if there are more references to it
+    than from the `owners`: a NumPy array among them writes to the memory directly.
+    """
+    storage = tensor.untyped_storage()
+    with _lock:
+        try:
+            if torch._C._storage_Use_Count(storage._cdata) > owners + 1:  # one is that of `storage`
+                return None
+            known = _marks.get(storage._cdata)
+            if known is not None and torch._C._is_cow_tensor(tensor):
+                return known[1]
+            torch._lazy_clone(tensor.detach())
+            if not torch._C._is_cow_tensor(tensor):
+                return None
+        except (RuntimeError, AttributeError):  # also torch versions without these functions
+            return None
+        _marks[storage._cdata] = StorageWeakRef(storage), next(_times)
+        return _marks[storage._cdata][1]
