@@ -30,18 +30,22 @@ _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _OS_ERROR = re.compile(r"(?:\(os error |Os \{ code: )(\d+)")  # how Rust shows an error of the system
 
 
-def write_file(target: Path, write: Callable[[Path], object]) -> None:
+def write_file(target: Path, write: Callable[[Path], object], *, same_name: bool = False) -> None:
     """Calls `write` with a temporary path, and atomically renames the complete file to `target`.
 
     Devices and pipes are written directly. The parent folder is created. If `write` raises, the exception is propagated
-    and the target does not change.
+    and the target does not change. With `same_name` the temporary path is a file of the same name in a temporary
+    folder, for a `write` that also reads the file and depends on its suffix.
     """
     if target.exists() and not target.is_file() and not target.is_dir():
         with system_errors(target):
             write(target)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = _temporary_name(target)
+    part = folder = _temporary_name(target)
+    if same_name:
+        folder.mkdir()
+        part = folder / target.name
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     mode = stat.S_IMODE(part.stat().st_mode)
     try:
@@ -52,6 +56,8 @@ def write_file(target: Path, write: Callable[[Path], object]) -> None:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+        if same_name:
+            shutil.rmtree(folder, ignore_errors=True)
     flush(target.parent)
 
 

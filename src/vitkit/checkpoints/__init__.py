@@ -1,6 +1,7 @@
 """Loads, saves and converts ViT checkpoints of many libraries, without executing their code.
 
 load, save    from files to a model, and back; every tensor must be known, present and of the right shape
+verify        compares a checkpoint with what was read back after it was written
 formats/      one module per library and model family: a two-way table of tensor names
 containers/   one module per file type (safetensors, npz, torch.save, sharded); headers are validated first
 infer/        infers a model config from tensor shapes
@@ -12,6 +13,18 @@ pretraining   decoders, mask tokens and heads in published files, to continue pr
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin
 from vitkit.checkpoints.formats import list_formats
 from vitkit.checkpoints.load import load
-from vitkit.checkpoints.save import convert, convert_config, save
+from vitkit.checkpoints.save import LossyWarning, Saved, convert, convert_config, save, save_checked
 
-__all__ = ["Checkpoint", "CheckpointError", "Origin", "convert", "convert_config", "list_formats", "load", "save"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "LossyWarning",
+    "Origin",
+    "Saved",
+    "convert",
+    "convert_config",
+    "list_formats",
+    "load",
+    "save",
+    "save_checked",
+]

@@ -1,15 +1,32 @@
-"""Saves a checkpoint in any format that supports its model. Files are written atomically."""
+"""Saves a checkpoint in any format that supports its model. Files are written atomically, and read back first."""
 
+import copy
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vitkit import atomic
-from vitkit.checkpoints import meaning
+from vitkit.checkpoints import meaning, verify
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
-from vitkit.checkpoints.formats import formats_for
+from vitkit.checkpoints.formats import Format, formats_for
+from vitkit.checkpoints.formats._unsupported import ImpliedMismatch
 from vitkit.checkpoints.load import describe, load
+
+
+class LossyWarning(UserWarning):
+    """Warning that names something which a checkpoint format cannot hold and which was left out (`lossy=True`)."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The format in which a checkpoint was saved, and descriptions of what the format could not hold."""
+
+    format: str
+    dropped: tuple[str, ...] = ()
 
 
 def save(
@@ -18,17 +35,21 @@ def save(
     *,
     to: str | None = None,
     overwrite: bool = False,
+    lossy: bool = False,
 ) -> str:
     """Writes a checkpoint in the format `to` and returns the name of the format, such as "timm".
 
     `to` is one of `list_formats()`. The default is huggingface if it supports the model, else vitkit. The target is a
-    folder, or a file for npz, big_vision and torchvision. It is written atomically; an existing target is an error
-    unless `overwrite`. Raises CheckpointError with the reason if the format does not support the model, and for a model
-    on the meta device.
+    folder, or a file for npz, big_vision and torchvision. It is read back and compared before it gets its name:
+    `load(target, dtype=None)` gives back an equal checkpoint. It is written atomically; an existing target is an error
+    unless `overwrite`. Raises CheckpointError with the reason if the model cannot be stored (also one without weights), and if the format cannot
+    hold the class names, the preprocessing, the task or a field of the config. With `lossy` these are left out, with a
+    `LossyWarning` for each.
     """
-    if any(parameter.is_meta for parameter in checkpoint.model.parameters()):
-        raise CheckpointError("the model is on the meta device and has no weights; load the checkpoint with load")
-    return _save(checkpoint, target, to=to, overwrite=overwrite)
+    saved = save_checked(checkpoint, target, to=to, overwrite=overwrite, lossy=lossy)
+    for each in saved.dropped:
+        warnings.warn(f"{saved.format} cannot hold {each}; left out", LossyWarning, stacklevel=2)
+    return saved.format
 
 
 def convert_config(source: str | os.PathLike[str], target: str | os.PathLike[str], to: str) -> None:
@@ -36,36 +57,120 @@ def convert_config(source: str | os.PathLike[str], target: str | os.PathLike[str
 
     `to` is a format that is a folder. Raises CheckpointError if the format does not support the model.
     """
-    _save(describe(source), target, to=to, overwrite=False)
+    chosen, stored = _choose(describe(source), to, lossy=True)
+    write_folder(Path(target).expanduser(), lambda part: chosen.write(stored, part), overwrite=False)
 
 
-def _save(checkpoint: Checkpoint, target: str | os.PathLike[str], *, to: str | None, overwrite: bool) -> str:
+def save_checked(
+    checkpoint: Checkpoint,
+    target: str | os.PathLike[str],
+    *,
+    to: str | None = None,
+    overwrite: bool = False,
+    lossy: bool = False,
+) -> Saved:
+    """Does what `save` does, and returns what was left out instead of warning about it."""
+    if any(parameter.is_meta for parameter in checkpoint.model.parameters()):
+        raise CheckpointError("the model is on the meta device and has no weights; load the checkpoint with load")
     classes = checkpoint.model.config.num_classes
     if len(checkpoint.labels) != classes:
-        raise CheckpointError(f"the model has {classes} classes, but there are {len(checkpoint.labels)} labels")
-    name = checkpoint.model.family
-    candidates = [*formats_for("huggingface"), *formats_for("vitkit")] if to is None else formats_for(to)
-    matching = [each for each in candidates if each.family in (None, name)]
-    if not matching:
-        raise CheckpointError(f"{to} does not support the model family {name}; use to='vitkit'")
-    config = checkpoint.model.config
-    reasons = [
-        each.unsupported_reason(config) or (meaning.unsupported(config, each.name) if each.suffix else None)
-        for each in matching
-    ]
-    if all(reasons):
-        raise CheckpointError(str(reasons[0]))
-    chosen = matching[reasons.index(None)]
-    if chosen.family is not None:
-        checkpoint = meaning.in_target_units(checkpoint)
+        raise CheckpointError(
+            f"the model has {classes} classes, but there are {len(checkpoint.labels)} labels; set one label per class"
+        )
     path = Path(target).expanduser()
+    chosen, stored = _choose(checkpoint, to, lossy=lossy)
     if chosen.suffix and path.suffix != chosen.suffix:
         raise CheckpointError(
             f"the format {chosen.name} is a single file, which must end in {chosen.suffix}, not {path.name}"
         )
-    write = write_file if chosen.suffix else write_folder
-    write(path, lambda part: chosen.write(checkpoint, part), overwrite=overwrite)
-    return chosen.name
+    verify.check_model(checkpoint)
+    dropped: list[str] = []
+
+    def write(part: Path) -> None:
+        chosen.write(stored, part)
+        dropped.extend(_read_back(checkpoint, stored, part, chosen, lossy=lossy))
+
+    with _new_parents(path):
+        if chosen.suffix:
+            write_file(path, write, overwrite=overwrite)
+        else:
+            write_folder(path, write, overwrite=overwrite)
+    return Saved(chosen.name, tuple(dropped))
+
+
+def _choose(checkpoint: Checkpoint, to: str | None, *, lossy: bool) -> tuple[Format, Checkpoint]:
+    """Returns the format to write and the checkpoint in the form that the format can store."""
+    model, name = checkpoint.model, checkpoint.model.family
+    candidates = [*formats_for("huggingface"), *formats_for("vitkit")] if to is None else formats_for(to)
+    matching = [each for each in candidates if each.family in (None, name)]
+    if not matching:
+        raise CheckpointError(f"{to} does not support the model family {name}; use to='vitkit'")
+    reasons: list[str] = []
+    for each in matching:
+        config = model.config
+        reason = each.unsupported_reason(config)
+        if lossy and isinstance(reason, ImpliedMismatch):
+            config = replace(config, **reason.implied)
+            reason = each.unsupported_reason(config)
+        if each.suffix and (task := meaning.unsupported(config, each.name)) is not None:
+            reason = reason or (None if lossy else task)
+        if reason is None:
+            stored = checkpoint if each.family is None else meaning.in_target_units(checkpoint)
+            if config != model.config:
+                twin = copy.copy(stored.model)
+                twin.config = config
+                stored = replace(stored, model=twin)
+            return each, stored
+        reasons.append(str(reason))
+    raise CheckpointError(reasons[0])
+
+
+def _read_back(checkpoint: Checkpoint, stored: Checkpoint, part: Path, chosen: Format, *, lossy: bool) -> list[str]:
+    """Reads a written checkpoint and returns what it does not hold. Raises CheckpointError if that must not be lost."""
+    if not part.is_file() and not part.is_dir():
+        return []  # a pipe or device
+    try:
+        loaded = load(part, dtype=None)
+    except CheckpointError as error:
+        message = str(error).replace(str(part), "the file").replace(part.name, "the file")
+        raise CheckpointError(
+            f"the checkpoint cannot be read back after writing ({message}), so it was not saved"
+        ) from None
+    approximate = bool(checkpoint.model.config.task.target_std) and chosen.family is not None
+    dropped_task = approximate and not loaded.model.config.task.target_std
+    verify.check_values(stored if dropped_task else checkpoint, loaded, approximate=approximate)
+    found = verify.losses(checkpoint, loaded)
+    if found and not lossy:
+        formats = " or ".join(f"to='{each}'" for each in _lossless(checkpoint, chosen))
+        raise CheckpointError(
+            f"{chosen.name} cannot hold {' and '.join(found)}; use {formats}, or lossy=True (--lossy) to leave it out"
+        )
+    return found
+
+
+def _lossless(checkpoint: Checkpoint, chosen: Format) -> list[str]:
+    """Returns names of formats other than the chosen one that store every field of a checkpoint."""
+    family, config = checkpoint.model.family, checkpoint.model.config
+    folders = [
+        target
+        for target in ("huggingface", "timm")
+        if target not in chosen.targets
+        and any(each.family == family and each.unsupported_reason(config) is None for each in formats_for(target))
+    ]
+    return [*folders, "vitkit"]
+
+
+@contextmanager
+def _new_parents(path: Path) -> Iterator[None]:
+    """Context manager that removes the folders that were created for a target if writing it fails."""
+    missing = [parent for parent in path.absolute().parents if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        for parent in missing:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
 
 
 def convert(
@@ -74,11 +179,15 @@ def convert(
     to: str,
     *,
     overwrite: bool = False,
+    lossy: bool = False,
     **options: Any,
 ) -> Checkpoint:
-    """Loads a checkpoint with `load(source, **options)`, saves it in the format `to` and returns the checkpoint."""
+    """Loads a checkpoint with `load(source, **options)`, saves it in the format `to` and returns the checkpoint.
+
+    For `overwrite` and `lossy` see `save`.
+    """
     checkpoint = load(source, **options)
-    save(checkpoint, target, to=to, overwrite=overwrite)
+    save(checkpoint, target, to=to, overwrite=overwrite, lossy=lossy)
     return checkpoint
 
 
@@ -88,7 +197,7 @@ def write_file(target: Path, write: Callable[[Path], None], *, overwrite: bool) 
         raise CheckpointError(f"{target} is a folder, but this format is a single file; pass the path of a file")
     if target.exists() and not overwrite:
         raise CheckpointError(f"{target} exists; pass overwrite=True (--overwrite) to replace it")
-    atomic.write_file(target, write)
+    atomic.write_file(target, write, same_name=True)
 
 
 def write_folder(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:

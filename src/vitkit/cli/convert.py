@@ -1,5 +1,6 @@
 """The `vitkit convert` command."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +18,12 @@ def convert(
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     overwrite: bool = False,
+    lossy: bool = False,
 ) -> None:
     """Convert a checkpoint to another format.
 
-    Missing, unexpected and wrongly shaped tensors raise an error that names them.
+    Missing, unexpected and wrongly shaped tensors raise an error that names them. The output is read back and compared
+    before it gets its name.
 
     Args:
         source: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
@@ -32,6 +35,8 @@ def convert(
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
         overwrite: Replace an existing output file or folder.
+        lossy: Leave out what the output format cannot store: class names, preprocessing, the task, fields of the model
+            config. One line names each of them.
     """
     from vitkit import checkpoints
     from vitkit.cli._outcomes import settings
@@ -43,6 +48,8 @@ def convert(
     checkpoint = checkpoints.load(
         source, revision=revision, image_size=image_size, patch_size=patch_size, head=head, config=settings(set)
     )
-    checkpoints.save(checkpoint, target, to=to, overwrite=overwrite)
+    saved = checkpoints.save_checked(checkpoint, target, to=to, overwrite=overwrite, lossy=lossy)
+    for each in saved.dropped:
+        print(printable(f"vitkit: left out, because {saved.format} cannot store it: {each}"), file=sys.stderr)
     parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     print(printable(f"{target}: {checkpoint.origin.format} to {to}, {parameters:,} parameters"))

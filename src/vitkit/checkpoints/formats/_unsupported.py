@@ -30,7 +30,13 @@ def unsupported_field(config: Any, title: str, *, fixed: Mapping[str, Any], free
     return None
 
 
-def implied_mismatch(config: Any, title: str, implied: Mapping[str, Any]) -> str | None:
+class ImpliedMismatch(str):
+    """An error message about config fields of which a format implies other values, which are in `implied`."""
+
+    implied: Mapping[str, Any]
+
+
+def implied_mismatch(config: Any, title: str, implied: Mapping[str, Any]) -> ImpliedMismatch | None:
     """Returns an error message if config fields differ from the values that the format implies, otherwise None."""
     other = {name: getattr(config, name) for name, value in implied.items() if getattr(config, name) != value}
     if not other:
@@ -38,10 +44,12 @@ def implied_mismatch(config: Any, title: str, implied: Mapping[str, Any]) -> str
     has = ", ".join(f"{name}={value!r}" for name, value in other.items())
     wants = {name: implied[name] for name in other}
     options = " ".join(f"--set {name}={value}" for name, value in wants.items())
-    return (
-        f"{title} always implies {wants}, but this model has {has}; "
-        f"load it with config={wants} ({options}) to accept the difference"
+    message = ImpliedMismatch(
+        f"{title} always implies {wants}, but this model has {has}; pass lossy=True (--lossy) to leave it out, "
+        f"or load it with config={wants} ({options}) to accept the difference"
     )
+    message.implied = wants
+    return message
 
 
 def extra_fields(config: Any) -> dict[str, Any]:
