@@ -48,7 +48,8 @@ def test_original_files_give_the_original_logits_and_round_trip(shared: Path, tm
     assert read.model.config.image_size == tuple(images.shape[2:])
     with torch.no_grad():
         torch.testing.assert_close(read.model(images), logits, atol=1e-4, rtol=0)
-    checkpoints.save(read, tmp_path / "again.npz", to="npz")
+    odd = "odd" in name  # the file stores no image size, only a grid
+    checkpoints.save_checked(read, tmp_path / "again.npz", to="npz", lossy=odd)
     with np.load(folder / f"{name}.npz") as before, np.load(tmp_path / "again.npz") as after:
         assert set(before.files) == set(after.files)
         for key in before.files:

@@ -103,6 +103,8 @@ def _choose(checkpoint: Checkpoint, to: str | None, *, lossy: bool) -> tuple[For
     model, name = checkpoint.model, checkpoint.model.family
     candidates = [*formats_for("huggingface"), *formats_for("vitkit")] if to is None else formats_for(to)
     matching = [each for each in candidates if each.family in (None, name)]
+    if to is not None:  # the variant that the checkpoint comes from is first
+        matching.sort(key=lambda each: each.name != checkpoint.origin.format)
     if not matching:
         raise CheckpointError(f"{to} does not support the model family {name}; use to='vitkit'")
     reasons: list[str] = []
@@ -110,8 +112,9 @@ def _choose(checkpoint: Checkpoint, to: str | None, *, lossy: bool) -> tuple[For
         config = model.config
         reason = each.unsupported_reason(config)
         if lossy and isinstance(reason, ImpliedMismatch):
-            config = replace(config, **reason.implied)
-            reason = each.unsupported_reason(config)
+            with suppress(ValueError):  # the config cannot have the implied values
+                config = replace(config, **reason.implied)
+                reason = each.unsupported_reason(config)
         if each.suffix and (task := meaning.unsupported(config, each.name)) is not None:
             reason = reason or (None if lossy else task)
         if reason is None:
@@ -133,12 +136,10 @@ def _read_back(checkpoint: Checkpoint, stored: Checkpoint, part: Path, chosen: F
         loaded = load(part, dtype=None)
     except CheckpointError as error:
         message = str(error).replace(str(part), "the file").replace(part.name, "the file")
-        raise CheckpointError(
-            f"the checkpoint cannot be read back after writing ({message}), so it was not saved"
-        ) from None
-    approximate = bool(checkpoint.model.config.task.target_std) and chosen.family is not None
-    dropped_task = approximate and not loaded.model.config.task.target_std
-    verify.check_values(stored if dropped_task else checkpoint, loaded, approximate=approximate)
+        raise CheckpointError(f"the checkpoint cannot be read back after writing ({message}), so it was not saved") from None
+    task = checkpoint.model.config.task
+    rescaled = bool(task.target_std) and chosen.family is not None and loaded.model.config.task == task
+    verify.check_values(checkpoint if rescaled else stored, loaded, task if rescaled else None)
     found = verify.losses(checkpoint, loaded)
     if found and not lossy:
         formats = " or ".join(f"to='{each}'" for each in _lossless(checkpoint, chosen))

@@ -105,19 +105,24 @@ def irregular_part(model: nn.Module) -> str | None:
     return None
 
 
-def check_values(checkpoint: Checkpoint, loaded: Checkpoint, *, approximate: bool) -> None:
+def check_values(checkpoint: Checkpoint, loaded: Checkpoint, rescaled: Task | None) -> None:
     """Raises CheckpointError unless both models have the same tensors and, if that does not follow, the same outputs.
 
-    With `approximate` the heads may differ by rounding, because they were rescaled (see `meaning.in_target_units`).
+    The heads of a `rescaled` task may differ by rounding, because they were stored in the units of the targets (see
+    `meaning.in_target_units`).
     """
     given, read = checkpoint.model.state_dict(), loaded.model.state_dict()
-    heads = tuple(checkpoint.model.head_parameters()) if approximate else ()
-    other = [name for name in given if name not in read or not _equal(given[name], read[name], name in heads)]
+    margins: dict[str, float] = {}
+    if rescaled is not None:
+        units = zip(rescaled.target_mean, rescaled.target_std, strict=True)
+        margin = 1 + max(abs(mean / std) for mean, std in units)
+        margins = dict.fromkeys(checkpoint.model.head_parameters(), margin)
+    other = [name for name in given if name not in read or not _equal(given[name], read[name], margins.get(name))]
     buffers = dict(loaded.model.named_buffers())
     other += [
         name
         for name, buffer in checkpoint.model.named_buffers()
-        if name not in given and not _equal(buffer, buffers[name].to(buffer.dtype), False)
+        if name not in given and not _equal(buffer, buffers[name].to(buffer.dtype))
     ]
     if other:
         raise CheckpointError(f"read back after writing, the tensors {listing(other)} have other values or dtypes")
@@ -128,13 +133,14 @@ def check_values(checkpoint: Checkpoint, loaded: Checkpoint, *, approximate: boo
         )
 
 
-def _equal(tensor: Tensor, other: Tensor, approximate: bool) -> bool:
-    """Returns whether two tensors have the same dtype, shape and bits, or about the same values."""
+def _equal(tensor: Tensor, other: Tensor, margin: float | None = None) -> bool:
+    """Returns whether two tensors have the same dtype, shape and bits, or values within a multiple of the rounding."""
     tensor, other = tensor.detach().cpu(), other.detach().cpu()
     if tensor.dtype != other.dtype or tensor.shape != other.shape:
         return False
-    if approximate:
-        return torch.allclose(tensor, other, rtol=1e-3 if tensor.itemsize == 2 else 1e-5, atol=1e-6, equal_nan=True)
+    if margin is not None:
+        rounding = 4 * torch.finfo(tensor.dtype).eps
+        return torch.allclose(tensor, other, rtol=rounding, atol=rounding * margin, equal_nan=True)
     if tensor.is_floating_point():
         integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize]
         tensor, other = (each.contiguous().view(integers) for each in (tensor, other))

@@ -9,7 +9,7 @@ SHAPES = ("image_size", "patch_size", "channels", "width", "depth", "num_heads",
 # These do not change the output of a trained model at its own size. Formats with a config.json store them in it.
 TRAINING = (
     *("position_resize", "stochastic_depth", "stochastic_depth_shape", "dropout", "attention_dropout", "init"),
-    "patch_sizes",
+    *("patch_sizes", "relative_resize"),
 )
 
 

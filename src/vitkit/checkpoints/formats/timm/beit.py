@@ -57,7 +57,9 @@ def describe(raw: RawCheckpoint) -> Description:
     if "blocks.0.ls1.gamma" in shapes:
         # Initial value of LayerScale: 0.1 in the base size, 1e-5 in the large size.
         extra["layer_scale"] = file_config.pop("layer_scale", None) or (0.1 if shapes["cls_token"][-1] < 1024 else 1e-5)
-    extra["position_resize"] = "bicubic" if raw.config is None else "bicubic_antialias"
+    extra["position_resize"] = file_config.get(
+        "position_resize", "bicubic" if raw.config is None else "bicubic_antialias"
+    )
     file_config.pop("pool", None)
     defaults = {**vit.DEFAULTS, "position_order": ("class+patches",)}
     config = infer_variant(
