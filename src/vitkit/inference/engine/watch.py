@@ -40,10 +40,12 @@ GLOBAL_HOOKS: tuple[Mapping[int, object], ...] = (
 )
 # Classes whose operations the engine replaces by others, so that changes of the classes themselves matter.
 REPLACED: tuple[type, ...] = (
-    *(nn.Module, nn.Linear, nn.Conv2d, nn.LayerNorm, nn.Identity, nn.Dropout, nn.GELU, nn.ReLU, nn.SiLU),
+    *(nn.Linear, nn.Conv2d, nn.LayerNorm, nn.Identity, nn.Dropout, nn.GELU, nn.ReLU, nn.SiLU),
     *(layers.Attention, layers.BatchNorm, layers.Block, layers.DropPath, layers.LayerScale, layers.MLP),
     *(layers.PatchEmbed, layers.StdConv, layers.SwiGLU),
 )
+# Libraries patch other methods of all modules, such as transformers those that initialize weights.
+CALLS = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")
 FUNCTIONS = ("linear", "conv2d", "layer_norm", "batch_norm", "group_norm", "gelu", "silu", "relu")
 FUNCTIONS += ("scaled_dot_product_attention", "softmax", "dropout", "pad")
 
@@ -54,9 +56,10 @@ def _methods(kind: type) -> dict[str, object]:
 
 
 def _functions() -> tuple[object, ...]:
-    return tuple(getattr(F, name) for name in FUNCTIONS)
+    return (*(getattr(F, name) for name in FUNCTIONS), *(getattr(nn.Module, name) for name in CALLS))
 
 
+GENERAL = (nn.Module, object)
 # Exact types: a subclass may compute anything. Buffers have the type of a tensor.
 TENSORS = (Tensor, nn.Parameter)
 _STANDARD = frozenset(vars(nn.Module()))
@@ -77,7 +80,7 @@ def irregularity(model: nn.Module) -> str | None:
     if any(GLOBAL_HOOKS):
         return "a global forward hook of torch.nn"
     if not all(map(is_, _functions(), _FUNCTIONS)):
-        return "a modified function of torch.nn.functional"
+        return "a modified function of torch.nn"
     for kind, methods in _METHODS.items():
         if _methods(kind) != methods:
             return f"a modified class {kind.__name__}"
@@ -142,7 +145,7 @@ class Watch:
         self._empty: list[Mapping[Any, object]] = [*GLOBAL_HOOKS, *hooks, *(each for each in dicts if not each)]
         self._dicts = [each for each in dicts if each]
         self._entries = _entries(self._dicts)
-        kinds = dict.fromkeys(kind for each in self._types for kind in each.__mro__ if kind is not object)
+        kinds = dict.fromkeys(kind for each in self._types for kind in each.__mro__ if kind not in GENERAL)
         self._classes = [vars(kind) for kind in kinds]
         self._class_entries = _entries(self._classes)
         tensors = {id(tensor): tensor for module in self._modules for _, tensor in _own_tensors(module)}
