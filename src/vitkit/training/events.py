@@ -17,9 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vitkit import atomic, memory
 from vitkit.config import JsonDict
 from vitkit.regular import read_text
+from vitkit.training import plan as plans
 from vitkit.training import run as runs
 from vitkit.training.run import Run
 from vitkit.training.utilization import Peak
+
+
+# Seconds between two lines of progress without a terminal: at first, and at most.
+LINE_SECONDS = (5.0, 60.0)
 
 
 class Logger(Protocol):
@@ -120,8 +125,10 @@ def _import(name: str) -> ModuleType:
 class Events:
     """Context manager for the event log and the progress bar of a run.
 
-    The bar is shown on `console` if it is a terminal; otherwise there is one line per evaluation. With `peak`, the peak
-    of this process's device, the model FLOPs utilization (`mfu`) is shown and logged.
+    The bar is shown on `console` if it is a terminal. Otherwise there is one line per evaluation, and a line with the
+    speed and the remaining time now and then. With `peak`, the peak of this process's device, the model FLOPs
+    utilization (`mfu`) is shown and logged. `remaining` returns the seconds until the end of the run for a step, the
+    number of steps, and the speed in images per second; the default is the time of the training steps.
     """
 
     def __init__(
@@ -134,8 +141,13 @@ class Events:
         console: Console | None = None,
         loggers: Sequence[Logger] = (),
         peak: Peak | None = None,
+        remaining: Callable[[int, int, float], float] | None = None,
     ):
         self.loggers = loggers
+        self.total = total
+        self.remaining = remaining or (lambda step, total, speed: (total - step) * batch_size / speed if speed else 0.0)
+        self.last_line = plans.now()
+        self.line_seconds = LINE_SECONDS[0]
         self.file = log.open("a", encoding="utf-8")
         self.batch_size = batch_size
         self.every = every
@@ -178,15 +190,16 @@ class Events:
                 logger.log(kind, step, numbers)
 
     def print(self, text: str) -> None:
-        """Prints a line to the console."""
-        self.console.print(text, highlight=False)
+        """Prints a line to the console, which a file or a pipe gets unbroken."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
+        self.last_line = plans.now()
 
     def step(self, step: int, scalars: Mapping[str, float]) -> None:
         """Updates the progress bar after a step. Every `every` steps, the metrics are logged and shown."""
         self.recent.append((time.monotonic(), step))
         if step % self.every != 0 and step != 1:
             if not self.bar.disable:
-                self.bar.update(self.task, completed=step)
+                self.bar.update(self.task, completed=step, total=self.total)
             return
         speed = self.images_per_second()
         cost = {"images_per_second": round(speed, 1)}
@@ -197,8 +210,22 @@ class Events:
         if self.peak is not None and self.flops and speed:
             cost["mfu"] = round(self.peak.utilization(self.flops, self.batch_size / speed), 4)
             shown += f"  {cost['mfu']:.0%} MFU"
-        self.bar.update(self.task, completed=step, shown=shown)
+        self.bar.update(self.task, completed=step, total=self.total, shown=shown)
         self.write("step", step, **cost, **scalars)
+        self.print_progress(step, scalars, speed)
+
+    def print_progress(self, step: int, scalars: Mapping[str, float], speed: float) -> None:
+        """Prints a line with the speed and the remaining time if there is no progress bar and it is time for a line.
+
+        The first line comes after a few seconds. The time between two lines doubles up to a minute.
+        """
+        if self.console.is_terminal or plans.now() - self.last_line < self.line_seconds:
+            return
+        self.line_seconds = min(2 * self.line_seconds, LINE_SECONDS[1])
+        left = self.remaining(step, self.total, speed)
+        end = f"   {plans.duration(left)} left" if step < self.total and left else ""
+        rate = f"   {speed:,.0f} images/s" if speed else ""
+        self.print(f"step {step:>6} of {self.total}   loss {scalars['loss']:.3f}{rate}{end}")
 
     def images_per_second(self) -> float:
         """Returns the training speed over the last steps in images per second, excluding evaluations."""

@@ -17,7 +17,7 @@ from vitkit.inference.engine import capabilities
 from vitkit.objectives import supervised
 from vitkit.task import Task
 from vitkit.training.optim import Optimizer
-from vitkit.training.run import Data, Run
+from vitkit.training.run import Data, Run, check_length
 from vitkit.training.schedule import Schedule
 from vitkit.training.targets import inferred_task
 from vitkit.training.tuning import Tuning
@@ -65,6 +65,7 @@ def finetune(
     channels: int | None = None,
     steps: int | None = None,
     epochs: float | None = None,
+    minutes: float | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
     patience: int | None = None,
@@ -81,13 +82,15 @@ def finetune(
     mean squared error of standardized targets and the metric is R2. With `tune_threshold` the saved model has the
     threshold of each label with the best F1 on the validation images.
 
+    The length is `steps`, `epochs`, or `minutes` of wall time, into which steps and evaluations are fitted. The model is
+    evaluated up to ten times, and less often if that would take more than a tenth of the time (`Run.evaluation_share`).
     Hyper-parameters that are None depend on the number of images (`defaults`). With `patience` the run stops after that
-    many evaluations without a better metric; a run has ten. `image_size` is in pixels. `channels` adapts an RGB model
+    many evaluations without a better metric. `image_size` is in pixels. `channels` adapts an RGB model
     to images of another number of channels. `mode` is what to train: the full model, the head only, or LoRA and the
     head. Raises ValueError if the checkpoint, the data and `image_size` do not fit together.
     """
-    if steps is not None and epochs is not None:
-        raise ValueError(f"set either --steps or --epochs, not both; got {steps} and {epochs}")
+    if steps is not None or epochs is not None or minutes is not None:
+        check_length(steps, epochs, minutes)
     source, _ = train_and_val(data, val=val, held_out=held_out, seed=0)
     default, checkpoint = defaults(len(source)), absolute(model)
     config, processor = _model_and_processor(checkpoint, len(source.classes), image_size, channels)
@@ -95,8 +98,10 @@ def finetune(
         check_bands(source, config.channels)
     task = inferred_task(source)
     size = default.batch_size if batch_size is None else batch_size
-    length = {"steps": default.steps if steps is None and epochs is None else steps, "epochs": epochs}
-    total = length["steps"] or max(1, round((epochs or 0.0) * len(source) / max(1, size)))
+    if steps is None and epochs is None and minutes is None:
+        steps = default.steps
+    # A plan shortens the warm-up of a run with a length in minutes if needed.
+    total = steps or (max(1, round(epochs * len(source) / max(1, size))) if epochs else 5 * default.warmup)
     return Run(
         name=f"{Path(model).stem or 'model'} on {data}",
         model=replace(config, task=task),
@@ -104,15 +109,15 @@ def finetune(
         processor=processor,
         augment=Augment(crop=Crop(kind="torchvision", area=CROP_AREA), flip=True),
         optimizer=Optimizer(name="sgd", lr=default.lr * LR_SCALES[mode] if lr is None else lr, weight_decay=0.0),
-        schedule=Schedule(decay="cosine", warmup=min(default.warmup, int(total) // 5)),
+        schedule=Schedule(decay="cosine", warmup=min(default.warmup, total // 5)),
         batch_size=size,
-        steps=None if length["steps"] is None else int(length["steps"]),
+        steps=steps,
         epochs=epochs,
+        minutes=minutes,
         seed=seed,
         init_from=checkpoint,
         precision=default_precision(),
         tuning=Tuning(head_only=mode == "head", lora_rank=LORA_RANK if mode == "lora" else 0),
-        evaluate_every=max(1, int(total) // 10),
         tune_threshold=tune_threshold,
         patience=patience,
         **_loss_and_metric(task),

@@ -12,17 +12,28 @@ from vitkit.data import Source
 from vitkit.data.augment import Transform
 from vitkit.data.loader import check_mixing, check_readable
 from vitkit.data.unreadable import check_skipped
-from vitkit.training import checks
+from vitkit.training import checks, trial
+from vitkit.training import plan as plans
 from vitkit.training.adapt import open_data
+from vitkit.training.checkpointing.files import latest_step
 from vitkit.training.checkpointing.saving import CheckpointNotSaved, CheckpointSaver
-from vitkit.training.events import Events, check_loggers, open_loggers
+from vitkit.training.events import Events, check_loggers, open_loggers, read
 from vitkit.training.loop import Training, TrainingStopped
+from vitkit.training.pace import Pace
+from vitkit.training.plan import Plan
 from vitkit.training.run import Run, RunFolder
 from vitkit.training.session import Interrupted, TrainingSession, data_stream
 from vitkit.training.setup import build_training, process_settings
 from vitkit.training.summary import write_report
 from vitkit.training.targets import with_task
+from vitkit.training.trial import explained
+from vitkit.training.undo import undone
 from vitkit.training.utilization import peak
+
+# Runs of fewer steps are not measured: the trial would take a large part of their time.
+FEWEST_STEPS = 10
+# Steps of the schedule in the trial of a run with a length in minutes, besides its warm-up.
+PROVISIONAL = 1000
 
 
 @dataclass(frozen=True)
@@ -41,20 +52,31 @@ class Result:
     unreadable: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A validated run, whose model has the task of its data, with its training and validation images."""
+
+    run: Run
+    source: Source
+    validation: Source
+
+
 def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_memory: bool = False) -> Result:
     """Starts or resumes a training run in a folder. For a completed run, only the report is written.
 
-    A run with more `steps` or `epochs` than the one in the folder trains on: from the next step, the learning rate
-    follows the schedule of the new length. `run.CHANGEABLE` and `run.CHANGEABLE_WITH_LENGTH` are all fields that may
-    change, besides those of `hardware`.
+    A run with more `steps`, `epochs` or `minutes` than the one in the folder trains on: from the next step, the
+    learning rate follows the schedule of the new length. `run.CHANGEABLE` and `run.CHANGEABLE_WITH_LENGTH` are all
+    fields that may change, besides those of `hardware`.
 
-    `console` shows the progress. With `keep_memory` a process that trains on the CPU keeps freed memory
-    (`vitkit.memory.kept`), as the commands do. Under torchrun every process calls this function, and rank 0 writes.
+    `console` shows the plan of the run (`plan`) and its progress. With `keep_memory` a process that trains on the CPU
+    keeps freed memory (`vitkit.memory.kept`), as the commands do. Under torchrun every process calls this function, and
+    rank 0 writes.
 
     Raises ValueError before training if the run is invalid, is shorter than what was trained, or if the folder contains
-    another run, TrainingStopped for a
-    loss that is not finite, and Interrupted after SIGTERM or Ctrl-C, once a checkpoint is saved.
+    another run. A run that fails before its first step leaves the folder as it was. Raises TrainingStopped for a loss
+    that is not finite and for too little memory, and Interrupted after SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
+    started = plans.now()
     if not run.data.source:
         raise ValueError(f"the run '{run.name}' has no training data; set --data, as in --data parquet:/data/imagenet")
     files = RunFolder(Path(folder))
@@ -62,37 +84,73 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_
     group = distributed.process_group(run.hardware.device, run.hardware.parallel)
     with group as device, random, process_settings(run, device, keep_memory=keep_memory):
         distributed.on_rank_zero(lambda: files.check(run))
-        training, source, validation = prepare(run, files, device)
-        # After all checks, so that an invalid run writes nothing.
-        distributed.on_rank_zero(lambda: files.create(run))
-        agreed = distributed.exit_after_rank_zero(TrainingStopped, Interrupted, CheckpointNotSaved)
-        with agreed, CheckpointSaver(files.checkpoints, run.hardware) as saver:
-            session = TrainingSession(training, files, validation, saver)
-            session.resume()
-            changed = session.change_config(run, len(source))
-            with Events(
-                files.log if distributed.is_main_process() else Path(os.devnull),
-                total=training.total,
-                batch_size=run.batch_size,
-                every=run.hardware.log_every,
-                console=console if distributed.is_main_process() else None,
-                loggers=open_loggers(run, files.path, training.step) if distributed.is_main_process() else (),
-                peak=peak(device, run.precision, tf32=run.hardware.tf32),
-            ) as events:
-                if changed:
-                    events.write("changed", training.step, **changed)
-                    events.print(f"step {training.step:>6}   {changed['note']}")
-                session.run(source, events)
+        ready = prepare(run, files, device)
+        plan, training = planned(run, ready, files, device, started=started, measure=console is not None)
+        # After all checks and the trial, so that an invalid run writes nothing.
+        session = start(run, ready, plan, training, files, started=started, console=console)
         main = distributed.is_main_process()
         if main:
-            write_report(files)
+            write_report(files, session.saved)
         distributed.broadcast(0.0)
     note = session.stopping.reason if session.stopping.exhausted and training.step < training.total else ""
     return Result(files.path, session.score, session.best_step, main, note, tuple(session.named))
 
 
-def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training, Source, Source]:
-    """Validates a run, and returns its initial training state, training data and validation data."""
+def start(
+    run: Run,
+    ready: Prepared,
+    plan: Plan,
+    training: Training,
+    files: RunFolder,
+    *,
+    started: float,
+    console: Console | None,
+) -> TrainingSession:
+    """Creates the run folder, and starts or resumes the run. Returns its finished session.
+
+    A run that fails before its first step leaves the folder as it was.
+    """
+    sessions: list[TrainingSession] = []
+    files_before = (files.config, files.plan) if files.trained else (files.config, files.plan, files.log)
+    undo = undone(files.path, lambda: any(each.training.step for each in sessions), files_before)
+    before = round(distributed.broadcast(float(steps_before(files, len(ready.source)))))
+    with distributed.exit_after_rank_zero(TrainingStopped, Interrupted, CheckpointNotSaved), undo:
+        distributed.on_rank_zero(lambda: files.create(run))
+        with CheckpointSaver(files.checkpoints, run.hardware) as saver:
+            pace = Pace(plan, files.plan, minutes=run.minutes, started=started, before=trained_seconds(files))
+            session = TrainingSession(training, files, ready.validation, saver, pace)
+            sessions.append(session)
+            session.resume()
+            training.total = plan.steps_after(training.step)
+            changed = session.change_config(run, before or training.total)
+            distributed.on_rank_zero(lambda: plans.save(plan, files.plan))
+            with open_events(run, training, files, pace, console) as events:
+                if changed:
+                    events.write("changed", training.step, **changed)
+                    events.print(f"step {training.step:>6}   {changed['note']}")
+                with explained(run.batch_size, next(training.objective.parameters()).device):
+                    session.run(ready.source, events)
+    return session
+
+
+def open_events(run: Run, training: Training, files: RunFolder, pace: Pace, console: Console | None) -> Events:
+    """Opens the log, the loggers and the progress bar of a run. Only those of rank 0 write."""
+    main = distributed.is_main_process()
+    device = next(training.objective.parameters()).device
+    return Events(
+        files.log if main else Path(os.devnull),
+        total=training.total,
+        batch_size=run.batch_size,
+        every=run.hardware.log_every,
+        console=console if main else None,
+        loggers=open_loggers(run, files.path, training.step) if main else (),
+        peak=peak(device, run.precision, tf32=run.hardware.tf32),
+        remaining=pace.remaining,
+    )
+
+
+def prepare(run: Run, files: RunFolder, device: torch.device) -> Prepared:
+    """Validates a run and its data. Raises ValueError if they do not fit together."""
     checks.check_settings(run, device)
     check_loggers(run)
     source, validation = open_data(run)
@@ -106,4 +164,69 @@ def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training,
     distributed.on_rank_zero(lambda: check_readable(source, transform, "training"))
     distributed.on_rank_zero(lambda: check_readable(validation, transform, "validation"))
     distributed.on_rank_zero(lambda: checks.check_disk_space(run, files.path))
-    return build_training(run, run.total_steps(len(source)), device), source, validation
+    return Prepared(run, source, validation)
+
+
+def planned(
+    run: Run, ready: Prepared, files: RunFolder, device: torch.device, *, started: float, measure: bool
+) -> tuple[Plan, Training]:
+    """Returns the plan of a run, from the run folder or from a trial, and its initial training state.
+
+    A trial takes place if the plan depends on it, or if `measure` is True and the run is new. It trains a model of its
+    own, so that the run begins with the initial weights.
+    """
+    images = len(ready.source)
+    saved = saved_plan(files, run, images)
+    if saved is not None:
+        return saved, build_training(saved.applied(ready.run), saved.steps, device)
+    steps = PROVISIONAL + 2 * run.schedule.warmup if run.minutes is not None else run.total_steps(images)
+    training = build_training(replace(ready.run, steps=steps, epochs=None, minutes=None), steps, device)
+    open_choice = run.minutes is not None or (run.evaluate_every is None and steps >= FEWEST_STEPS)
+    costs, tried = None, open_choice or (measure and steps >= FEWEST_STEPS and not files.trained)
+    if tried:
+        costs = trial.measure(training, ready.source, ready.validation, data_stream(run))
+    if costs is None and run.minutes is not None:
+        raise TrainingStopped("the speed of the run could not be measured, because its first steps fail; set steps")
+    spent = plans.Spent(
+        setup=distributed.broadcast(plans.now() - started),
+        seconds=distributed.broadcast(trained_seconds(files)),
+        steps=round(distributed.broadcast(float(latest_step(files.checkpoints)))),
+    )
+    plan = plans.make(run, images, len(ready.validation), costs, spent)
+    if tried:
+        del training  # before another one takes memory
+        return plan, build_training(plan.applied(ready.run), plan.steps, device)
+    training.run, training.total = plan.applied(ready.run), plan.steps
+    return plan, training
+
+
+def saved_plan(files: RunFolder, run: Run, images: int) -> Plan | None:
+    """Returns the plan in a run folder if it was made for this run, otherwise None. Rank 0 reads it."""
+    texts: list[str] = []
+
+    def read_plan() -> None:
+        plan = plans.load(files.plan, run, images)
+        texts.extend([] if plan is None else [plans.to_json(plan)])
+
+    distributed.on_rank_zero(read_plan)
+    found = distributed.all_gather(tuple(texts))
+    return plans.from_json(found[0]) if found else None
+
+
+def trained_seconds(files: RunFolder) -> float:
+    """Returns the seconds that earlier processes have trained the run in a folder. Only rank 0 reads the log."""
+    return plans.seconds_in_log(read(files.log)) if distributed.is_main_process() else 0.0
+
+
+def steps_before(files: RunFolder, images: int) -> int:
+    """Returns the number of steps of the run in a folder as it was planned or requested, or 0 for a new folder.
+
+    Only rank 0 reads it.
+    """
+    if not distributed.is_main_process() or not files.trained:
+        return 0
+    run = files.run()
+    saved = plans.load(files.plan, run, images)
+    if saved is not None:
+        return saved.steps_after(saved.steps)
+    return 0 if run.minutes is not None else run.total_steps(images)

@@ -20,8 +20,8 @@ from vitkit.training.tuning import Tuning
 
 # Fields that may change when a run resumes, apart from those of `hardware`: always, and together with the length.
 CHANGEABLE = ("patience", "min_delta")
-LENGTH = ("steps", "epochs")
-CHANGEABLE_WITH_LENGTH = (*LENGTH, "objective.epochs", "evaluate_every", "schedule.")
+LENGTH = ("steps", "epochs", "minutes")
+CHANGEABLE_WITH_LENGTH = (*LENGTH, "objective.epochs", "evaluate_every", "evaluation_share", "schedule.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +94,11 @@ class Hardware:
 class Run:
     """Config of a training run, which contains the configs of its model, objective, data and optimizer.
 
-    The length is given as `steps` (updates) or as `epochs`. `grad_accum_steps` splits a batch into equal parts whose
-    gradients are accumulated before the update. The model is evaluated by `evaluators` every `evaluate_every` steps and
-    at the end. `select` chooses the model to save: the `last`, or the `best` by the validation `metric`. Selecting the
+    The length is given as `steps` (updates), as `epochs`, or as `minutes` of wall time, from which a short trial
+    computes the number of steps (`plan`). `grad_accum_steps` splits a batch into equal parts whose gradients are
+    accumulated before the update. The model is evaluated by `evaluators` every `evaluate_every` steps and at the end,
+    always on all validation images. If `evaluate_every` is None, the model is evaluated up to ten times, and less often
+    if the evaluations would take more than the fraction `evaluation_share` of the time. `select` chooses the model to save: the `last`, or the `best` by the validation `metric`. Selecting the
     best on the validation images biases its metric slightly upwards. `tune_threshold` saves, for every independent
     label, the threshold with the best F1 on the validation images. With `patience` the run stops early, after that many
     evaluations without an improvement in the metric by more than `min_delta`.
@@ -119,6 +121,7 @@ class Run:
     grad_accum_steps: int = 1
     steps: int | None = None
     epochs: float | None = None
+    minutes: float | None = None
     seed: int = 0
     init_from: str | None = None
     init_head: Literal["zeros", "random", "checkpoint"] = "zeros"
@@ -126,7 +129,8 @@ class Run:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     ema: float | None = None
     evaluators: tuple[str, ...] = ("top1", "confusion")
-    evaluate_every: int = 1000
+    evaluate_every: int | None = None
+    evaluation_share: float = 0.1
     metric: str = "top1.accuracy"
     select: Literal["best", "last"] = "best"
     tune_threshold: bool = False
@@ -136,12 +140,13 @@ class Run:
 
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is out of range or contradicts another setting."""
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"set either steps or epochs, not both; steps is {self.steps} and epochs is {self.epochs}")
-        for name in ("batch_size", "grad_accum_steps", "evaluate_every", "steps", "epochs", "patience"):
+        check_length(self.steps, self.epochs, self.minutes)
+        for name in ("batch_size", "grad_accum_steps", "evaluate_every", "patience"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0")
+        if not 0.0 <= self.evaluation_share < 1.0:
+            raise ValueError(f"evaluation_share is {self.evaluation_share}; it must be at least 0 and below 1")
         if self.min_delta < 0:
             raise ValueError(f"min_delta is {self.min_delta}; it must be at least 0")
         if self.init_from is None and self.init_head != "zeros":
@@ -159,10 +164,27 @@ class Run:
             )
 
     def total_steps(self, num_examples: int) -> int:
-        """Returns the number of training steps of the run for a number of training images."""
+        """Returns the number of training steps of the run for a number of training images.
+
+        Raises ValueError for a length in minutes, whose number of steps is in the plan of the run.
+        """
+        if self.minutes is not None:
+            raise ValueError(f"minutes is {self.minutes:g}; the number of steps is known after a trial, see plan.json")
         if self.steps is not None:
             return self.steps
         return max(1, math.ceil((self.epochs or 0.0) * num_examples / self.batch_size))
+
+
+def check_length(steps: int | None, epochs: float | None, minutes: float | None) -> None:
+    """Raises ValueError unless exactly one of the three lengths of a run is given, above 0 and finite."""
+    lengths = {"steps": steps, "epochs": epochs, "minutes": minutes}
+    given = {name: value for name, value in lengths.items() if value is not None}
+    if len(given) != 1:
+        shown = " and ".join(f"{name} is {value}" for name, value in given.items()) or "none of them is set"
+        raise ValueError(f"set either steps or epochs or minutes, not several; {shown}")
+    for name, value in given.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be above 0")
 
 
 def to_dict(run: Run) -> JsonDict:
@@ -211,6 +233,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.json"
         self.log = path / "log.jsonl"
+        self.plan = path / "plan.json"
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
         self.report = path / "report.html"
@@ -218,9 +241,11 @@ class RunFolder:
     def check(self, run: Run) -> None:
         """Raises ValueError if the folder contains another run or other files.
 
-        A run with another length is the same run, see `changes`.
+        A run with another length is the same run, see `changes`. A run that ended before its first step is replaced.
         """
-        if self.config.exists():
+        if self.config.exists() and not self.trained:
+            self.run()
+        elif self.config.exists():
             found = differences(self.run(), run)
             allowed = CHANGEABLE + (CHANGEABLE_WITH_LENGTH if set(LENGTH) & set(found) else ())
             names = [name for name in found if not name.startswith(allowed)]
@@ -229,23 +254,30 @@ class RunFolder:
                 raise ValueError(
                     f"the folder '{self.path}' contains another run, which differs in {shown}; choose another folder"
                 )
-            return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ValueError(
                 f"the path '{self.path}' exists and is not a run folder; choose another name, or an empty folder"
             )
+
+    @property
+    def trained(self) -> bool:
+        """Whether the folder contains a training checkpoint, a saved model or a log of training steps."""
+        if self.best.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir())):
+            return True
+        return self.log.is_file() and '"kind": "step"' in read_text(self.log)
 
     def changes(self, run: Run) -> list[str]:
         """Returns the settings that differ from the saved config, such as `steps`. A new folder has no differences."""
         return differences(self.run(), run) if self.config.exists() else []
 
     def create(self, run: Run) -> None:
-        """Creates the folder and saves the config, if they do not exist. Raises the same errors as `check`."""
+        """Creates the folder and saves the config, unless the run has been trained there. Raises errors as `check`."""
         self.check(run)
-        if self.config.exists():
+        if self.config.exists() and self.trained:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         self.save(run)
+        self.log.unlink(missing_ok=True)
 
     def save(self, run: Run) -> None:
         """Saves the config of the run."""

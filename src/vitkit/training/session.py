@@ -24,9 +24,12 @@ from vitkit.training.checkpointing.saving import CheckpointNotSaved, CheckpointS
 from vitkit.training.events import Events, read, rewind
 from vitkit.training.loop import Training, TrainingStopped, checkpoint_templates, fit
 from vitkit.training.metrics import Metrics
+from vitkit.training.pace import Pace
+from vitkit.training.plan import lines as plan_lines
 from vitkit.training.run import Run, RunFolder
 from vitkit.training.setup import evaluation_model
 from vitkit.training.stopping import EarlyStopping
+from vitkit.training.summary import Evaluated
 
 
 class Interrupted(KeyboardInterrupt):
@@ -69,11 +72,14 @@ class StopRequest:
 class TrainingSession:
     """Trains a run in the current process, from the start or from the newest checkpoint."""
 
-    def __init__(self, training: Training, files: RunFolder, validation: Source, saver: CheckpointSaver):
+    def __init__(self, training: Training, files: RunFolder, validation: Source, saver: CheckpointSaver, pace: Pace):
         self.training = training
         self.files = files
         self.validation = validation
         self.saver = saver
+        self.pace = pace
+        self.steps = 0  # number of steps trained by this process
+        self.saved: Evaluated | None = None  # outputs of the saved model, if this process evaluated it
         self.score = float("-inf")  # metric of the saved model
         self.best_step = 0  # its step
         self.evaluated = 0  # step of the last evaluation
@@ -109,10 +115,11 @@ class TrainingSession:
         phase = round(distributed.broadcast(costs[-1].get("phase", 0) if costs else -1))
         self.training.counted_phase = self.logged_phase = phase
 
-    def change_config(self, run: Run, num_images: int) -> JsonDict:
+    def change_config(self, run: Run, before: int) -> JsonDict:
         """Saves the changed config of a resumed run. Returns the log event of the change, or {} if nothing has changed.
 
-        Raises ValueError if the run is shorter than what was trained.
+        `before` is the number of steps before the change. Raises ValueError if the run is shorter than what was
+        trained.
         """
         step, total = self.training.step, self.training.total
         if step > total:
@@ -121,7 +128,6 @@ class TrainingSession:
                 f"set steps to at least {step}"
             )
         changed = self.files.changes(run)
-        before = self.files.run().total_steps(num_images)
         if not distributed.any_true(bool(changed)):  # every process has read the config before rank 0 changes it
             return {}
         distributed.on_rank_zero(lambda: self.files.save(run))
@@ -133,8 +139,11 @@ class TrainingSession:
     @property
     def evaluation_due(self) -> bool:
         """Whether the model must be evaluated after the current step and has not been evaluated yet."""
-        step = self.training.step
-        regular = step == self.training.total or step % self.training.run.evaluate_every == 0
+        step, total = self.training.step, self.training.total
+        every = self.pace.plan.evaluate_every
+        # A planned evaluation close to the last one is left out.
+        fixed = self.pace.plan.requested["evaluate_every"] is not None
+        regular = step == total or (step % every == 0 and (fixed or total - step >= every / 2))
         return step > 0 and regular and self.evaluated != step
 
     def update_best(self, value: float) -> bool:
@@ -176,6 +185,10 @@ class TrainingSession:
             peak_source=events.peak.source if events.peak else None,
             notes=list(training.notes),
         )
+        events.write("plan", training.step, **self.pace.plan.event())
+        if training.step < training.total:
+            for line in plan_lines(self.pace.plan, training.step):
+                events.print(line)
         for note in training.notes if training.step == 0 else ():
             events.print(f"{run.init_from}: {note}")
         self.log_unreadable((f"training data: {name}" for name in source.skipped), events)
@@ -192,6 +205,7 @@ class TrainingSession:
                     self.evaluate(events, source)
                 if self.stops_early(events):
                     return
+                self.pace.begin(training.step)
                 fit(training, batches, self.after_step(events, stop, source))
             except (TrainingStopped, TooManyUnreadable) as error:
                 events.write("stopped", training.step, reason=str(error))
@@ -209,7 +223,10 @@ class TrainingSession:
         training, run = self.training, self.training.run
 
         def after(scalars: Metrics, batch: Batch) -> bool:
-            step, over = training.step, training.step == training.total
+            self.steps += 1
+            step = training.step
+            training.total = events.total = self.pace.total(step, training.total)
+            over = step == training.total
             if training.counted_phase != self.logged_phase:
                 self.logged_phase = training.counted_phase
                 flops_per_image = (training.flops or 0) / self.local_batch_size
@@ -255,6 +272,11 @@ class TrainingSession:
             events.write("unreadable", self.training.step, number=len(new), images=new)
 
     def evaluate(self, events: Events, source: Source) -> None:
+        """Evaluates the model and logs its metrics, see `_evaluate`."""
+        self.pace.timed(lambda: self._evaluate(events, source))
+        events.pause()
+
+    def _evaluate(self, events: Events, source: Source) -> None:
         """Evaluates the model, and saves it if it is the best one so far or if `select` is "last".
 
         Raises TrainingStopped, in every process, if an evaluator cannot compute its metrics.
@@ -263,6 +285,7 @@ class TrainingSession:
         model = evaluation_model(self.training)
         metrics: dict[str, float] = {}
         tasks = [run.model.task]
+        found: list[Evaluated | None] = []
 
         def compute() -> None:
             unreadable = [Unreadable(len(each), run.data.max_unreadable) for each in (self.validation, source)]
@@ -273,6 +296,7 @@ class TrainingSession:
             if run.metric not in metrics:
                 raise ValueError(f"unknown metric '{run.metric}'; the metrics are {', '.join(metrics)}")
             tasks.append(tuned_task(run, outputs))
+            found.append(Evaluated.of(outputs, tasks[-1], unreadable[0]))
 
         try:
             distributed.on_rank_zero(compute)
@@ -282,11 +306,11 @@ class TrainingSession:
         self.stopping.add(step, value)
         if self.update_best(value) and distributed.is_main_process():
             save_model(run, model, self.validation.classes, self.files.best, tasks[-1])
+            self.saved = found[-1]
         events.write("evaluation", step, **metrics)  # at last: the log says that the evaluation is completed
         events.print(
             f"step {step:>6} of {self.training.total}   {run.metric} {evaluation.formatted(run.metric, value)}"
         )
-        events.pause()
 
 
 def data_stream(run: Run) -> Stream:

@@ -1,40 +1,57 @@
 """Evaluates the saved model of a run folder and writes the report."""
 
+from dataclasses import dataclass, replace
+from typing import Self
+
 from vitkit import atomic, checkpoints, evaluation
-from vitkit.data import Subset, Unlabelled
+from vitkit.data import Source, Subset, Unlabelled
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
 from vitkit.data.unreadable import Unreadable
 from vitkit.report.training import TrainingReport, html
+from vitkit.task import Task
 from vitkit.training import run as runs
 from vitkit.training.adapt import open_data
 from vitkit.training.events import read
 from vitkit.training.run import RunFolder
 
 
-def write_report(folder: RunFolder) -> None:
-    """Evaluates the saved model and writes the report. Raises ValueError if no model has been saved yet."""
+@dataclass(frozen=True)
+class Evaluated:
+    """Predictions of the saved model for the validation images, and the unreadable ones. None without labels."""
+
+    predictions: evaluation.Predictions | None
+    unreadable: Unreadable
+
+    @classmethod
+    def of(cls, outputs: evaluation.ModelOutputs, task: Task, unreadable: Unreadable) -> Self | None:
+        """Returns the predictions of an evaluation in training, or None if its evaluators did not compute them.
+
+        `task` is that of the saved model.
+        """
+        found = vars(outputs).get("predictions")  # a cached property
+        return None if found is None else cls(replace(found, task=task), unreadable)
+
+
+def write_report(folder: RunFolder, evaluated: Evaluated | None = None) -> None:
+    """Writes the report of the saved model. Raises ValueError if no model has been saved yet.
+
+    `evaluated` are its predictions, if it was evaluated before.
+    """
     if not folder.best.is_dir():
         raise ValueError(
             f"the run folder '{folder.path}' contains no saved model yet; continue the run until its first evaluation"
         )
-    atomic.write_text(folder.report, html(load_report(folder)))
+    atomic.write_text(folder.report, html(load_report(folder, evaluated)))
 
 
-def load_report(folder: RunFolder) -> TrainingReport:
+def load_report(folder: RunFolder, evaluated: Evaluated | None = None) -> TrainingReport:
     """Returns the content of the report: the log of the run, and predictions of the saved model."""
     run = folder.run()
     data = run.data
     training, validation = open_data(run)
     model = checkpoints.load(folder.best)
-    transform = Transform(model.processor, limits=data.limits)
-    unreadable = Unreadable(len(validation), data.max_unreadable)
-    outputs = evaluation.ModelOutputs(
-        model.model,
-        lambda: evaluation_batches(validation, transform, batch_size=run.batch_size, unreadable=unreadable),
-        validation.classes,
-    )
-    predictions = outputs.predictions if validation.classes else None
+    evaluated = evaluated or evaluate_saved(run, model, validation)
     held_out = validation.source if isinstance(validation, Unlabelled) else validation
     kind = "random" if training.regression else "stratified"
     own_split = f"{kind} split of {data.held_out:.0%}, seed {data.split_seed}"
@@ -47,7 +64,19 @@ def load_report(folder: RunFolder) -> TrainingReport:
         selection=run.select,
         events=read(folder.log),
         training=training,
-        validation=unreadable.readable(validation),
-        predictions=predictions,
+        validation=evaluated.unreadable.readable(validation),
+        predictions=evaluated.predictions,
         model=model,
     )
+
+
+def evaluate_saved(run: runs.Run, model: checkpoints.Checkpoint, validation: Source) -> Evaluated:
+    """Returns the predictions of the saved model of a run for the validation images."""
+    transform = Transform(model.processor, limits=run.data.limits)
+    unreadable = Unreadable(len(validation), run.data.max_unreadable)
+    outputs = evaluation.ModelOutputs(
+        model.model,
+        lambda: evaluation_batches(validation, transform, batch_size=run.batch_size, unreadable=unreadable),
+        validation.classes,
+    )
+    return Evaluated(outputs.predictions if validation.classes else None, unreadable)

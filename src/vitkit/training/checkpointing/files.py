@@ -104,6 +104,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step)
 
 
+def latest_step(folder: Path) -> int:
+    """Returns the step of the newest checkpoint, complete or not, or 0 if there is none."""
+    return max(map(_step, list_checkpoints(folder)), default=0)
+
+
 def is_complete(path: Path, rank: int = 0, world_size: int = 1) -> bool:
     """Returns whether the files of a checkpoint match its manifest. Each of `world_size` processes checks a part."""
     try:

@@ -1,0 +1,49 @@
+"""Resumes or extends the run of a folder: the data, the recipe and all settings come from the folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from vitkit import config as configs
+from vitkit.training.run import CHANGEABLE, CHANGEABLE_WITH_LENGTH, LENGTH, Run, RunFolder
+
+
+def resumed(
+    folder: str | Path,
+    *,
+    steps: int | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    changes: Mapping[str, object] | None = None,
+) -> Run:
+    """Returns the run of a run folder, for `train(resumed(folder), folder)`, with another length if one is given.
+
+    A length is that of the whole run with the steps that were already trained: a run of 500 steps is extended to
+    `steps=1000`. The run continues from its last training checkpoint. From the next step, the learning rate is that of
+    a run of the new length: a cosine schedule, which has ended at 0, continues at half of its peak after a doubling.
+    `minutes` are those of the training so far plus the new ones.
+
+    `changes` are other settings by name, such as `{"patience": 3, "hardware.workers": 4}`. Raises ValueError if the
+    folder contains no run, if several lengths are given, and for a setting that a run cannot change.
+    """
+    run = RunFolder(Path(folder)).run()
+    given = {"steps": steps, "epochs": epochs, "minutes": minutes}
+    given = {name: value for name, value in given.items() if value is not None}
+    changes = dict(changes or {})
+    doubled = sorted(given.keys() & changes.keys())
+    if doubled:
+        raise ValueError(f"the setting '{doubled[0]}' is given twice; give it once")
+    changes |= given
+    allowed = (*CHANGEABLE, *CHANGEABLE_WITH_LENGTH, "hardware.")
+    fixed = [name for name in changes if not name.startswith(allowed)]
+    if fixed:
+        raise ValueError(
+            f"'{fixed[0]}' cannot change in a run that is resumed; a resumed run can change "
+            f"{', '.join((*LENGTH, *CHANGEABLE, 'hardware'))}; start another run in another folder"
+        )
+    lengths = {name: value for name, value in changes.items() if name in LENGTH and value not in (None, "none")}
+    if lengths:  # another length replaces the one in the folder
+        changes = {**dict.fromkeys(LENGTH), **changes}
+    run = configs.override(run, changes)
+    if run.epochs is not None and getattr(run.objective, "epochs", run.epochs) != run.epochs:
+        run = configs.override(run, {"objective.epochs": run.epochs})
+    return run

@@ -1,0 +1,274 @@
+"""Plan of a run: its number of steps and evaluations, and the expected time and memory, measured in a short trial.
+
+The decisions of a plan follow from measured times, so they are saved in `plan.json` of the run folder before the first
+step: a resumed run reads them there and makes the same ones.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from vitkit import atomic
+from vitkit import config as configs
+from vitkit.config import JsonDict
+from vitkit.regular import read_text
+from vitkit.training.run import Run
+
+#: Largest number of evaluations of a run whose `evaluate_every` is None.
+EVALUATIONS = 10
+# Fraction of `evaluation_share` that is planned, because the times of a trial are not exact.
+SAFETY = 0.8
+# A run with a length in minutes is adapted to its speed this many times.
+REVISIONS = 20
+# Largest fraction of the steps for warm-up and cooldown of a run with a length in minutes.
+RAMP = 0.2
+# Seconds between the end of the last evaluation and the end of the run: files and the report.
+CLOSING = 3.0
+
+now = time.monotonic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Seconds of a training step and of an evaluation on all validation images, and bytes of peak memory.
+
+    They are measured in `trial_steps` training steps on `device`. `memory` is 0 if unknown.
+    """
+
+    step: float
+    evaluation: float
+    memory: int
+    trial_steps: int
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Number of steps and evaluations of a run, its data, and the expected time. It is saved in plan.json.
+
+    `steps` is the number of training steps, and `evaluate_every` the number of steps between evaluations. `warmup` and
+    `cooldown` are those of the schedule, in steps. `requested` are the settings that the plan was made for, and `costs`
+    the measured times, None if nothing was measured. `seconds` is the expected time of the whole run. `revisions` are
+    changes of the number of steps of a run with a length in minutes, as pairs of a step and the number of steps from
+    there on.
+    """
+
+    requested: JsonDict
+    images: int
+    validation_images: int
+    classes: int
+    batch_size: int
+    steps: int
+    evaluate_every: int
+    warmup: int
+    cooldown: int
+    setup_seconds: float = 0.0
+    seconds: float | None = None
+    costs: Costs | None = None
+    revisions: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def epochs(self) -> float:
+        """Number of epochs of the run."""
+        return self.steps * self.batch_size / max(1, self.images)
+
+    @property
+    def evaluations(self) -> int:
+        """Number of evaluations of the run, with the last one."""
+        return math.ceil(self.steps / self.evaluate_every)
+
+    @property
+    def evaluation_share(self) -> float | None:
+        """Expected fraction of the time for evaluations, or None if it was not measured."""
+        if self.costs is None or not self.seconds:
+            return None
+        return self.evaluations * self.costs.evaluation / self.seconds
+
+    def steps_after(self, step: int) -> int:
+        """Returns the planned number of steps after training step `step`, from the latest revision up to there."""
+        return next((steps for at, steps in reversed(self.revisions) if at <= step), self.steps)
+
+    def revised(self, step: int, steps: int) -> "Plan":
+        """Returns the plan with another number of steps from training step `step` on."""
+        return replace(self, revisions=(*(each for each in self.revisions if each[0] < step), (step, steps)))
+
+    def applied(self, run: Run) -> Run:
+        """Returns the run with the decisions of the plan instead of the requested length and interval."""
+        schedule = replace(run.schedule, warmup=self.warmup, cooldown=self.cooldown)
+        return replace(
+            run,
+            steps=self.steps,
+            epochs=None,
+            minutes=None,
+            evaluate_every=self.evaluate_every,
+            schedule=schedule,
+        )
+
+    def event(self) -> JsonDict:
+        """Returns the fields of the plan for the log."""
+        costs = None if self.costs is None else asdict(self.costs)
+        share = self.evaluation_share
+        return {
+            "images": self.images,
+            "validation_images": self.validation_images,
+            "classes": self.classes,
+            "batch_size": self.batch_size,
+            "total": self.steps,
+            "epochs": round(self.epochs, 3),
+            "evaluate_every": self.evaluate_every,
+            "evaluations": self.evaluations,
+            "minutes": None if self.seconds is None else round(self.seconds / 60, 3),
+            "evaluation_share": None if share is None else round(share, 4),
+            "memory_gb": None if costs is None else round(costs["memory"] / 1e9, 3),
+            "costs": costs,
+        }
+
+
+def requested(run: Run) -> JsonDict:
+    """Returns the settings of a run that determine its plan."""
+    names = ("steps", "epochs", "minutes", "batch_size", "evaluate_every", "evaluation_share")
+    return {name: getattr(run, name) for name in names} | {"schedule": configs.to_dict(run.schedule)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Seconds of preparation before the first step, and the steps and seconds of earlier processes of the run."""
+
+    setup: float = 0.0
+    seconds: float = 0.0
+    steps: int = 0
+
+
+def make(run: Run, images: int, validation_images: int, costs: Costs | None, spent: Spent | None = None) -> Plan:
+    """Returns the plan of a run from the measured costs of a step and of an evaluation.
+
+    Raises ValueError if a length in minutes is too short for a step and an evaluation.
+    """
+    spent = spent or Spent()
+    warmup, cooldown = run.schedule.warmup, run.schedule.cooldown
+    if run.minutes is not None:
+        assert costs is not None, "a length in minutes needs a trial"
+        steps, evaluations = _fitted(run.minutes, run, costs, spent)
+        warmup, cooldown = min(warmup, int(RAMP * steps)), min(cooldown, int(RAMP * steps))
+        every = run.evaluate_every or math.ceil((steps - spent.steps) / evaluations)
+    else:
+        steps = run.total_steps(images)
+        every = run.evaluate_every or math.ceil(steps / _affordable(run, costs, steps))
+    plan = Plan(
+        requested=requested(run),
+        images=images,
+        validation_images=validation_images,
+        classes=run.model.num_classes,
+        batch_size=run.batch_size,
+        steps=steps,
+        evaluate_every=every,
+        warmup=warmup,
+        cooldown=cooldown,
+        setup_seconds=spent.setup,
+        costs=costs,
+    )
+    if costs is None:
+        return plan
+    seconds = steps * costs.step + plan.evaluations * costs.evaluation
+    return replace(plan, seconds=spent.setup + seconds + CLOSING)
+
+
+def _affordable(run: Run, costs: Costs | None, steps: int) -> int:
+    """Returns how often a run of a number of steps is evaluated. The last evaluation is always one of them."""
+    if costs is None:
+        return 1
+    share = SAFETY * run.evaluation_share
+    seconds = steps * costs.step * share / (1.0 - share)
+    return max(1, min(EVALUATIONS, steps, int(seconds / max(costs.evaluation, 1e-9))))
+
+
+def _fitted(minutes: float, run: Run, costs: Costs, spent: Spent) -> tuple[int, int]:
+    """Returns the number of steps that end after `minutes`, and the number of evaluations that are left."""
+    needed = spent.setup + CLOSING + spent.seconds + costs.step + costs.evaluation
+    left = 60.0 * minutes - spent.setup - CLOSING - spent.seconds
+    if 60.0 * minutes < needed:
+        trained = f"the run has trained for {duration(spent.seconds)}, " if spent.seconds else ""
+        raise ValueError(
+            f"minutes is {minutes:g}, but {trained}the preparation takes {spent.setup:.1f} s, a step {costs.step:.2g} s "
+            f"and an evaluation {costs.evaluation:.2g} s; set minutes to at least {math.ceil(needed / 6.0) / 10:g}"
+        )
+    if run.evaluate_every is None:
+        affordable = left * SAFETY * run.evaluation_share / max(costs.evaluation, 1e-9)
+        number = max(1, min(EVALUATIONS, int(affordable)))
+    else:  # each evaluation follows so many steps
+        interval = run.evaluate_every * costs.step + costs.evaluation
+        number = max(1, math.ceil((left - costs.evaluation) / interval))
+    steps = max(1, int((left - number * costs.evaluation) / costs.step))
+    return spent.steps + steps, min(number, steps)
+
+
+def to_json(plan: Plan) -> str:
+    """Converts a plan to JSON."""
+    return json.dumps(asdict(plan), indent=2) + "\n"
+
+
+def from_json(text: str) -> Plan:
+    """Converts the output of `to_json` back to a plan. Raises ValueError if the text is invalid."""
+    return configs.from_dict(Plan, json.loads(text))
+
+
+def save(plan: Plan, path: Path) -> None:
+    """Saves a plan as JSON."""
+    atomic.write_text(path, to_json(plan))
+
+
+def load(path: Path, run: Run, images: int) -> Plan | None:
+    """Loads the plan of a run, or returns None if there is none, or if its settings or number of images differ.
+
+    Raises ValueError if the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        plan = from_json(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not the plan of a run: {error}; remove it to plan the run again") from None
+    same = plan.images == images and plan.requested == json.loads(json.dumps(requested(run)))
+    return plan if same else None
+
+
+def seconds_in_log(events: Iterable[JsonDict]) -> float:
+    """Returns the seconds that the processes of a run have trained, from the times of the events in its log."""
+    total, start, last = 0.0, None, 0.0
+    for event in events:
+        if event["kind"] in ("start", "resume"):
+            total, start = total + (0.0 if start is None else last - start), event["time"]
+        last = event["time"]
+    return total + (0.0 if start is None else last - start)
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration as text, such as `45 s`, `3:05 min` or `2:10 h`."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if seconds < 3600:
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def lines(plan: Plan, step: int = 0) -> list[str]:
+    """Returns the plan as lines of text for the progress. `step` is the step at which a run resumes."""
+    classes = f" of {plan.classes:,} classes" if plan.classes else ""
+    images = f"{plan.images:,} training and {plan.validation_images:,} validation images{classes}"
+    steps = plan.steps_after(step)
+    epochs = steps * plan.batch_size / max(1, plan.images)
+    number = "1 evaluation" if plan.evaluations == 1 else f"{plan.evaluations:,} evaluations"
+    found = [images, f"{steps:,} steps ({epochs:.3g} epochs) of {plan.batch_size:,} images, {number}"]
+    costs = plan.costs
+    if costs is None or plan.seconds is None:
+        return found
+    left = plan.seconds * (1.0 - step / max(1, steps))
+    speed = plan.batch_size / max(costs.step, 1e-9)
+    text = f"about {left / 60:.2g} minutes at {speed:,.3g} images/s on {costs.device}"
+    text += f", {plan.evaluation_share:.0%} of them for evaluations"
+    memory = f"; {costs.memory / 1e9:.2g} GB of memory" if costs.memory else ""
+    return [*found, text + memory]
