@@ -225,6 +225,12 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"unknown device '{name}'; choose one of auto, cpu, cuda, cuda:0, mps") from None
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    number = torch.accelerator.device_count() if found is not None and found.type == device.type else 0
+    if device.type != "cpu" and (device.index or 0) >= number:
+        others = f"{number} of type {device.type}" if number else f"none of type {device.type}"
+        raise ValueError(f"the device is '{name}', but this machine has {others}; choose another device, auto or cpu")
+    return device

@@ -25,8 +25,10 @@ from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.training import Run
 from vitkit.training.checks import check
+from vitkit.training.plan import EVALUATIONS
 from vitkit.training.targets import with_task
 from vitkit.training.tuning import Tuning
+from vitkit.training.undo import undone
 
 # Supported fields of the parts of a run; others must have their default values.
 SUPPORTED = {
@@ -39,12 +41,18 @@ SUPPORTED = {
 def train(run: Run, folder: str | Path, *, report: Callable[[Row], None] | None = None) -> FitResult:
     """Starts or resumes a run in a folder. Both PyTorch and JAX can load the checkpoint in `best/`.
 
-    `report` is called with each row of the log, which names unreadable images. Raises ValueError before training for
+    A run whose `evaluate_every` is None is evaluated ten times. A run that fails before its first step leaves the
+    folder as it was. `report` is called with each row of the log, which names unreadable images. Raises ValueError before training for
     unsupported settings, such as another family than the plain ViT or another objective than the supervised one.
     """
     training, validation = train_and_val(
         run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
     )
+    if run.minutes is not None:
+        raise ValueError(
+            f"minutes is {run.minutes:g}, which the JAX backend does not support; set steps or epochs, or use "
+            "--backend torch"
+        )
     run = with_task(run, training)
     config = training_config(run, run.total_steps(len(training)))
     check(run, training, validation)
@@ -73,7 +81,16 @@ def train(run: Run, folder: str | Path, *, report: Callable[[Row], None] | None 
         return (*named, *(f"validation {image}" for image in unreadable.images))
 
     initial = initial_checkpoint(run, training.classes)
-    return fit(initial, batches, config, validation=validation_batches, out=folder, report=report, unreadable=names)
+    rows: list[Row] = []
+
+    def on_row(row: Row) -> None:
+        rows.append(row)
+        if report is not None:
+            report(row)
+
+    out = Path(folder)
+    with undone(out, lambda: bool(rows) or (out / "checkpoints" / "state.msgpack").exists(), (out / "config.json",)):
+        return fit(initial, batches, config, validation=validation_batches, out=folder, report=on_row, unreadable=names)
 
 
 def initial_checkpoint(run: Run, classes: tuple[str, ...]) -> FlaxCheckpoint:
@@ -127,7 +144,7 @@ def training_config(run: Run, steps: int) -> TrainingConfig:
             "seed": run.seed,
             "keep": run.select,
             "log_every": run.hardware.log_every,
-            "evaluate_every": run.evaluate_every,
+            "evaluate_every": run.evaluate_every or max(1, steps // EVALUATIONS),
             "checkpoint_every": run.hardware.save_every,
         },
     )

@@ -3,8 +3,13 @@
 run.py           config of a run (`Run`) and the files of a run folder
 finetune.py      the `Run` that fine-tunes a checkpoint on a data source
 checks.py        validation of a run before training starts
+plan.py          steps, evaluations, expected time and memory of a run
+trial.py         measures the time of steps and of an evaluation before a run
+pace.py          fits the steps of a run into its minutes
 setup.py         model, objective and optimizer of a run
 launch.py        `train`: validates, starts or resumes a run, and writes its report
+undo.py          removes what a run that fails before its first step has created
+extend.py        resumes and extends the run of a folder
 session.py       one process of a run: resume, log, evaluate, save, stop on signals
 stopping.py      early stopping
 adapt.py         opens the data of a run, and adapts a recipe to them

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vitkit import evaluation, models
+from vitkit import distributed, evaluation, memory, models
 from vitkit.checkpoints.bounds import check_requested
 from vitkit.config import AnyConfig
 from vitkit.data import Source
@@ -148,8 +148,21 @@ def check_disk_space(run: Run, folder: Path) -> None:
         )
 
 
+def check_batch_memory(run: Run) -> None:
+    """Raises ValueError if the images of one batch are larger than the memory of this machine."""
+    height, width = run.processor.size
+    needed = 4 * run.batch_size * run.processor.channels * height * width // distributed.world_size()
+    available = memory.total()
+    if available and needed > available:
+        raise ValueError(
+            f"batch_size is {run.batch_size}, but the images of one batch need {needed / 1e9:,.0f} GB and this machine "
+            f"has {available / 1e9:,.0f} GB of memory; set a smaller batch_size"
+        )
+
+
 def check_settings(run: Run, device: torch.device) -> None:
     """Raises ValueError if settings of the run cannot be combined with each other or with the device."""
+    check_batch_memory(run)
     if run.hardware.keep_checkpoints < 2:
         raise ValueError(
             f"hardware.keep_checkpoints is {run.hardware.keep_checkpoints}; it must be at least 2, because the newest "

@@ -81,6 +81,11 @@ class Plan:
         return math.ceil(self.steps / self.evaluate_every)
 
     @property
+    def fixed(self) -> bool:
+        """Whether the run sets the interval of its evaluations, which the plan then leaves as it is."""
+        return self.requested["evaluate_every"] is not None and self.requested["minutes"] is None
+
+    @property
     def evaluation_share(self) -> float | None:
         """Expected fraction of the time for evaluations, or None if it was not measured."""
         if self.costs is None or not self.seconds:
@@ -153,7 +158,7 @@ def make(run: Run, images: int, validation_images: int, costs: Costs | None, spe
         assert costs is not None, "a length in minutes needs a trial"
         steps, evaluations = _fitted(run.minutes, run, costs, spent)
         warmup, cooldown = min(warmup, int(RAMP * steps)), min(cooldown, int(RAMP * steps))
-        every = run.evaluate_every or math.ceil((steps - spent.steps) / evaluations)
+        every = max(run.evaluate_every or 1, math.ceil((steps - spent.steps) / evaluations))
     else:
         steps = run.total_steps(images)
         every = run.evaluate_every or math.ceil(steps / _affordable(run, costs, steps))
@@ -195,12 +200,11 @@ def _fitted(minutes: float, run: Run, costs: Costs, spent: Spent) -> tuple[int, 
             f"minutes is {minutes:g}, but {trained}the preparation takes {spent.setup:.1f} s, a step {costs.step:.2g} s "
             f"and an evaluation {costs.evaluation:.2g} s; set minutes to at least {math.ceil(needed / 6.0) / 10:g}"
         )
-    if run.evaluate_every is None:
-        affordable = left * SAFETY * run.evaluation_share / max(costs.evaluation, 1e-9)
-        number = max(1, min(EVALUATIONS, int(affordable)))
-    else:  # each evaluation follows so many steps
+    affordable = int(left * SAFETY * run.evaluation_share / max(costs.evaluation, 1e-9))
+    number = max(1, min(EVALUATIONS, affordable))
+    if run.evaluate_every is not None:  # each evaluation follows at least so many steps
         interval = run.evaluate_every * costs.step + costs.evaluation
-        number = max(1, math.ceil((left - costs.evaluation) / interval))
+        number = max(1, min(affordable, math.ceil((left - costs.evaluation) / interval)))
     steps = max(1, int((left - number * costs.evaluation) / costs.step))
     return spent.steps + steps, min(number, steps)
 

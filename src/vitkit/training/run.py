@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,8 @@ class Run:
     computes the number of steps (`plan`). `grad_accum_steps` splits a batch into equal parts whose gradients are
     accumulated before the update. The model is evaluated by `evaluators` every `evaluate_every` steps and at the end,
     always on all validation images. If `evaluate_every` is None, the model is evaluated up to ten times, and less often
-    if the evaluations would take more than the fraction `evaluation_share` of the time. `select` chooses the model to save: the `last`, or the `best` by the validation `metric`. Selecting the
+    if the evaluations would take more than the fraction `evaluation_share` of the time; a run with a length in minutes
+    has this limit for any `evaluate_every`. `select` chooses the model to save: the `last`, or the `best` by the validation `metric`. Selecting the
     best on the validation images biases its metric slightly upwards. `tune_threshold` saves, for every independent
     label, the threshold with the best F1 on the validation images. With `patience` the run stops early, after that many
     evaluations without an improvement in the metric by more than `min_delta`.
@@ -258,6 +260,10 @@ class RunFolder:
             raise ValueError(
                 f"the path '{self.path}' exists and is not a run folder; choose another name, or an empty folder"
             )
+        nearest = next(each for each in (self.path, *self.path.absolute().parents) if each.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            reason = "is not writable" if nearest.is_dir() else "is not a folder"
+            raise ValueError(f"the run folder '{self.path}' cannot be written, because '{nearest}' {reason}")
 
     @property
     def trained(self) -> bool:

@@ -142,8 +142,7 @@ class TrainingSession:
         step, total = self.training.step, self.training.total
         every = self.pace.plan.evaluate_every
         # A planned evaluation close to the last one is left out.
-        fixed = self.pace.plan.requested["evaluate_every"] is not None
-        regular = step == total or (step % every == 0 and (fixed or total - step >= every / 2))
+        regular = step == total or (step % every == 0 and (self.pace.plan.fixed or total - step >= every / 2))
         return step > 0 and regular and self.evaluated != step
 
     def update_best(self, value: float) -> bool:

@@ -36,7 +36,7 @@ def _restore(folder: Path, missing: list[Path], before: set[Path], contents: dic
         else:
             path.unlink()
     for path, content in contents.items():
-        if read_bytes(path) != content:
+        if not path.is_file() or read_bytes(path) != content:
             atomic.write_bytes(path, content)
     for path in missing:  # the folder, then its parents
         if path.is_dir() and not any(path.iterdir()):
