@@ -12,7 +12,7 @@ It may define `check`, which raises an error for unsuitable data before any imag
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,7 @@ from torch import Tensor
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.layers import eval_mode
+from vitkit.layers.features import Features
 from vitkit.models import Backbone
 from vitkit.registry import Registry
 from vitkit.task import PROBLEM_TYPES, SINGLE_LABEL, Task
@@ -66,7 +67,8 @@ class ModelOutputs:
 
     `batches` returns the evaluation images, and `training` the training images of evaluators that train a classifier;
     the columns of the targets are `classes`. `processor` is the preprocessing of the images, for evaluators that apply
-    it to masks. The model runs in eval mode, and its mode is restored afterwards.
+    it to masks. The model runs in eval mode, and its mode is restored afterwards. `autocast` is the dtype of autocast
+    for the features, None for float32; heads and metrics are computed in float32.
     """
 
     processor: Processor | None = None
@@ -81,8 +83,10 @@ class ModelOutputs:
         *,
         training: Batches | None = None,
         processor: Processor | None = None,
+        autocast: torch.dtype | None = None,
     ):
         self.model = model
+        self.autocast = autocast
         # A fast copy of a model has no blocks, so evaluators that need them use its original.
         self.original_model: Backbone = getattr(model, "original", model)
         self.task = self.original_model.config.task
@@ -131,22 +135,32 @@ class ModelOutputs:
         return self._forward(self.batches, logits=True)
 
     def _forward(self, batches: Batches, *, logits: bool) -> "_Outputs":
-        rows = list(self._rows(batches, logits))
+        rows = list(self.rows(batches, logits=logits))
         if not rows:
             raise ValueError("there are no images to evaluate on; expected at least one")
         outputs, vectors, targets, keys = zip(*rows, strict=True)
         names = tuple(key for part in keys for key in part)
         return _Outputs(torch.cat(outputs), torch.cat(vectors), torch.cat(targets), names)
 
-    def _rows(self, batches: Batches, logits: bool) -> Iterator[tuple[Tensor, Tensor, Tensor, tuple[str, ...]]]:
+    def rows(self, batches: Batches, *, logits: bool) -> Iterator[tuple[Tensor, Tensor, Tensor, tuple[str, ...]]]:
+        """Runs the model, and yields the logits, representations, targets and image names of each batch."""
         parameter = next(self.model.parameters())
         with eval_mode(self.model), torch.inference_mode():
             for batch in batches():
                 # Logits and representations share one forward pass.
-                features = self.model.features(batch.images.to(parameter.device, parameter.dtype))
+                features = self._features(batch.images.to(parameter.device, parameter.dtype))
                 vectors = self.model.represent(features).float().cpu()
                 outputs = self.model.logits(features).float().cpu() if logits else vectors[:, :0]
                 yield outputs, vectors, batch.targets, batch.keys
+
+
+    def _features(self, images: Float[Tensor, "b c height width"]) -> Features:
+        if self.autocast is None:
+            return self.model.features(images)
+        with torch.autocast(images.device.type, dtype=self.autocast):
+            found = self.model.features(images)
+        earlier = None if found.earlier is None else found.earlier.float()
+        return replace(found, tokens=found.tokens.float(), earlier=earlier)
 
 
 @dataclass(frozen=True)

@@ -219,13 +219,12 @@ class Events:
 
         The first line comes after a few seconds. The time between two lines doubles up to a minute.
         """
-        if self.console.is_terminal or plans.now() - self.last_line < self.line_seconds:
+        if self.console.is_terminal or not speed or plans.now() - self.last_line < self.line_seconds:
             return
         self.line_seconds = min(2 * self.line_seconds, LINE_SECONDS[1])
         left = self.remaining(step, self.total, speed)
-        end = f"   {plans.duration(left)} left" if step < self.total and left else ""
-        rate = f"   {speed:,.0f} images/s" if speed else ""
-        self.print(f"step {step:>6} of {self.total}   loss {scalars['loss']:.3f}{rate}{end}")
+        end = f"   {plans.duration(left)} left" if step < self.total else ""
+        self.print(f"step {step:>6} of {self.total}   loss {scalars['loss']:.3f}   {speed:,.0f} images/s{end}")
 
     def images_per_second(self) -> float:
         """Returns the training speed over the last steps in images per second, excluding evaluations."""

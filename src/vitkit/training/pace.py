@@ -73,8 +73,9 @@ class Pace:
         return step + max(1, round(left / max(seconds, 1e-9)))
 
     def remaining(self, step: int, total: int, speed: float) -> float:
-        """Returns the seconds until the end of the run, at a training speed in images per second."""
+        """Returns the seconds until the end of the run, at a training speed in images per second (0: not known yet)."""
+        if not speed:
+            return 0.0
         every = self.plan.evaluate_every
         evaluations = max(1, -(-total // every) - step // every)
-        steps = (total - step) * self.plan.batch_size / speed if speed else 0.0
-        return steps + evaluations * self.evaluation
+        return (total - step) * self.plan.batch_size / speed + evaluations * self.evaluation

@@ -29,7 +29,7 @@ from vitkit.training.plan import lines as plan_lines
 from vitkit.training.run import Run, RunFolder
 from vitkit.training.setup import evaluation_model
 from vitkit.training.stopping import EarlyStopping
-from vitkit.training.summary import Evaluated
+from vitkit.training.summary import Evaluated, autocast_dtype
 
 
 class Interrupted(KeyboardInterrupt):
@@ -341,6 +341,7 @@ def model_outputs(
         source.classes,
         training=lambda: batches(training, unreadable[1]),
         processor=run.processor,
+        autocast=autocast_dtype(run),
     )
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
+
 from vitkit import atomic, checkpoints, evaluation
 from vitkit.data import Source, Subset, Unlabelled
 from vitkit.data.augment import Transform
@@ -70,6 +72,11 @@ def load_report(folder: RunFolder, evaluated: Evaluated | None = None) -> Traini
     )
 
 
+def autocast_dtype(run: runs.Run) -> torch.dtype | None:
+    """Returns the dtype of autocast in evaluations of a run, which is that of its training steps."""
+    return None if run.precision == "float32" else getattr(torch, run.precision)
+
+
 def evaluate_saved(run: runs.Run, model: checkpoints.Checkpoint, validation: Source) -> Evaluated:
     """Returns the predictions of the saved model of a run for the validation images."""
     transform = Transform(model.processor, limits=run.data.limits)
@@ -78,5 +85,6 @@ def evaluate_saved(run: runs.Run, model: checkpoints.Checkpoint, validation: Sou
         model.model,
         lambda: evaluation_batches(validation, transform, batch_size=run.batch_size, unreadable=unreadable),
         validation.classes,
+        autocast=autocast_dtype(run),
     )
     return Evaluated(outputs.predictions if validation.classes else None, unreadable)

@@ -6,6 +6,7 @@ weights as without a trial.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -16,7 +17,6 @@ from vitkit.data import Source, Subset
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, evaluation_batches, training_batches
 from vitkit.data.unreadable import TooManyUnreadable, Unreadable
-from vitkit.layers import eval_mode
 from vitkit.models import Backbone
 from vitkit.training import plan as plans
 from vitkit.training.events import memory_in_use
@@ -24,6 +24,7 @@ from vitkit.training.loop import Training, TrainingStopped, fit
 from vitkit.training.metrics import Metrics
 from vitkit.training.plan import Costs
 from vitkit.training.setup import evaluation_model
+from vitkit.training.summary import autocast_dtype
 
 # Timed steps: at least LEAST, then until SECONDS have passed, and at most MOST.
 LEAST, MOST, SECONDS = 3, 50, 3.0
@@ -81,18 +82,17 @@ def _image_seconds(model: Backbone, training: Training, validation: Source) -> f
     run = training.run
     size = min(run.batch_size, IMAGES, len(validation))
     chosen = Subset(validation, np.linspace(0, len(validation) - 1, size).astype(int))
-    parameter = next(model.parameters())
+    device = next(model.parameters()).device
+    transform = Transform(run.processor, limits=run.data.limits)
+    outputs = evaluation.ModelOutputs(model, list, validation.classes, autocast=autocast_dtype(run))
     found: list[tuple[float, float]] = []
-    with eval_mode(model), torch.inference_mode():
-        for _ in range(2):  # the first pass is a warm-up
-            start = plans.now()
-            transform = Transform(run.processor, limits=run.data.limits)
-            batches = list(evaluation_batches(chosen, transform, batch_size=size, unreadable=Unreadable(size + 1)))
-            loaded = plans.now()
-            for batch in batches:
-                model(batch.images.to(parameter.device, parameter.dtype))
-            _synchronize(parameter.device)
-            found.append((loaded - start, plans.now() - loaded))
+    for _ in range(2):  # the first pass is a warm-up
+        start = plans.now()
+        batches = list(evaluation_batches(chosen, transform, batch_size=size, unreadable=Unreadable(size + 1)))
+        loaded = plans.now()
+        list(outputs.rows(partial(list, batches), logits=True))
+        _synchronize(device)
+        found.append((loaded - start, plans.now() - loaded))
     loading, forward = found[-1]
     workers = run.hardware.workers
     return (loading + forward if not workers else max(loading / workers, forward)) / size
