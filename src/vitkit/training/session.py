@@ -32,6 +32,10 @@ from vitkit.training.stopping import EarlyStopping
 from vitkit.training.summary import Evaluated, autocast_dtype
 
 
+# Fields of every event in the log.
+PLACE = ("kind", "step", "time")
+
+
 class Interrupted(KeyboardInterrupt):
     """Raised after a signal has stopped the run and a checkpoint was saved. The same command resumes the run."""
 
@@ -79,6 +83,7 @@ class TrainingSession:
         self.saver = saver
         self.pace = pace
         self.steps = 0  # number of steps trained by this process
+        self.logged_plan: JsonDict = {}  # fields of the last plan in the log
         self.saved: Evaluated | None = None  # outputs of the saved model, if this process evaluated it
         self.score = float("-inf")  # metric of the saved model
         self.best_step = 0  # its step
@@ -99,6 +104,8 @@ class TrainingSession:
             rewind(self.files.log, step)
             log = read(self.files.log)
             self.named = dict.fromkeys(name for each in log if each["kind"] == "unreadable" for name in each["images"])
+            for event in (each for each in log if each["kind"] == "plan"):
+                self.logged_plan = {name: value for name, value in event.items() if name not in PLACE}
             # A checkpoint is saved before the evaluation of its step; the log says whether that was completed.
             last = [each for each in log if each["kind"] == "evaluation" and each["step"] == step]
             metric = last[-1].get(self.training.run.metric) if last else None
@@ -184,7 +191,9 @@ class TrainingSession:
             peak_source=events.peak.source if events.peak else None,
             notes=list(training.notes),
         )
-        events.write("plan", training.step, **self.pace.plan.event())
+        plan = self.pace.plan.event()
+        if self.logged_plan != plan:
+            events.write("plan", training.step, **plan)
         if training.step < training.total:
             for line in plan_lines(self.pace.plan, training.step):
                 events.print(line)
