@@ -13,7 +13,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A file imports only from lower levels or from its own folder; `models` and `data` do not import each other.
 LEVELS: dict[str, float] = {
     "kernels": -1, "config": 0, "task": 0, "registry": 0.1, "atomic": 0, "memory": 0, "distributed": 0,
-    "text": 0, "regular": 0,
+    "text": 0, "regular": 0, "logs": 0.1,
     "layers": 0.5, "images": 0.5,
     "models": 1, "data": 1,
     "checkpoints": 1.5,  # a teacher is a checkpoint
@@ -22,6 +22,7 @@ LEVELS: dict[str, float] = {
     "report": 2.5,
     "training": 3, "recipes": 4, "transformers": 4, "timm": 4, "jax": 3.5,
     "bench": 5, "paper": 5,
+    "api": 5.5,
     "cli": 6, "__main__": 7,
 }  # fmt: skip
 VAGUE = {"utils", "util", "common", "misc", "helpers", "helper", "base", "core", "manager", "tools", "stuff"}

@@ -5,6 +5,8 @@ line break that forges a row, or a byte that is not UTF-8 (`os.fsdecode` returns
 """
 
 import json
+import os
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -33,6 +35,52 @@ def shortened(names: list[str], most: int = 3) -> str:
 def plural(number: int, noun: str) -> str:
     """Returns a count with its noun, such as "1 image" or "2 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def percent(fraction: float) -> str:
+    """Returns a score, an accuracy or another fraction as a percentage with two decimals, such as "80.00%"."""
+    return f"{fraction:.2%}"
+
+
+def fit(text: str, width: int) -> str:
+    """Returns text of at most `width` terminal columns. The middle of a longer text is replaced with "..."."""
+    from rich.cells import cell_len, set_cell_size
+
+    if len(text) <= width and cell_len(text) <= width:
+        return text
+    if width < 5:
+        return set_cell_size(text, max(width, 0)).rstrip()
+    tail = (width - 3) // 2
+    end = text[max(0, len(text) - tail) :]
+    while cell_len(end) > tail:
+        end = end[1:]
+    return f"{set_cell_size(text, width - 3 - cell_len(end))}...{end}"
+
+
+def fit_all(texts: Sequence[str], width: int) -> list[str]:
+    """Returns each text in at most `width` terminal columns, so that different texts stay different.
+
+    The middle of a long text is replaced with "...". Where that makes different texts equal, they are cut before their
+    first difference instead; what is still equal is numbered, as in "a...z~2".
+    """
+    short = {text: fit(text, width) for text in texts}
+    for same in _equal_groups(short):
+        start = max(0, len(os.path.commonprefix(same)) - 2)
+        short |= {text: fit(f"...{text[start:]}", width) for text in same}
+    for same in _equal_groups(short):
+        numbers = [f"~{number}" for number in range(1, len(same) + 1)]
+        short |= {
+            text: fit(short[text], width - len(number)) + number for text, number in zip(same, numbers, strict=True)
+        }
+    return [short[text] for text in texts]
+
+
+def _equal_groups(short: dict[str, str]) -> list[list[str]]:
+    """Returns the groups of different texts with the same short form."""
+    groups: dict[str, list[str]] = {}
+    for text, form in short.items():
+        groups.setdefault(form, []).append(text)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _json_escape(character: str) -> str:
