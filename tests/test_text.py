@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from rich.cells import cell_len
 
 from vitkit.text import fit, fit_all, json_text, percent, plural, printable, shortened
@@ -33,11 +32,19 @@ def test_lists_and_counts() -> None:
 
 
 def test_a_fraction_is_printed_with_two_decimals() -> None:
-    assert [percent(value) for value in (0.8, 1, 0.0, 0.123456, 5e-5)] == ["80.00%", "100.00%", "0.00%", "12.35%", "0.01%"]
+    assert [percent(value) for value in (0.8, 1, 0.0, 0.123456, 5e-5)] == [
+        "80.00%",
+        "100.00%",
+        "0.00%",
+        "12.35%",
+        "0.01%",
+    ]
 
 
 @pytest.mark.parametrize("width", [1, 4, 5, 8, 20, 80])
-@pytest.mark.parametrize("text", ["", "a" * 20, "photos/2024/" + "x" * 90 + "/cat.jpg", "\u65e5\u672c\u8a9e" * 30, "e\u0301" * 90])
+@pytest.mark.parametrize(
+    "text", ["", "a" * 20, "photos/2024/" + "x" * 90 + "/cat.jpg", "\u65e5\u672c\u8a9e" * 30, "e\u0301" * 90]
+)
 def test_a_fitted_text_has_at_most_the_width(text: str, width: int) -> None:
     short = fit(text, width)
     assert cell_len(short) <= width

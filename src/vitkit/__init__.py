@@ -9,10 +9,24 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitkit.checkpoints import convert
+    from vitkit.api.classify import classify
+    from vitkit.api.convert import convert
+    from vitkit.api.embed import embed
+    from vitkit.api.explain import explain
+    from vitkit.api.export import export
+    from vitkit.api.load import load
     from vitkit.data.processor import Processor
     from vitkit.images import ImageError, Limits, open_image
-    from vitkit.inference import Classifier, Prediction, Predictor, UntrainedHeadWarning, load
+    from vitkit.inference import (
+        Classification,
+        Classifications,
+        Classifier,
+        Embedding,
+        Embeddings,
+        Prediction,
+        Predictor,
+        UntrainedHeadWarning,
+    )
     from vitkit.task import Task
     from vitkit.transformers import (
         AutoBackbone,
@@ -110,6 +124,8 @@ _MODULES = {
     "BitImageProcessor": "vitkit.transformers",
     "BitImageProcessorFast": "vitkit.transformers",
     "BitImageProcessorPil": "vitkit.transformers",
+    "Classification": "vitkit.inference",
+    "Classifications": "vitkit.inference",
     "Classifier": "vitkit.inference",
     "ConvNextFeatureExtractor": "vitkit.transformers",
     "ConvNextImageProcessor": "vitkit.transformers",
@@ -137,6 +153,8 @@ _MODULES = {
     "Dinov2WithRegistersConfig": "vitkit.transformers",
     "Dinov2WithRegistersForImageClassification": "vitkit.transformers",
     "Dinov2WithRegistersModel": "vitkit.transformers",
+    "Embedding": "vitkit.inference",
+    "Embeddings": "vitkit.inference",
     "FlaxViTForImageClassification": "vitkit.transformers",
     "FlaxViTModel": "vitkit.transformers",
     "ImageError": "vitkit.images",
@@ -164,8 +182,12 @@ _MODULES = {
     "ViTMSNForImageClassification": "vitkit.transformers",
     "ViTMSNModel": "vitkit.transformers",
     "ViTModel": "vitkit.transformers",
-    "convert": "vitkit.checkpoints",
-    "load": "vitkit.inference",
+    "classify": "vitkit.api.classify",
+    "convert": "vitkit.api.convert",
+    "embed": "vitkit.api.embed",
+    "explain": "vitkit.api.explain",
+    "export": "vitkit.api.export",
+    "load": "vitkit.api.load",
     "open_image": "vitkit.images",
     "pipeline": "vitkit.transformers",
 }
@@ -193,6 +215,8 @@ __all__ = [
     "BitImageProcessor",
     "BitImageProcessorFast",
     "BitImageProcessorPil",
+    "Classification",
+    "Classifications",
     "Classifier",
     "ConvNextFeatureExtractor",
     "ConvNextImageProcessor",
@@ -220,6 +244,8 @@ __all__ = [
     "Dinov2WithRegistersConfig",
     "Dinov2WithRegistersForImageClassification",
     "Dinov2WithRegistersModel",
+    "Embedding",
+    "Embeddings",
     "FlaxViTForImageClassification",
     "FlaxViTModel",
     "ImageError",
@@ -248,7 +274,11 @@ __all__ = [
     "ViTMSNModel",
     "ViTModel",
     "__version__",
+    "classify",
     "convert",
+    "embed",
+    "explain",
+    "export",
     "load",
     "open_image",
     "pipeline",

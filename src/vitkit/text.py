@@ -5,7 +5,6 @@ line break that forges a row, or a byte that is not UTF-8 (`os.fsdecode` returns
 """
 
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +64,8 @@ def fit_all(texts: Sequence[str], width: int) -> list[str]:
     """
     short = {text: fit(text, width) for text in texts}
     for same in _equal_groups(short):
-        start = max(0, len(os.path.commonprefix(same)) - 2)
+        differs = (index for index, each in enumerate(zip(*same, strict=False)) if len(set(each)) > 1)
+        start = max(0, next(differs, min(map(len, same))) - 2)
         short |= {text: fit(f"...{text[start:]}", width) for text in same}
     for same in _equal_groups(short):
         numbers = [f"~{number}" for number in range(1, len(same) + 1)]

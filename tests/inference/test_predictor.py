@@ -187,7 +187,9 @@ def test_expand_folders_globs_and_plain_names(tmp_path: Path) -> None:
     assert image == str(tmp_path / "b" / "2.jpg")
 
 
-def test_a_batch_goes_on_after_an_image_that_cannot_be_read(classifier: Classifier, images: list[Path]) -> None:
+def test_a_batch_goes_on_after_an_image_that_cannot_be_read(
+    classifier: Classifier, images: list[Path], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
     good = str(images[0])
     batch = [good, "no such file.png", np.zeros((2, 2, 2, 2, 2)), None, good]
     for method in (classifier.classify, classifier.embed):
@@ -195,23 +197,29 @@ def test_a_batch_goes_on_after_an_image_that_cannot_be_read(classifier: Classifi
             list(method(batch))
         with pytest.raises(ImageError, match=r"^image 1: "):
             list(method([good, batch[2]]))
-        with pytest.warns(RuntimeWarning) as caught:
-            rows = list(method(batch, errors="skip"))
+        caplog.clear()
+        rows = list(method(batch, errors="skip"))
         assert [source for source, _ in rows] == [good, good]
-        assert [str(each.message).partition(":")[0] for each in caught] == [
+        assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
             "skipped no such file.png", "skipped image 2", "skipped image 3"
         ]  # fmt: skip
-        with pytest.raises(ValueError, match="errors is 'ignore'; it must be one of raise, skip"):
-            list(method(batch, errors="ignore"))
+        assert not recwarn
+        rows = method(batch, errors="yield")
+        assert [each.error is None for each in rows] == [True, False, False, False, True]
+        assert len(rows.errors) == 3
+        with pytest.raises(ValueError, match="errors is 'ignore'; it must be one of raise, yield, skip"):
+            method(batch, errors="ignore")
     outcomes = list(Predictor(classifier.model, classifier.processor).logits([*batch, unlisted("x", "it is gone")]))
     assert [outcome.error is None for outcome in outcomes] == [True, False, False, False, True, False]
     assert str(outcomes[-1].error) == "it is gone"
 
 
-def test_calibration_images_that_cannot_be_read_are_skipped(classifier: Classifier, images: list[Path]) -> None:
+def test_calibration_images_that_cannot_be_read_are_skipped(
+    classifier: Classifier, images: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
     predictor = Predictor(classifier.model, classifier.processor, calibration=["nothing.png", images[0], images[1]])
-    with pytest.warns(RuntimeWarning, match=r"skipped a calibration image: nothing\.png"):
-        assert predictor._calibration_images(None).shape[0] == 2
+    assert predictor._calibration_images(None).shape[0] == 2
+    assert "skipped a calibration image: nothing.png" in caplog.text
 
 
 def test_globs_follow_links_and_do_not_loop(

@@ -35,7 +35,7 @@ class Origin:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Checkpoint:
     """A model with its image processor and one label per class. A model without a head has no labels."""
 
@@ -43,3 +43,17 @@ class Checkpoint:
     processor: Processor
     labels: tuple[str, ...]
     origin: Origin = Origin()
+
+    def describe(self) -> str:
+        """Returns one line with the family and size of the model, its input, its classes, and its origin."""
+        size = " x ".join(map(str, self.model.config.image_size))
+        parts = [f"images of {size}", f"{len(self.labels):,} class{'' if len(self.labels) == 1 else 'es'}"]
+        if not self.model.is_exported:
+            number = sum(parameter.numel() for parameter in self.model.parameters())
+            parts.insert(0, f"{self.model.family}, {number:,} parameters")
+        if self.origin.source:
+            parts.append(f"{self.origin.format}: {printable(self.origin.source)}")
+        return ", ".join(parts)
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.describe()})"

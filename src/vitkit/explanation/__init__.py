@@ -8,9 +8,10 @@ matplotlib.
 """
 
 import inspect
+import io
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,20 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from vitkit import atomic
+from vitkit import atomic, screen
 from vitkit.explanation import _plots
+from vitkit.explanation._hooks import check_not_exported
 from vitkit.explanation.drawings import Curve, Curves, Dots, Drawing, Map, Overlay, Tiles
+from vitkit.images import ImageError
 from vitkit.models import Backbone
 from vitkit.registry import Registry
+from vitkit.text import plural, shortened
 
 _METHODS = Registry(__name__, "explanation", ("explain",), exclude=("drawings",))
+
+
+# Names of the arrays that do not have one row per image.
+_SHARED = frozenset({"distance", "filters", "layers", "similarity", "uniform", "variance"})
 
 
 @dataclass(frozen=True)
@@ -44,18 +52,78 @@ class ExplainInputs:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Result of an explanation method: named arrays, and a drawing that shows them."""
+    """Result of an explanation method: named arrays, and a drawing that shows them.
+
+    It is a sequence of the explanations of single images; one of the model itself, or of all images together, has the
+    length 1. `errors` are those of images that could not be read.
+    """
 
     arrays: Mapping[str, np.ndarray]
     drawing: Drawing
+    errors: tuple[ImageError, ...] = ()
+
+    @property
+    def maps(self) -> dict[str, np.ndarray]:
+        """The maps in the drawing by name: one value or color per patch, of shape (images, rows, columns) or with RGB.
+
+        Empty for explanations that are not drawn over images.
+        """
+        return {each.name: each.values for each in self.drawing.maps} if isinstance(self.drawing, Overlay) else {}
+
+    def __len__(self) -> int:
+        return len(self.drawing.images) if isinstance(self.drawing, Overlay) else 1
+
+    def __getitem__(self, index: int | slice) -> "Explanation":
+        rows = range(len(self))[index]
+        chosen = slice(rows.start, rows.stop, rows.step) if isinstance(rows, range) else slice(rows, rows + 1)
+        if not isinstance(self.drawing, Overlay):
+            return self
+        drawing = replace(
+            self.drawing,
+            images=self.drawing.images[chosen],
+            captions=self.drawing.captions[chosen],
+            maps=tuple(replace(each, values=each.values[chosen]) for each in self.drawing.maps),
+        )
+        arrays = {name: value if name in _SHARED else value[chosen] for name, value in self.arrays.items()}
+        return Explanation(arrays=arrays, drawing=drawing)
+
+    def __iter__(self) -> Iterator["Explanation"]:
+        return (self[index] for index in range(len(self)))
+
+    def image(self) -> Image.Image:
+        """Returns the drawing as an RGB image."""
+        return _plots.to_image(_plots.draw(self.drawing))
+
+    def show(self) -> None:
+        """Shows the drawing: in a notebook, in a window, or as text where there is no display."""
+        screen.show(self, self.image, lambda: repr(self))
+
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{name} {value.shape}" for name, value in self.arrays.items())
+        captions = self.drawing.captions if isinstance(self.drawing, Overlay) else ()
+        images = f"; {plural(len(captions), 'image')}: {shortened(list(captions))}" if any(captions) else ""
+        return f"Explanation({self.drawing.title!r}{images}; arrays: {arrays})"
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.image().save(file, "PNG")
+        return file.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves the drawing as a PNG file."""
-        _plots.save(_plots.draw(self.drawing), path)
+        """Saves the drawing as a .png file, or the arrays as an .npz file, by the suffix of the path."""
+        suffix = Path(path).suffix.lower()
+        if suffix not in (".png", ".npz"):
+            raise ValueError(
+                f"the output file is '{os.fspath(path)}'; its name must end in .png (drawing) or .npz (arrays)"
+            )
+        if suffix == ".npz":
+            self.save_arrays(path)
+        else:
+            _plots.save(_plots.draw(self.drawing), path)
 
     def save_arrays(self, path: str | os.PathLike[str]) -> None:
         """Saves the arrays as a NumPy .npz file. Raises ValueError if the path has another suffix."""
-        if Path(path).suffix != ".npz":
+        if Path(path).suffix.lower() != ".npz":
             raise ValueError(f"arrays are saved as a .npz file, but the path is '{os.fspath(path)}'")
         atomic.write_file(Path(path), self._compress)
 
@@ -72,6 +140,7 @@ def methods() -> list[str]:
 def explain(method: str, subject: ExplainInputs, **options: object) -> Explanation:
     """Runs an explanation method. Raises ValueError if the method or an option is unknown."""
     function = _METHODS.get(method).explain
+    check_not_exported(subject.model)
     known = [name for name in inspect.signature(function).parameters if name != "subject"]
     for name in options:
         if name not in known:

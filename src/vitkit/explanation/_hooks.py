@@ -16,8 +16,18 @@ Query = Literal["class", "patches"]
 BATCH = 8
 
 
+def check_not_exported(model: Backbone) -> None:
+    """Raises ValueError for an exported model, which returns neither attention weights nor gradients."""
+    if model.is_exported:
+        raise ValueError(
+            "an exported model returns no attention weights, block outputs or gradients, so it cannot be explained; "
+            "load the original checkpoint instead"
+        )
+
+
 def token_backbone(model: Backbone) -> TokenBackbone:
     """Returns the model as a `TokenBackbone`. Raises ValueError if its blocks do not compute attention weights."""
+    check_not_exported(model)
     if not isinstance(model, TokenBackbone):
         raise ValueError(
             f"{type(model).__name__} has convolutional stages instead of encoder blocks over tokens, so there is no "

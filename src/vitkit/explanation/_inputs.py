@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitkit.data.processor import Processor
+from vitkit.data.processor import Processor, named
 from vitkit.explanation import ExplainInputs
 from vitkit.explanation._hooks import BATCH
 from vitkit.images import DEFAULT_LIMITS, AnyImage, ImageError, Limits, Unlisted
@@ -59,11 +59,13 @@ def readable(
     """Returns the images that can be read, and an error with the image name for each unreadable image."""
     found: list[AnyImage] = []
     errors: list[ImageError] = []
-    for image in images:
+    for index, image in enumerate(images):
         try:
             found.append(original(processor, image, limits))
         except ImageError as error:
             errors.append(error)
+        except (ValueError, TypeError) as error:
+            errors.append(ImageError("unsupported_format", str(named(error, image, index))))
     return found, errors
 
 

@@ -39,6 +39,13 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     atomic.write_file(Path(path), lambda part: figure.savefig(part, **options))
 
 
+def to_image(figure: Figure) -> Image.Image:
+    """Returns a figure as an RGB image."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
 def blank(width: float, height: float, title: str) -> tuple[Figure, float]:
     """Returns an empty figure with a title, and its total height in inches, including the title."""
     # About nine and a half bold letters fit in an inch.

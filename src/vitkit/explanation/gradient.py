@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vitkit.config import nearest
 from vitkit.explanation import ExplainInputs, Explanation, Map, Overlay
-from vitkit.explanation._hooks import find_query, patch_map, query_name, token_backbone
+from vitkit.explanation._hooks import check_not_exported, find_query, patch_map, query_name, token_backbone
 from vitkit.explanation._inputs import label_name, require_images, top_classes
 from vitkit.layers import Attention, Features, eval_mode
 from vitkit.models import Backbone, TokenBackbone
@@ -90,6 +90,7 @@ def grad_cam(
 
 
 def _check_classes(model: Backbone) -> None:
+    check_not_exported(model)
     if not model.config.num_classes:
         raise ValueError("this model has no classes, so there is no logit to differentiate; use a classifier")
 

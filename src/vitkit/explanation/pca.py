@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitkit.explanation import ExplainInputs, Explanation, Map, Overlay
-from vitkit.explanation._hooks import BATCH
+from vitkit.explanation._hooks import BATCH, check_not_exported
 from vitkit.explanation._inputs import require_images, top_classes
 from vitkit.layers import eval_mode
 from vitkit.models import Backbone
@@ -23,6 +23,7 @@ def patch_features(
     model: Backbone, images: Float[Tensor, "b c height width"], layer: int = -1
 ) -> Float[Tensor, "b rows columns d"]:
     """Returns the features of all patches after a block (or a stage of a convolutional network) and the final norm."""
+    check_not_exported(model)
     maps = []
     with eval_mode(model), torch.no_grad():
         for batch in images.split(BATCH):

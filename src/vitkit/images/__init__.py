@@ -23,10 +23,18 @@ from vitkit.images.color import Color, Profile
 from vitkit.images.decode import OpenOptions, open_image, open_pixels
 from vitkit.images.depth import array_to_bytes
 from vitkit.images.errors import CODES, DEFAULT_LIMITS, Code, ImageError, Limits
-from vitkit.images.files import ARRAY_SUFFIXES, SUFFIXES, Source
+from vitkit.images.files import ARRAY_SUFFIXES, SUFFIXES, Source, describe
 from vitkit.images.folders import Unlisted, subfolders, unlisted, walk
 from vitkit.images.header import FORMATS, Format, Header
-from vitkit.images.multiband import bands_to_bytes, count_bands, find_bands, open_channels, open_rgb_pixels, to_channels
+from vitkit.images.multiband import (
+    bands_to_bytes,
+    count_bands,
+    find_bands,
+    open_channels,
+    open_rgb_pixels,
+    read_bytes,
+    to_channels,
+)
 from vitkit.images.probe import probe, sniff
 
 __all__ = [
@@ -52,6 +60,7 @@ __all__ = [
     "as_array",
     "bands_to_bytes",
     "count_bands",
+    "describe",
     "find_bands",
     "find_channels",
     "from_pixels",
@@ -61,6 +70,7 @@ __all__ = [
     "open_pixels",
     "open_rgb_pixels",
     "probe",
+    "read_bytes",
     "sniff",
     "subfolders",
     "to_channels",

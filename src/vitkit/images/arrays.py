@@ -20,11 +20,19 @@ def is_tensor(image: object) -> bool:
 
 
 def as_array(image: Any) -> np.ndarray:
-    """Converts an array or torch tensor to NumPy. Floating-point tensors, such as bfloat16, become float32."""
+    """Converts an array or torch tensor to NumPy. Floating-point tensors of fewer bits become float32."""
     if not is_tensor(image):
         return np.asarray(image)
-    tensor = image.detach().cpu()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    tensor = image.detach()
+    if getattr(tensor, "is_meta", False):
+        raise ValueError("a tensor on the device meta has no values; pass a tensor with values")
+    if getattr(tensor, "is_quantized", False) or "strided" not in str(getattr(tensor, "layout", "strided")):
+        kind, fix = ("quantized", "dequantize") if getattr(tensor, "is_quantized", False) else ("sparse", "to_dense")
+        raise ValueError(f"a {kind} tensor is not an image; pass images.{fix}()")
+    tensor = tensor.cpu()
+    if tensor.is_floating_point() and tensor.dtype.itemsize < 4:
+        tensor = tensor.float()
+    return tensor.resolve_conj().resolve_neg().numpy() if hasattr(tensor, "resolve_conj") else tensor.numpy()
 
 
 def find_channels(shape: tuple[int, ...], channels: Channels | None, is_torch: bool) -> Channels:
@@ -45,7 +53,10 @@ def find_channels(shape: tuple[int, ...], channels: Channels | None, is_torch: b
         for end in order:
             if ends[end] in counts:
                 return end
-    raise ValueError(f"shape {shape} has no channel axis; the first or last axis must have length 1, 2, 3 or 4")
+    raise ValueError(
+        f"shape {shape} has no channel axis; the first or last axis must have length 1, 2, 3 or 4 (grayscale images in "
+        "one array need the axis: images[:, None])"
+    )
 
 
 def _from_array(values: np.ndarray, channels: Channels | None, is_torch: bool, data_range: float | None) -> Image.Image:

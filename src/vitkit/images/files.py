@@ -9,6 +9,7 @@ from typing import BinaryIO, Final
 from vitkit.images.errors import ImageError, Limits
 from vitkit.images.probe import check_bytes, detect_format
 from vitkit.regular import NotRegularError, open_descriptor
+from vitkit.text import printable
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
@@ -60,7 +61,10 @@ def _read_stream(
             file.seek(0)
         start = file.read(1024)
         if not isinstance(start, bytes):
-            raise TypeError(f"image files must be opened in binary mode, but read() returned {type(start).__name__}")
+            raise TypeError(
+                f"the image file is opened in text mode: read() returned {type(start).__name__}, not bytes; "
+                'use open(path, "rb")'
+            )
         check(start)
         if size is not None:
             check_bytes(size, limits)
@@ -92,4 +96,36 @@ def read_source(source: Source, limits: Limits, check: Callable[[bytes], object]
         return _read_file(source, limits, check)
     if hasattr(source, "read"):
         return _read_stream(source, limits, check)
-    raise TypeError(f"expected a path, bytes or an open binary file, got {type(source).__name__}")
+    raise wrong_type(source)
+
+
+def describe(value: object) -> str:
+    """Returns a short description of a value for an error message: its type, and its shape, dtype, keys or length."""
+    kind = type(value).__name__
+    shape = getattr(value, "shape", None)
+    if shape is not None and hasattr(value, "dtype"):
+        dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+        return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind} of shape {tuple(shape)} and dtype {dtype}"
+    if isinstance(value, dict):
+        keys = ", ".join(printable(key)[:40] for key in list(value)[:5])
+        return f"a dict with the keys {keys}{', ...' if len(value) > 5 else ''}" if value else "an empty dict"
+    if isinstance(value, list | tuple):
+        parts = ", ".join(type(each).__name__ for each in value[:5])
+        return f"a {kind} ({parts}{', ...' if len(value) > 5 else ''})"
+    return "None" if value is None else f"an object of type {kind}"
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, int) or (hasattr(value, "shape") and len(getattr(value, "shape", ())) < 2)
+
+
+def wrong_type(value: object) -> TypeError:
+    """Returns the error for a value that is not an image. It says what to pass instead."""
+    fix = "expected a path, bytes, an open binary file, a PIL image, a numpy array or a torch tensor"
+    if isinstance(value, tuple | list) and len(value) == 2 and _is_label(value[1]):
+        fix = "pass the images without labels, such as [image for image, label in dataset]"
+    elif isinstance(value, list | tuple):
+        fix = "pass one flat list of images"
+    elif isinstance(value, dict):
+        fix = f"pass the image in it, such as [row[{next(iter(value), 'image')!r}] for row in dataset]"
+    return TypeError(f"{describe(value)} is not an image; {fix}")

@@ -110,6 +110,11 @@ def open_rgb_pixels(
     return np.array(open_channels(source, 3, **options))
 
 
+def read_bytes(source: Source, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """Returns the bytes of an image file that `open_channels` may read. Raises ImageError or TypeError."""
+    return read_source(source, limits, _detect)
+
+
 def _detect(start: bytes) -> None:
     """Raises ImageError if the first bytes are neither those of an image file nor of a `.npy` array."""
     if not npy.sniff(start):

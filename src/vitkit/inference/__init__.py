@@ -7,10 +7,16 @@ to image files. `engine` makes fast copies of models, `runtimes` exports models 
 
 from vitkit.inference.classifier import Classifier, UntrainedHeadWarning, load
 from vitkit.inference.expand import expand
-from vitkit.inference.predictor import Outcome, Prediction, Predictor, check_threshold, top_predictions
+from vitkit.inference.predictions import Prediction, check_threshold, top_predictions
+from vitkit.inference.predictor import Outcome, Predictor
+from vitkit.inference.results import Classification, Classifications, Embedding, Embeddings
 
 __all__ = [
+    "Classification",
+    "Classifications",
     "Classifier",
+    "Embedding",
+    "Embeddings",
     "Outcome",
     "Prediction",
     "Predictor",

@@ -2,12 +2,13 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Literal, TypeVar, Unpack, get_args, overload
 from weakref import WeakKeyDictionary
 
-import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,15 +17,21 @@ from vitkit.checkpoints.load import UNTRAINED
 from vitkit.checkpoints.meaning import is_untrained
 from vitkit.checkpoints.preprocessing import resized
 from vitkit.config import AnyConfig
-from vitkit.data.processor import ImageInput, Processor, named
+from vitkit.data.processor import ImageInput, Processor, each_image, is_path
+from vitkit.images import ImageError
 from vitkit.inference.expand import expand
-from vitkit.inference.predictor import Options, Outcome, Prediction, Predictor, check_threshold, top_predictions
+from vitkit.inference.predictions import check_threshold
+from vitkit.inference.predictor import Options, Outcome, Predictor
+from vitkit.inference.results import Classification, Classifications, Decoding, Embedding, Embeddings, Result
 from vitkit.inference.runtimes._exported import is_export, load_export
-from vitkit.layers import Blocks, Features, TapOptions
+from vitkit.layers import Blocks, Features, TapOptions, block_indices
+from vitkit.logs import LOGGER
 from vitkit.models import Backbone
+from vitkit.text import printable
 
 # What happens to an image that cannot be read.
-Errors = Literal["raise", "skip"]
+Errors = Literal["raise", "yield", "skip"]
+R = TypeVar("R", bound=Result)
 # What a predictor depends on, except the model, whose changes it detects: processor and options.
 Key = tuple[Processor, tuple[tuple[str, object], ...]]
 
@@ -83,6 +90,28 @@ class Classifier(nn.Module):
             else self.model.features(images)
         )
 
+    @overload
+    def classify(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        top: int = ...,
+        threshold: float | None = ...,
+        errors: Errors = ...,
+        stream: Literal[False] = ...,
+        **options: Unpack[Options],
+    ) -> Classifications: ...
+    @overload
+    def classify(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        top: int = ...,
+        threshold: float | None = ...,
+        errors: Errors = ...,
+        stream: Literal[True],
+        **options: Unpack[Options],
+    ) -> Iterator[Classification]: ...
     def classify(
         self,
         images: ImageInput | Iterable[ImageInput],
@@ -90,32 +119,101 @@ class Classifier(nn.Module):
         top: int = 5,
         threshold: float | None = None,
         errors: Errors = "raise",
+        stream: bool = False,
         **options: Unpack[Options],
-    ) -> Iterator[tuple[ImageInput, list[Prediction]]]:
-        """Yields each image with its predictions: the `top` classes, best first, or the values of a regression.
+    ) -> Classifications | Iterator[Classification]:
+        """Classifies images. Returns one `Classification` per image: the `top` classes, or the values of a regression.
 
-        `images` is one image or several: paths, folders, globs, bytes, PIL, NumPy or torch images. For independent
-        labels, `threshold` returns only labels with at least this score. `options` are those of `Predictor`. An
-        unreadable image raises an `ImageError` that names it; with errors="skip" it is left out with a warning, and the
-        others are still classified (`Predictor.logits` yields errors as outcomes). Warns with `UntrainedHeadWarning` if
-        the head gives every image the same scores. Raises ValueError for a model without classes.
+        `images` is one image or several: paths, folders, globs, bytes, open files, PIL images, NumPy arrays, torch
+        tensors of any dtype (one image or a batch), or a list, a data set or an iterator of these. The result is a
+        sequence in the order of the images; with `stream`, an iterator that reads images as needed and stores no
+        results. For independent labels, `threshold` returns only labels with at least this score. `options` are those
+        of `Predictor`.
+
+        An unreadable image raises an `ImageError` that names it; with errors="yield" it has a result with this error,
+        with errors="skip" it is left out and logged. Warns with `UntrainedHeadWarning` if the head gives every image
+        the same scores. Raises ValueError for a model without classes.
         """
         if not self.labels:
             raise ValueError("this model has no classes; use `embed`, or add a head by fine-tuning")
-        task = self.config.task
+        if top < 1:
+            raise ValueError(f"top is {top}; it must be at least 1")
+        decoding = Decoding(self.labels, self.config.task, top, threshold)
         if threshold is not None:
-            check_threshold(task, len(self.labels), threshold)
+            check_threshold(decoding.task, len(self.labels), threshold)
+        _check_errors(errors)
+        many = self.images(images)
         predictor = self.predictor(**options)
         if is_untrained(self.model):
             warnings.warn(UNTRAINED, UntrainedHeadWarning, stacklevel=2)
-        for image, logits in _outputs(predictor.logits(_images(images)), errors):
-            yield image, top_predictions(logits, self.labels, top, task=task, threshold=threshold)
 
+        def result(index: int, outcome: Outcome) -> Classification:
+            name = _name(outcome.source, index)
+            return Classification(outcome.source, name, outcome.error, logits=outcome.output, decoding=decoding)
+
+        found = _handled(map(result, count(), predictor.logits(many)), errors)
+        return found if stream else Classifications(list(found))
+
+    @overload
     def embed(
-        self, images: ImageInput | Iterable[ImageInput], *, errors: Errors = "raise", **options: Unpack[Options]
-    ) -> Iterator[tuple[ImageInput, np.ndarray]]:
-        """Yields each image with its representation, a float32 vector of shape (d,)."""
-        return _outputs(self.predictor(**options).embeddings(_images(images)), errors)
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        blocks: Blocks | None = ...,
+        as_maps: bool = ...,
+        errors: Errors = ...,
+        stream: Literal[False] = ...,
+        **options: Unpack[Options],
+    ) -> Embeddings: ...
+    @overload
+    def embed(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        blocks: Blocks | None = ...,
+        as_maps: bool = ...,
+        errors: Errors = ...,
+        stream: Literal[True],
+        **options: Unpack[Options],
+    ) -> Iterator[Embedding]: ...
+    def embed(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        blocks: Blocks | None = None,
+        as_maps: bool = False,
+        errors: Errors = "raise",
+        stream: bool = False,
+        **options: Unpack[Options],
+    ) -> Embeddings | Iterator[Embedding]:
+        """Computes the representation of images, the input of the head. Returns one `Embedding` per image.
+
+        `Embedding.vector` is a float32 vector of shape (d,). With `blocks`, `Embedding.blocks` has the outputs of these
+        blocks, as in `Predictor.embeddings`; `as_maps` returns them as feature maps. See `classify` for the other
+        arguments.
+        """
+        if as_maps and blocks is None:
+            raise ValueError("as_maps needs blocks, such as blocks=(3, 6, 9)")
+        _check_errors(errors)
+        many = self.images(images)
+        indices = () if blocks is None else tuple(block_indices(blocks, self.model.num_taps))
+        outcomes = self.predictor(**options).embeddings(many, blocks=indices or None, as_maps=as_maps)
+
+        def result(index: int, outcome: Outcome) -> Embedding:
+            taps = dict(zip(indices, outcome.taps, strict=True)) if outcome.error is None else {}
+            name = _name(outcome.source, index)
+            return Embedding(outcome.source, name, outcome.error, vector=outcome.output, blocks=taps)
+
+        found = _handled(map(result, count(), outcomes), errors)
+        return found if stream else Embeddings(list(found))
+
+    def images(self, images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]:
+        """Returns every image of an input as `classify` takes it. Folders, globs and batches are expanded.
+
+        Raises TypeError and ValueError before the first image for what is no image.
+        """
+        data_range = getattr(self.processor, "data_range", None)
+        return _expanded(each_image(images, self.model.config.channels, data_range=data_range))
 
     def predictor(self, **options: Unpack[Options]) -> Predictor:
         """Returns a `Predictor` with these options. It is cached until the options, processor or model are replaced."""
@@ -126,9 +224,19 @@ class Classifier(nn.Module):
             _LAST[self] = last
         return last[2]
 
-    def save(self, folder: str | os.PathLike[str], **options: Any) -> None:
-        """Saves the classifier as a checkpoint. `options` are passed to `checkpoints.save`."""
-        checkpoints.save(self.checkpoint(), folder, **options)
+    def save(
+        self, folder: str | os.PathLike[str], *, to: str | None = None, overwrite: bool = False, lossy: bool = False
+    ) -> None:
+        """Saves the classifier as a checkpoint in the format `to`, such as "timm" (see `checkpoints.save`).
+
+        By default, transformers opens the folder if it has such a model. An existing target is an error unless
+        `overwrite`, and so is what the format cannot hold unless `lossy`.
+        """
+        checkpoints.save(self.checkpoint(), folder, to=to, overwrite=overwrite, lossy=lossy)
+
+    def extra_repr(self) -> str:
+        """Returns the first line of the repr: family, size, input, classes and origin."""
+        return self.checkpoint().describe()
 
     def checkpoint(self) -> checkpoints.Checkpoint:
         """Returns the model, processor, labels and origin as a `Checkpoint`."""
@@ -137,55 +245,127 @@ class Classifier(nn.Module):
         )
 
 
-def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
-    """Loads a classifier from a folder, a file or a Hugging Face Hub id.
+def load(
+    source: str | os.PathLike[str],
+    *,
+    format: str | None = None,  # noqa: A002 - the public name
+    revision: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    head: str | os.PathLike[str] | None = None,
+    channels: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = torch.float32,
+) -> Classifier:
+    """Loads a model with its processor and labels from a folder, a file or the Hugging Face Hub.
 
-    `options` are those of `checkpoints.load`. Exported models (`vitkit export`) can be loaded too, without options
-    except `image_size` if they have a dynamic size.
+    Reads the checkpoints of transformers, timm, Google, big_vision, torchvision and the official DeiT, DINO and MAE
+    files, and models exported by `vitkit.export`.
+
+    >>> import vitkit
+    >>> model = vitkit.load("google/vit-base-patch16-224")
+    >>> model.classify("cat.jpg").top(1)
+    >>> images = model.processor(["cat.jpg", "dog.jpg"])
+    >>> logits = model(images)
+
+    Args:
+        source: A folder, a file (`ViT-B_16.npz`, or a part of it, `a.pth:teacher`), or a Hub id
+            `owner/name[@revision]`.
+        format: Name of the file format, if it cannot be inferred (`vitkit.checkpoints.list_formats()`).
+        revision: Branch, tag or commit of the repository on the Hub.
+        image_size: Input size in pixels, a number or (height, width). The position embeddings are resized.
+        patch_size: Patch size in pixels, a number or (height, width). The patch embedding is resized.
+        num_classes: Replaces the head with an untrained one; 0 removes it.
+        head: A separate file with a linear head, as DINO and DINOv2 publish them.
+        channels: Adapts an RGB model to another number of channels.
+        config: Fields of the model config that the file does not state, such as {"num_heads": 12}.
+        dtype: Dtype of the weights; None keeps that of the file.
+
+    Raises CheckpointError with a one-line message if the checkpoint is invalid, and ValueError for an invalid argument.
+    An exported model takes no options, except `image_size` if its size is dynamic.
     """
     if is_export(Path(source).expanduser()):
-        model, processor, labels = load_export(Path(source).expanduser())
         fixed = {
-            name: value for name, value in options.items() if name != "image_size" or not model.export.dynamic_size
+            "format": format,
+            "revision": revision,
+            "patch_size": patch_size,
+            "num_classes": num_classes,
+            "head": head,
+            "channels": channels,
+            "config": config,
+            "dtype": None if dtype == torch.float32 else dtype,
         }
-        if changed := [name for name, value in fixed.items() if value]:
-            raise ValueError(
-                f"{source} is an exported model, whose {' and '.join(changed)} cannot be changed; export "
-                "the checkpoint again"
-            )
-        if size := options.get("image_size"):
-            rows, columns = (size, size) if isinstance(size, int) else size
-            model.resize((rows, columns))
-            processor = resized(processor, (rows, columns))
-        return Classifier(model, processor, labels, checkpoints.Origin(source=str(source), format=model.export.target))
-    loaded = checkpoints.load(source, **options)
+        return _load_export(source, image_size, [name for name, value in fixed.items() if value])
+    loaded = checkpoints.load(
+        source,
+        format=format,
+        revision=revision,
+        image_size=image_size,
+        patch_size=patch_size,
+        num_classes=num_classes,
+        head=head,
+        channels=channels,
+        config=config,
+        dtype=dtype,
+    )
+    for note in loaded.origin.notes:
+        LOGGER.info("%s", note)
     return Classifier(loaded.model.eval(), loaded.processor, loaded.labels, loaded.origin)
 
 
-def _images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:
-    """Yields every image of an input that may be one image or several. Folders and globs are expanded."""
-    many: Iterable[ImageInput] = images if isinstance(images, list | tuple | Iterator) else [images]
-    for image in many:
-        if isinstance(image, str | Path):
+def _load_export(
+    source: str | os.PathLike[str], image_size: int | tuple[int, int] | None, changed: list[str]
+) -> Classifier:
+    """Loads an exported model. `changed` are the names of options that were given and cannot be changed."""
+    model, processor, labels = load_export(Path(source).expanduser())
+    changed += ["image_size"] if image_size and not model.export.dynamic_size else []
+    if changed:
+        raise ValueError(
+            f"{source} is an exported model, whose {' and '.join(changed)} cannot be changed; export the "
+            "checkpoint again"
+        )
+    if image_size:
+        rows, columns = (image_size, image_size) if isinstance(image_size, int) else image_size
+        model.resize((rows, columns))
+        processor = resized(processor, (rows, columns))
+    return Classifier(model, processor, labels, checkpoints.Origin(source=str(source), format=model.export.target))
+
+
+def _check_errors(errors: Errors) -> None:
+    if errors not in get_args(Errors):
+        raise ValueError(f"errors is '{errors}'; it must be one of {', '.join(get_args(Errors))}")
+
+
+def _expanded(images: Iterable[ImageInput]) -> Iterator[ImageInput]:
+    """Yields images, with folders and globs replaced by their files."""
+    for image in images:
+        if isinstance(image, str | os.PathLike):
             # The name of a file is yielded unchanged, a Path as a Path.
-            yield from (image if name == str(image) else name for name in expand([str(image)]))
+            name = os.fsdecode(image)
+            yield from (image if found == name else found for found in expand([name]))
         else:
             yield image
 
 
-def _outputs(outcomes: Iterable[Outcome], errors: Errors) -> Iterator[tuple[ImageInput, np.ndarray]]:
-    if errors not in get_args(Errors):
-        raise ValueError(f"errors is '{errors}'; it must be one of {', '.join(get_args(Errors))}")
-    return _readable(outcomes, errors)
+def _name(image: ImageInput, index: int) -> str:
+    """Returns the name of an image: its path, that of an open file or of an opened PIL image, or its position."""
+    if is_path(image):
+        return os.fsdecode(image) if isinstance(image, str | os.PathLike) else str(image)
+    for attribute in ("name", "filename"):
+        name = getattr(image, attribute, None)
+        if isinstance(name, str | os.PathLike) and os.fspath(name):
+            return os.fsdecode(name)
+    return f"image {index}"
 
 
-def _readable(outcomes: Iterable[Outcome], errors: Errors) -> Iterator[tuple[ImageInput, np.ndarray]]:
-    for index, outcome in enumerate(outcomes):
-        if outcome.error is None:
-            assert outcome.output is not None
-            yield outcome.source, outcome.output
+def _handled(results: Iterable[R], errors: Errors) -> Iterator[R]:
+    """Yields results, and raises, yields or skips the errors among them."""
+    for result in results:
+        if result.error is None or errors == "yield":
+            yield result
             continue
-        error = named(outcome.error, outcome.source, index)
+        message = f"{printable(result.name)}: {result.error}"
         if errors == "raise":
-            raise error
-        warnings.warn(f"skipped {error}", RuntimeWarning, stacklevel=2)
+            raise ImageError(result.error.code, message)
+        LOGGER.warning("skipped %s", message)

@@ -1,7 +1,6 @@
 """`Predictor`: runs a model on a stream of images and yields one outcome per image."""
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -19,8 +18,8 @@ from vitkit.inference.engine.merging import Reduction
 from vitkit.inference.engine.path import TYPES, probe
 from vitkit.inference.runtimes import ExportedModel
 from vitkit.layers import Blocks, Features, block_indices, eval_mode
+from vitkit.logs import LOGGER
 from vitkit.models import Backbone
-from vitkit.task import Task
 
 #: Maps a model and normalized images to outputs with one row per image: the output, then those of chosen blocks.
 Network = Callable[[Backbone, Tensor], tuple[Tensor, ...]]
@@ -50,25 +49,6 @@ class Options(TypedDict, total=False):
     resampling: Resampling
     progress: bool
     compile: bool
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A predicted class or label with its score, or the predicted value of a regression target.
-
-    label      name of the class, label or target
-    index      its index among the outputs of the model
-    score      softmax (one label per image) or sigmoid (independent labels), between 0 and 1; for a regression the
-               predicted value, in the units of the targets
-    predicted  whether it is the highest score, or at least the threshold of an independent label
-    value      the predicted value of a regression, None for labels
-    """
-
-    label: str
-    index: int
-    score: float
-    predicted: bool = False
-    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -221,9 +201,7 @@ class Predictor:
             for index, image in enumerate(self._calibration):
                 found = stream.attempt(self._read, image)
                 if isinstance(found, ImageError):
-                    warnings.warn(
-                        f"skipped a calibration image: {named(found, image, index)}", RuntimeWarning, stacklevel=2
-                    )
+                    LOGGER.warning("skipped a calibration image: %s", named(found, image, index))
                     continue
                 images.append(found)
                 if len(images) == CALIBRATION:
@@ -275,7 +253,7 @@ class Predictor:
         return iter(track(outcomes, "images", total=total, console=Console(stderr=True), transient=True))
 
     def _stream(self, images: Iterable[ImageInput], network: Network) -> Iterator[Outcome]:
-        source, size = iter(images), self.batch_size
+        source, size = (stream.fetch(image, self.limits) for image in images), self.batch_size
         self._discard_stale()
 
         def run(batch: Sequence[stream.Pair]) -> Sequence[Outcome]:
@@ -343,41 +321,6 @@ def _pooled(model: Backbone, features: Features, tokens: Tensor) -> Tensor:
     output = features.with_tokens(tokens)
     reads_token = output.num_special > 0 and getattr(model.config, "pool", "token") in ("token", "token+gap")
     return output.class_token if reads_token else output.patches.mean(dim=1)
-
-
-def top_predictions(
-    logits: np.ndarray, labels: Sequence[str], top: int, *, task: Task, threshold: float | None = None
-) -> list[Prediction]:
-    """Returns the `top` classes or labels with the highest scores, best first.
-
-    For a regression it returns the values of the first `top` targets, in their order. With `threshold`, only labels
-    with at least this score are returned. Raises ValueError for a threshold unless labels are independent.
-    """
-    if logits.ndim != 1:
-        raise ValueError(f"the logits of an image have shape {logits.shape}; expected a vector of shape (classes,)")
-    scores = task.scores(logits)
-    if threshold is not None:
-        check_threshold(task, logits.shape[0], threshold)
-    if task.regression:
-        values = enumerate(scores[:top].tolist())
-        return [Prediction(label=labels[index], index=index, score=value, value=value) for index, value in values]
-    predicted = task.with_threshold(threshold).decisions(logits)
-    # Logits have the order of the scores, but no ties by rounding.
-    best = map(int, np.argsort(-logits, kind="stable")[:top])
-    return [
-        Prediction(label=labels[index], index=index, score=float(scores[index]), predicted=bool(predicted[index]))
-        for index in best
-        if threshold is None or predicted[index]
-    ]
-
-
-def check_threshold(task: Task, outputs: int, threshold: float) -> None:
-    """Raises ValueError if a threshold is out of range, or if the model is not a multi-label classifier."""
-    if task.function(outputs) != "sigmoid":
-        kind = "predicts numbers" if task.regression else "has classes that exclude each other"
-        raise ValueError(f"threshold is {threshold}, but the model {kind}; a threshold needs a multi-label model")
-    if not 0.0 <= threshold <= 1.0:
-        raise ValueError(f"threshold is {threshold}; it must be between 0 and 1")
 
 
 def find_device(name: str) -> torch.device:

@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import TypeVar
@@ -13,12 +14,41 @@ import numpy as np
 import torch
 
 from vitkit.data.processor import ImageInput
-from vitkit.images import ImageError, Unlisted
+from vitkit.images import ImageError, Limits, Unlisted, read_bytes
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An open file, and the bytes that were read from it before the next image was requested.
+
+    Threads that read files at the same time would disturb each other where two of them are the same file, or members of
+    one archive. A generator may close its file when the next one is requested.
+    """
+
+    file: ImageInput
+    data: bytes | ImageError
+
 
 Read = Callable[[ImageInput], np.ndarray]
 # An image and its pixels, or the error if it cannot be read.
 Pair = tuple[ImageInput, np.ndarray | ImageError]
 T = TypeVar("T")
+
+
+def fetch(image: ImageInput, limits: Limits) -> ImageInput:
+    """Reads an open file in the calling thread, as `Fetched`. Returns other images unchanged."""
+    if not callable(getattr(image, "read", None)):
+        return image
+    try:
+        return Fetched(image, read_bytes(image, limits))
+    except ImageError as error:
+        return Fetched(image, error)
+    except (ValueError, TypeError, OSError) as error:  # such as a closed file
+        return Fetched(image, ImageError("unreadable", str(error)))
+
+
+def _origin(image: ImageInput) -> ImageInput:
+    return image.file if isinstance(image, Fetched) else image
 
 
 def read_ahead(
@@ -35,7 +65,7 @@ def read_ahead(
                 if not waiting:
                     return
                 taken = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
-                yield from run([(image, future.result()) for image, future in taken])
+                yield from run([(_origin(image), future.result()) for image, future in taken])
         finally:
             for _, future in waiting:
                 future.cancel()
@@ -53,7 +83,7 @@ def run_in_workers(
     source = iter(source)
 
     def read_and_run(images: Sequence[ImageInput]) -> Sequence[T]:
-        return run([(image, attempt(read, image)) for image in images])
+        return run([(_origin(image), attempt(read, image)) for image in images])
 
     with ThreadPoolExecutor(workers, thread_name_prefix="vitkit-worker", initializer=_use_one_thread) as pool:
         waiting: deque[Future[Sequence[T]]] = deque()
@@ -99,6 +129,8 @@ def attempt(read: Read, image: ImageInput) -> np.ndarray | ImageError:
     """Returns the pixels of an image, or an error if the image cannot be read or has the wrong type or shape."""
     if isinstance(image, Unlisted):
         return image.error
+    if isinstance(image, Fetched):
+        return image.data if isinstance(image.data, ImageError) else attempt(read, image.data)
     try:
         return read(image)
     except ImageError as error:

@@ -49,6 +49,11 @@ class Backbone(nn.Module, ABC):
         """Name of the model family, such as `vit`, which is the name of its module in `vitkit.models`."""
         return family_of(self.config)
 
+    @property
+    def is_exported(self) -> bool:
+        """Whether the model runs in another runtime, so that it has no blocks, attention weights and gradients."""
+        return False
+
     def layer_of(self, name: str) -> int:
         """Returns the layer index of a parameter, for layer-wise learning rate decay as in BEiT and MAE.
 

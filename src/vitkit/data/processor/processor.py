@@ -1,7 +1,7 @@
 """`Processor`: converts any image to the float32 array or tensor that the model expects."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import floor
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
@@ -21,6 +21,7 @@ from vitkit.data.processor.geometry import (
     resize_image,
     resized_size,
 )
+from vitkit.data.processor.inputs import ImageInput, each_image, split
 from vitkit.data.processor.normalization import HALF, for_channels, normalize
 from vitkit.images import (
     DEFAULT_LIMITS,
@@ -32,11 +33,7 @@ from vitkit.images import (
     OpenOptions,
     Profile,
     Unlisted,
-    array_to_bytes,
-    as_array,
-    bands_to_bytes,
-    find_bands,
-    find_channels,
+    describe,
     is_tensor,
     open_channels,
     open_rgb_pixels,
@@ -47,9 +44,6 @@ from vitkit.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-#: An image: a path, bytes, an open binary file, a PIL image, a numpy array or a torch tensor.
-ImageInput = Any
 
 
 class FileOptions(TypedDict, total=False):
@@ -195,8 +189,19 @@ class Processor:
     def full(self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]) -> AnyImage:
         """Returns the image without resizing or cropping: in mode RGB or L, or as `Bands`."""
         white = self._white(options)
+        if isinstance(image, Unlisted):
+            raise image.error
         if not is_in_memory(image):
             return open_channels(image, self.channels, **self._reading(options))
+        if not isinstance(image, Image.Image | Bands):
+            try:
+                return self._full_array(image, channels, white)
+            except (ValueError, TypeError) as error:
+                text = f"{describe(image)}: {error}"
+                raise (ImageError(error.code, text) if isinstance(error, ImageError) else type(error)(text)) from None
+        return self._full_array(image, channels, white)
+
+    def _full_array(self, image: ImageInput, channels: Channels | None, white: float | None) -> AnyImage:
         if self.channels not in (1, 3):
             return to_channels(image, self.channels, axis=channels, profile=self.profile, data_range=white)
         rgb = to_rgb(image, channels=channels, background=self.background, profile=self.profile, data_range=white)
@@ -238,20 +243,22 @@ class Processor:
         return normalize(pixels, self.rescale, tuple(self.mean), tuple(self.std))
 
     def __call__(
-        self, images: ImageInput | Sequence[ImageInput], **options: Unpack[Options]
+        self, images: ImageInput | Iterable[ImageInput], **options: Unpack[Options]
     ) -> 'Float32[Tensor, "b c h w"]':
-        """Preprocesses an image, a list of images, or an array (b, c, h, w) or (b, h, w, c). Returns a batch.
+        """Preprocesses one image or several: a list, an iterator, or an array (b, c, h, w) or (b, h, w, c).
 
-        Errors name the image: by its path, or by its index.
+        Returns a batch. Errors name the image: by its path, or by its index.
         """
         import torch
 
+        white, (_, single) = self._white(options), split(images)
+        many = each_image(images, self.channels, channels=options.get("channels"), data_range=white)
         arrays = []
-        for index, (image, choices) in enumerate(_each(images, options, self)):
+        for index, image in enumerate(many):
             try:
-                arrays.append(self.array(image, **choices))
+                arrays.append(self.array(image, **options))
             except (ValueError, TypeError) as error:
-                raise (error if image is images and not is_path(image) else named(error, image, index)) from None
+                raise (error if single and not is_path(image) else named(error, image, index)) from None
         if not arrays:
             return torch.empty((0, self.channels, *self.size))
         if len({array.shape for array in arrays}) > 1:
@@ -302,29 +309,3 @@ def named(error: ValueError | TypeError, image: ImageInput, index: int) -> Value
 def is_path(image: ImageInput) -> bool:
     """Returns whether an image is given as a path (or an `Unlisted` path), not as bytes or pixels."""
     return isinstance(image, str | os.PathLike | Unlisted)
-
-
-def _each(images: ImageInput, options: Options, processor: Processor) -> Iterator[tuple[ImageInput, Options]]:
-    """Yields every image of the input with the options for that image."""
-    if isinstance(images, list | tuple):
-        for image in images:
-            yield image, options
-    elif (is_tensor(images) or isinstance(images, np.ndarray)) and images.ndim == 4:
-        if 0 in images.shape[1:]:
-            raise ValueError(
-                f"a batch of images must have the shape (b, c, h, w) or (b, h, w, c), got {tuple(images.shape)}"
-            )
-        # The range of values is found for the batch, so that a dark image among bright ones is not brightened.
-        white = processor.data_range if options.get("data_range") is None else options.get("data_range")
-        if processor.channels in (1, 3):
-            pixels = array_to_bytes(as_array(images), white)
-            channels = find_channels(pixels.shape[1:], options.get("channels"), is_tensor(images))
-        else:
-            pixels = bands_to_bytes(as_array(images), white)
-            channels = find_bands(
-                pixels.shape[1:], processor.channels, options.get("channels"), is_torch=is_tensor(images)
-            )
-        for image in pixels:
-            yield image, {**options, "channels": channels}
-    else:
-        yield images, options

@@ -12,7 +12,6 @@ An export is a folder with the model file, `config.json` (the model config, its 
 
 import copy
 import os
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
@@ -33,6 +32,7 @@ from vitkit.images import DEFAULT_LIMITS, Limits
 from vitkit.inference.runtimes import _quantized
 from vitkit.inference.runtimes._exported import VERSION, Export, ExportedModel, is_export, load_export, runtime, targets
 from vitkit.inference.runtimes._trace import Traced, differences, sizes_to_test, trace
+from vitkit.logs import LOGGER
 
 __all__ = [
     "Export",
@@ -71,8 +71,8 @@ def export(
 
     `precision` is the dtype of the exported weights. int8 measures the ranges of activations on the images in
     `calibration`, about a hundred like those that the model will see, up to the `limits` of image files. Those that
-    cannot be read are left out: `skipped` is called with each error, which names the image; without it there is a
-    warning. The batch size is dynamic; the image size is that of the model, or dynamic with `dynamic_size`: the
+    cannot be read are left out: `skipped` is called with each error, which names the image; without it the error
+    is logged. The batch size is dynamic; the image size is that of the model, or dynamic with `dynamic_size`: the
     position table is then resized in the graph. The folder is written atomically. Returns the export settings with the
     measured difference.
 
@@ -81,6 +81,10 @@ def export(
     missing.
     """
     module = runtime(to)
+    if checkpoint.model.is_exported:
+        raise ExportError(
+            "the model is an export already, which has no weights to export; load the original checkpoint instead"
+        )
     if precision not in module.TOLERANCES:
         raise ValueError(f"the precision is '{precision}', but {to} supports only {' and '.join(module.TOLERANCES)}")
     if dynamic_size and not getattr(module, "DYNAMIC_SIZE", False):
@@ -113,7 +117,7 @@ def export(
 
 
 def _warn(error: Exception) -> None:
-    warnings.warn(f"skipped a calibration image: {error}", RuntimeWarning, stacklevel=4)
+    LOGGER.warning("skipped a calibration image: %s", error)
 
 
 def _calibration_images(

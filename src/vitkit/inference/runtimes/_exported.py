@@ -79,6 +79,11 @@ class ExportedModel(models.Backbone):
         self.placeholder = nn.Parameter(torch.empty(0), requires_grad=False)
 
     @property
+    def is_exported(self) -> bool:
+        """Always True."""
+        return True
+
+    @property
     def num_taps(self) -> int:
         """Always 0, because an exported model has no block outputs."""
         return 0

@@ -1,0 +1,49 @@
+"""Opens the model argument of the functions of the Python API: a loaded classifier, or where to load it from."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from vitkit.inference import Classifier, load
+from vitkit.inference.predictor import Options
+
+#: A classifier of `vitkit.load`, a folder, a file, or a Hub id.
+Model = Classifier | str | os.PathLike[str]
+Size = int | tuple[int, int]
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"]
+
+
+class LoadOptions(Options, total=False):
+    """Options of `vitkit.classify` and `vitkit.embed` for loading the model, and those of `Predictor`."""
+
+    image_size: Size | None
+    revision: str | None
+    config: Mapping[str, Any] | None
+
+
+def opened(
+    model: Model,
+    *,
+    revision: str | None = None,
+    image_size: Size | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Classifier:
+    """Returns a classifier, loaded with these options unless it is one already.
+
+    Raises TypeError for another object, and ValueError for options of loading together with a loaded model.
+    """
+    if isinstance(model, Classifier):
+        options = {"revision": revision, "image_size": image_size, "config": config}
+        if given := [name for name, value in options.items() if value]:
+            raise ValueError(
+                f"the model is loaded already, so {' and '.join(given)} cannot change it; pass "
+                f"{'it' if len(given) == 1 else 'them'} to vitkit.load, or pass the path of the model"
+            )
+        return model
+    if not isinstance(model, str | os.PathLike):
+        kind = type(model).__name__
+        raise TypeError(
+            f"model is {'None' if model is None else f'an object of type {kind}'}; expected a classifier of vitkit.load, "
+            "a folder, a file or a Hub id"
+        )
+    return load(model, revision=revision, image_size=image_size, config=config)
