@@ -43,7 +43,7 @@ def opened(
     if not isinstance(model, str | os.PathLike):
         kind = type(model).__name__
         raise TypeError(
-            f"model is {'None' if model is None else f'an object of type {kind}'}; expected a classifier of vitkit.load, "
-            "a folder, a file or a Hub id"
+            f"model is {'None' if model is None else f'an object of type {kind}'}; expected a classifier of "
+            "vitkit.load, a folder, a file or a Hub id"
         )
     return load(model, revision=revision, image_size=image_size, config=config)
