@@ -85,7 +85,7 @@ def test_figure_size_and_deterministic_files(tmp_path: Path) -> None:
     height = TITLE + wide + high + FOOTER
     assert png_size(tmp_path / "a.png") == pytest.approx((width * DPI, height * DPI), abs=2)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    with pytest.raises(ValueError, match=r"saved as .png files, but the path is '.*a.jpg'"):
+    with pytest.raises(ValueError, match=r"the output file is '.*a\.jpg'; its name must end in \.png"):
         explanation.save(tmp_path / "a.jpg")
 
 

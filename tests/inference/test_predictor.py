@@ -89,6 +89,9 @@ def test_images_are_read_as_needed(classifier: Classifier, images: list[Path]) -
 
 def test_images_of_several_shapes(classifier: Classifier, images: list[Path]) -> None:
     keep = Processor(size=(32, 32), resize="none")
+    for index, path in enumerate(images):
+        with Image.open(path) as image:
+            image.resize((16 + 16 * (index % 3), 32 + 16 * (index % 2))).save(path)
     outcomes = list(Predictor(classifier.model, keep, batch_size=4).logits(images))
     for path, outcome in zip(images, outcomes, strict=True):
         with torch.no_grad():

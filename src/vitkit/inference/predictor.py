@@ -290,7 +290,16 @@ class Predictor:
                 shapes.setdefault(pixels.shape, []).append((position, pixels))
         # A processor that does not resize gives several shapes: one batch per shape.
         for group in shapes.values():
-            rows = self._forward(self._stack([pixels for _, pixels in group]), network)
+            try:
+                rows = self._forward(self._stack([pixels for _, pixels in group]), network)
+            except ValueError as error:
+                if getattr(self.processor, "resize", "") != "none":
+                    raise
+                # The size of these images: it does not stop the others.
+                for position, _ in group:
+                    refused = ImageError("unsupported_format", str(error))
+                    outcomes[position] = Outcome(source=batch[position][0], error=refused)
+                continue
             for (position, _), row in zip(group, rows, strict=True):
                 outcomes[position] = _outcome(batch[position][0], *row)
         return [outcome for outcome in outcomes if outcome is not None]

@@ -9,12 +9,12 @@ from vitkit.layers.attention import Attention, attention_weights
 from vitkit.layers.axial import AxialBlock, RelativeLineAttention
 from vitkit.layers.batch_norm import BatchNorm
 from vitkit.layers.block import MLP, Block, DropPath, LayerScale, SwiGLU, encoder_blocks, layer_norm, run_blocks
-from vitkit.layers.channels import adapt_input_weight, check_axes
+from vitkit.layers.channels import adapt_input_weight, check_axes, check_floats
 from vitkit.layers.features import Features, join_tokens
 from vitkit.layers.init import init_layers, init_lecun, init_mae, init_truncated
 from vitkit.layers.mode import eval_mode
 from vitkit.layers.packing import Packed, run_packed
-from vitkit.layers.patches import PatchEmbed, resize_patches
+from vitkit.layers.patches import PatchEmbed, check_filled, resize_patches
 from vitkit.layers.pool import MapPool, pool_tokens, pre_logits
 from vitkit.layers.position import (
     RESIZES,
@@ -88,6 +88,8 @@ __all__ = [
     "axial_rotation",
     "block_indices",
     "check_axes",
+    "check_filled",
+    "check_floats",
     "encoder_blocks",
     "eval_mode",
     "factorized_tables",

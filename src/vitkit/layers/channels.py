@@ -4,13 +4,44 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+SHAPE = "(batch, channels, height, width)"
+
+
 def check_axes(images: Tensor) -> None:
-    """Raises ValueError unless images have the four axes (batch, channels, height, width)."""
-    if images.ndim != 4:
+    """Raises ValueError unless images are a tensor with the four axes (batch, channels, height, width)."""
+    if not isinstance(images, Tensor):
+        shape = getattr(images, "shape", None)
+        given = f" of shape {tuple(shape)} and dtype {images.dtype}" if shape is not None else ""
         raise ValueError(
-            f"images must have the shape (batch, channels, height, width), got {tuple(images.shape)}"
-            + ("; add a batch axis with images[None]" if images.ndim == 3 else "")
+            f"images must be a tensor of the shape {SHAPE} with normalized floating-point values, got a "
+            f"{type(images).__name__}{given}; preprocess images with model.processor(images)"
+            + (", or pass torch.from_numpy(images) if they are normalized already" if shape is not None else "")
         )
+    if images.ndim != 4:
+        fix = "; add a batch axis with images[None]" if images.ndim == 3 else ""
+        if images.ndim == 3 and images.shape[0] not in (1, 3) and images.shape[2] in (1, 3):
+            fix = "; put the channels first and add a batch axis with images.permute(2, 0, 1)[None]"
+        raise ValueError(f"images must have the shape {SHAPE}, got {tuple(images.shape)} of dtype {_name(images)}{fix}")
+
+
+def check_floats(images: Tensor) -> None:
+    """Raises ValueError for images of integers, booleans or complex numbers, which cannot be normalized."""
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images must be normalized floating-point tensors, got {images.dtype} of shape {tuple(images.shape)}"
+            f"{_range(images)}; preprocess them with model.processor(images)"
+        )
+
+
+def _name(images: Tensor) -> str:
+    return str(images.dtype).removeprefix("torch.")
+
+
+def _range(images: Tensor) -> str:
+    """Returns the range of values for an error message, such as " with values from 0 to 255"."""
+    if not images.numel() or images.is_complex() or images.is_meta:
+        return ""
+    return f" with values from {images.min().item():g} to {images.max().item():g}"
 
 
 def as_input(
@@ -24,13 +55,15 @@ def as_input(
     """
     check_axes(images)
     if images.shape[1] != channels:
+        last = images.shape[3] == channels
         raise ValueError(
-            f"the model takes images with {channels} channels, but the images have {images.shape[1]} channels"
+            f"the model takes images with {channels} channels, but the images have {images.shape[1]} channels: their "
+            f"shape is {tuple(images.shape)}"
+            + ("; put the channels first with images.permute(0, 3, 1, 2)" if last else f", expected {SHAPE}")
         )
-    if not images.is_floating_point():
-        raise ValueError(
-            f"images must be normalized floating-point tensors, got {images.dtype}; preprocess them with the processor"
-        )
+    check_floats(images)
+    if 0 in images.shape[2:]:
+        raise ValueError(f"the images have no pixels: their shape is {tuple(images.shape)}; expected {SHAPE}")
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.dtype == images.dtype:
         return images

@@ -1,6 +1,7 @@
 """Patch embedding (ViT paper, equation 1), which can be resized to other patch sizes."""
 
 from functools import lru_cache
+from operator import floordiv, mod
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers.channels import adapt_input_convolution, as_input
+from vitkit.layers.resize_matrix import is_symbolic
 
 
 @lru_cache(maxsize=256)
@@ -47,10 +49,28 @@ def resize_kernel(
     return torch.einsum("rp,dcpq,sq->dcrs", rows, weight.double(), columns).to(weight.dtype)
 
 
+def check_filled(size: tuple[int, int], patch_size: tuple[int, int], native: tuple[int, int]) -> None:
+    """Raises ValueError for a size that is not a multiple of the patch size, unless it is the size `native`.
+
+    The border of such images would be ignored. Symbolic sizes, in a graph that is exported, are not checked.
+    """
+    if is_symbolic(size) or size == native or not any(map(mod, size, patch_size)):
+        return
+    if 0 in map(floordiv, size, patch_size):
+        return  # smaller than a patch: `PatchEmbed.grid` raises the error
+    below = "x".join(str(side - side % patch) for side, patch in zip(size, patch_size, strict=True))
+    above = "x".join(str(side + -side % patch) for side, patch in zip(size, patch_size, strict=True))
+    raise ValueError(
+        f"images of {size[0]}x{size[1]} pixels do not consist of patches of {patch_size[0]}x{patch_size[1]} pixels; "
+        f"resize them to {below} or {above}, or preprocess them with model.processor(images)"
+    )
+
+
 class PatchEmbed(nn.Module):
     """Patch embedding: a convolution whose stride is its kernel size.
 
-    Pixels at the right and the bottom that do not fill a patch are ignored, as in the original (padding VALID).
+    Pixels at the right and the bottom that do not fill a patch are ignored, as in the original (padding VALID); models
+    call `check_filled`, so that this happens at their native size only.
     `backbone` makes it the patch embedding of a hybrid (ViT paper, section 3.1): the patches are cut from the feature
     map of the backbone, which has `channels` channels. With `patch_sizes` (sides in pixels), training samples one of
     them for each batch, uniformly and from torch's generator on the CPU (FlexiViT, section 3.1); the weights keep the
@@ -110,6 +130,11 @@ class PatchEmbed(nn.Module):
                 "the patch size of a hybrid ViT cannot change, because its patches come from the feature "
                 "map of its ResNet"
             )
+
+    def check_filled(self, images: Tensor, native: tuple[int, int]) -> None:
+        """Raises ValueError for images that do not consist of patches (see `check_filled`). A hybrid takes any size."""
+        if isinstance(images, Tensor) and images.ndim == 4 and isinstance(self.backbone, nn.Identity):
+            check_filled((images.shape[2], images.shape[3]), self.patch_size, native)
 
     def grid(self, height: int, width: int, patch_size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Returns the rows and columns of patches in an image or feature map of `height` x `width`."""

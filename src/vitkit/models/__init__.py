@@ -213,7 +213,11 @@ class TokenBackbone(Backbone):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns `encode(embed(images))`. `Features.taps` contains the outputs of the chosen `blocks`."""
+        """Returns `encode(embed(images))`. `Features.taps` contains the outputs of the chosen `blocks`.
+
+        Raises ValueError for images whose sides are not multiples of the patch size, unless they have the native size.
+        """
+        self.patch_embed.check_filled(images, self.config.image_size)
         taps = make_taps(blocks, self.num_taps, lambda _, tokens: self.norm(tokens), **options)
         embedded = self.embed(images)
         return self.encode(embedded) if taps is None else taps.attach(self.encode(embedded, taps))

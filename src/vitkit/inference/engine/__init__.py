@@ -35,7 +35,7 @@ from vitkit.inference.engine.path import (
     probe,
 )
 from vitkit.inference.engine.watch import Watch, irregularity
-from vitkit.layers import Block, Blocks, Features, TapOptions, eval_mode
+from vitkit.layers import Block, Blocks, Features, TapOptions, check_axes, check_floats, eval_mode
 from vitkit.models import Backbone, TokenBackbone
 
 __all__ = [
@@ -124,12 +124,16 @@ class FastModel(Backbone):
             raise ValueError(
                 "an accelerated model does not return the outputs of blocks; call its `original.features` instead"
             )
+        check_axes(images)
+        check_floats(images)
         if self.is_stale:
             return self._original_features(images)
         return self._fast_features(images)
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
         """Returns the logits of images."""
+        check_axes(images)
+        check_floats(images)
         if self.is_stale:
             parameter = next(self.original.parameters())
             with eval_mode(self.original):

@@ -20,7 +20,7 @@ from vitkit.checkpoints.json_files import read_json
 from vitkit.checkpoints.preprocessing import stated
 from vitkit.config import AnyConfig, from_dict
 from vitkit.data.processor import Processor
-from vitkit.layers import Blocks, Features, TapOptions
+from vitkit.layers import Blocks, Features, TapOptions, check_axes, check_filled, check_floats
 from vitkit.registry import Registry
 from vitkit.regular import check_regular
 
@@ -148,6 +148,8 @@ class ExportedModel(models.Backbone):
         return rows, columns
 
     def _run(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        check_axes(images)
+        check_floats(images)
         wanted = (self.config.channels, *self.config.image_size)
         if self.export.dynamic_size:
             if images.shape[1] != wanted[0]:
@@ -155,12 +157,14 @@ class ExportedModel(models.Backbone):
                     f"the model has {wanted[0]} input channels, but the images have {images.shape[1]} channels"
                 )
             self._grid(images.shape[2], images.shape[3])  # raises ValueError for an image smaller than one patch
+            if patch_size := getattr(self.config, "patch_size", None):
+                check_filled((images.shape[2], images.shape[3]), patch_size, self.config.image_size)
         elif tuple(images.shape[1:]) != wanted:
             raise ValueError(
                 f"the model was exported for images of shape {wanted}, not {tuple(images.shape[1:])}; "
                 "export it again with --image-size or --dynamic-size"
             )
-        pixels = np.ascontiguousarray(images.detach().numpy(), dtype=np.float32)
+        pixels = np.ascontiguousarray(images.detach().float().cpu().numpy())
         arrays = self._runner(pixels, outputs)
         return {name: torch.from_numpy(array) for name, array in zip(outputs, arrays, strict=True)}
 
