@@ -71,8 +71,11 @@ def _run(words: list[str]) -> int | None:
     function = command(words[0])
     import tyro
 
+    from vitkit import logs
+
     _hide_missing_defaults(function)
-    return tyro.cli(function, prog=f"vitkit {words[0]}", args=words[1:], config=(tyro.conf.FlagCreatePairsOff,))
+    with logs.shown():
+        return tyro.cli(function, prog=f"vitkit {words[0]}", args=words[1:], config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def _hide_missing_defaults(function: Callable[..., int | None]) -> None:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from vitkit.config import Json
 from vitkit.images import DEFAULT_LIMITS, Limits, Unlisted, sniff
 from vitkit.inference.expand import expand
+from vitkit.logs import LOGGER
 from vitkit.text import json_text, plural, printable, shortened
 
 if TYPE_CHECKING:
-    from vitkit.inference import Classifier, Outcome
+    from vitkit.inference import Classifier
+    from vitkit.inference.results import Result
 
 
 def settings(words: Sequence[str]) -> dict[str, str]:
@@ -40,8 +42,10 @@ def _is_long(name: str) -> bool:
 class StandardInput(bytes):
     """An image read from standard input. Its name in the output is `-`."""
 
+    name = "-"
+
     def __str__(self) -> str:
-        return "-"
+        return self.name
 
 
 def arguments_to_images(arguments: Sequence[str]) -> list[str | bytes | Unlisted]:
@@ -91,13 +95,10 @@ def _names(data: bytes) -> list[str] | None:
 
 
 def load_model(model: str, revision: str | None, image_size: int | None, words: Sequence[str]) -> "Classifier":
-    """Loads a checkpoint. Prints notes about inferred settings on standard error."""
+    """Loads a checkpoint. Notes about inferred settings are logged, and shown on standard error."""
     from vitkit.inference import load
 
-    classifier = load(model, revision=revision, image_size=image_size, config=settings(words))
-    for note in classifier.origin.notes if classifier.origin else ():
-        print(f"vitkit: {note}", file=sys.stderr)
-    return classifier
+    return load(model, revision=revision, image_size=image_size, config=settings(words))
 
 
 def limits(max_pixels: int | None, max_bytes: int | None) -> Limits:
@@ -126,7 +127,7 @@ def report_unreadable(names: Sequence[str], file: Path) -> None:
 def report_errors(errors: Sequence[Exception | str]) -> int:
     """Prints each error as one line to standard error. Returns the number of errors."""
     for error in errors:
-        print(f"vitkit: {printable(error)}", file=sys.stderr)
+        LOGGER.warning("%s", printable(error))
     return len(errors)
 
 
@@ -140,18 +141,18 @@ def json_line(row: Json) -> str:
     return json_text(row, ascii_only=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
 
 
-def count_failures(outcomes: Iterable["Outcome"]) -> int:
-    """Consumes the outcomes, prints the number of failures to standard error and returns the exit code.
+def count_failures(results: Iterable["Result"]) -> int:
+    """Consumes the results, prints the number of failures to standard error and returns the exit code.
 
     It is 2 if some images failed, and 1 if all did, so that nothing was done.
     """
     total, failed, first = 0, 0, ""
-    for outcome in outcomes:
+    for result in results:
         total += 1
-        if outcome.error is not None:
+        if result.error is not None:
             failed += 1
-            first = first or printable(f"{outcome.source}: {outcome.error}")
+            first = first or printable(f"{result.name}: {result.error}")
     if failed:
         which = "" if failed == 1 else "the first is "
-        print(f"vitkit: {failed} of {total} images could not be read: {which}{first}", file=sys.stderr)
+        LOGGER.warning("%s of %s images could not be read: %s%s", failed, total, which, first)
     return 0 if not failed else 1 if failed == total else 2

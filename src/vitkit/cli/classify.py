@@ -2,21 +2,16 @@
 
 import csv as csv_format
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from vitkit.config import JsonDict
 from vitkit.text import printable
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from vitkit.inference import Outcome, Prediction
-    from vitkit.task import Function
-
-    Rows = Iterator[tuple[Outcome, list[Prediction]]]
+    from vitkit.inference import Classification
 
 
 def classify(
@@ -27,6 +22,7 @@ def classify(
     threshold: float | None = None,
     json: bool = False,
     csv: bool = False,
+    out: Path | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto",
     merge_tokens: int = 0,
     resampling: Literal["pillow", "torch", "draft"] = "pillow",
@@ -53,6 +49,7 @@ def classify(
         threshold: For multi-label models: print only the labels whose score is at least this value, from 0 to 1.
         json: Print one line of JSON per image.
         csv: Print CSV with a header, one row per image and class.
+        out: Write a table to this file instead: .csv, .jsonl (one line per image) or .parquet.
         precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
             An int8 model is calibrated on the first images. float8 requires a GPU.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
@@ -67,88 +64,100 @@ def classify(
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
     """
+    import warnings
+
+    from vitkit.api.classify import classify as classify_images
     from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
-    from vitkit.inference import Predictor, check_threshold, top_predictions
+    from vitkit.inference import Classifications, UntrainedHeadWarning
 
     if json and csv:
         raise ValueError("choose either --json or --csv, not both")
+    if out is not None and (json or csv):
+        raise ValueError(f"--out writes the table to a file; omit {'--json' if json else '--csv'}")
     if top < 1:
         raise ValueError(f"--top is {top}; it must be at least 1")
+    if out is not None:
+        Classifications.check_path(out)
     sources = arguments_to_images(images)
     classifier = load_model(model, revision, image_size, set)
     if not classifier.labels:
         raise ValueError(f"the model '{model}' has no classes; use `vitkit embed` for its features")
-    task = classifier.config.task
-    if threshold is not None:
-        check_threshold(task, len(classifier.labels), threshold)
-    predictor = Predictor(
-        classifier.model,
-        classifier.processor,
-        precision=precision,
-        merge_tokens=merge_tokens,
-        resampling=resampling,
-        compile=compile,
-        device=device,
-        batch_size=batch_size,
-        allow_truncated=allow_truncated,
-        limits=limits(max_pixels, max_bytes),
-        progress=shows_progress(),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntrainedHeadWarning)  # the notes of the checkpoint say it
+        results = classify_images(
+            classifier,
+            sources,
+            top=top,
+            threshold=threshold,
+            errors="yield",
+            stream=True,
+            precision=precision,
+            merge_tokens=merge_tokens,
+            resampling=resampling,
+            compile=compile,
+            device=device,
+            batch_size=batch_size,
+            allow_truncated=allow_truncated,
+            limits=limits(max_pixels, max_bytes),
+            progress=shows_progress(),
+        )
+    if out is not None:
+        return _save(results, out)
+    names = [str(source) for source in sources]
+    write = _write_json(results) if json else _write_csv(results) if csv else _write_table(results, names)
+    return count_failures(write)
 
-    def decoded(output: "np.ndarray") -> list["Prediction"]:
-        return top_predictions(output, classifier.labels, top, task=task, threshold=threshold)
 
-    rows = ((each, [] if each.output is None else decoded(each.output)) for each in predictor.logits(sources))
-    write = _write_json if json else _write_csv if csv else _write_table
-    return count_failures(write(rows, task.function(len(classifier.labels))))
+def _save(results: "Iterator[Classification]", out: Path) -> int:
+    from vitkit.cli._outcomes import count_failures
+    from vitkit.inference import Classifications
+    from vitkit.text import plural
+
+    found: list[Classification] = []
+
+    def collected() -> "Iterator[Classification]":
+        for result in results:
+            found.append(result)
+            yield result
+
+    code = count_failures(collected())
+    Classifications(found).save(out)
+    print(printable(f"{out}: predictions for {plural(sum(each.error is None for each in found), 'image')}"))
+    return code
 
 
-def _write_json(rows: "Rows", function: "Function") -> Iterator["Outcome"]:
+def _write_json(results: "Iterator[Classification]") -> "Iterator[Classification]":
     from vitkit.cli._outcomes import json_line
 
-    names = {"softmax": ("score",), "sigmoid": ("score", "predicted"), "none": ("value",)}[function]
-    for outcome, predictions in rows:
-        line: JsonDict = {"path": str(outcome.source)}
-        if outcome.error is not None:
-            line["error"] = {"code": outcome.error.code, "message": str(outcome.error)}
-        else:
-            fields = ("label", "index", *names)
-            line["predictions"] = [{name: getattr(each, name) for name in fields} for each in predictions]
-        print(json_line(line), flush=True)
-        yield outcome
+    for result in results:
+        print(json_line(result.to_dict()), flush=True)
+        yield result
 
 
-def _write_csv(rows: "Rows", function: "Function") -> Iterator["Outcome"]:
-    columns = {"softmax": ["score"], "sigmoid": ["score", "predicted"], "none": ["value"]}[function]
+def _write_csv(results: "Iterator[Classification]") -> "Iterator[Classification]":
     writer = csv_format.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "rank", "label", "index", *columns, "error"])
-    for outcome, predictions in rows:
-        if outcome.error is not None:
-            writer.writerow([printable(outcome.source), "", "", "", *([""] * len(columns)), outcome.error.code])
-        for rank, each in enumerate(predictions, start=1):
-            values = [f"{each.score:.6f}", str(each.predicted).lower()] if each.value is None else [f"{each.value:.9g}"]
-            row = [printable(outcome.source), rank, printable(each.label), each.index, *values[: len(columns)], ""]
-            writer.writerow(row)
-        yield outcome
+    for position, result in enumerate(results):
+        if position == 0:
+            writer.writerow(result.columns)
+        writer.writerows(result.csv_rows())
+        yield result
 
 
-def _write_table(rows: "Rows", function: "Function") -> Iterator["Outcome"]:
+def _write_table(results: "Iterator[Classification]", names: Sequence[str]) -> "Iterator[Classification]":
+    """Prints the predictions of each image. On a terminal, lines fit its width, and names stay distinct."""
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
-    for outcome, predictions in rows:
-        console.print(Text(printable(outcome.source), style="bold"))
-        if outcome.error is not None:
-            console.print(Text(f"  cannot be read: {printable(outcome.error)}", style="red"))
-        elif not predictions:
-            console.print(Text("  no label reaches the threshold"))
-        for each in predictions:
-            label = printable(each.label)
-            if each.value is not None:
-                console.print(Text(f"  {each.value:12.6g}  {label}"))
-                continue
-            filled = round(20 * each.score)
-            mark = "" if function == "softmax" else "* " if each.predicted else "  "
-            console.print(Text(f"  {each.score:6.1%}  {'#' * filled}{'.' * (20 - filled)}  {mark}{label}"))
-        yield outcome
+    from vitkit.screen import terminal_width
+    from vitkit.text import fit, fit_all
+
+    console, width = Console(highlight=False, soft_wrap=True), terminal_width()
+    titles = [printable(name) for name in names]
+    titles = titles if width is None else fit_all(titles, width)
+    for position, result in enumerate(results):
+        title = titles[position] if position < len(titles) else printable(result.name)
+        console.print(Text(title, style="bold"))
+        for line in result.lines():
+            text = f"  {line}"
+            console.print(Text(text if width is None else fit(text, width), style="red" if result.error else ""))
+        yield result

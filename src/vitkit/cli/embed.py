@@ -1,16 +1,14 @@
 """The `vitkit embed` command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    import numpy as np
-
-    from vitkit.inference import Outcome
+    from vitkit.inference import Embedding
 
 
 def embed(
@@ -35,15 +33,15 @@ def embed(
 ) -> int:
     """Compute feature vectors of images.
 
-    Prints one JSON object per line, or writes one .npz with `paths` and `embeddings` (images, width). With --blocks,
-    the JSON also has `blocks`, the output of each block by number; the .npz has one array per block, such as
-    `block_3`, of shape (images, width), or (images, width, rows, columns) with --as-maps. An image that cannot be read
-    is reported and left out of the .npz, and the exit code is 2.
+    Prints one JSON object per line, or writes one file: .npz with `paths` and `embeddings` (images, width), .parquet,
+    .jsonl or .csv. With --blocks, the JSON also has `blocks`, the output of each block by number; the .npz has one
+    array per block, such as `block_3`, of shape (images, width), or (images, width, rows, columns) with --as-maps. An
+    image that cannot be read is reported and left out of the file, and the exit code is 2.
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
         images: Image files, folders or globs, or - for standard input (one image, or one path per line).
-        out: Output .npz file. If not set: one line of JSON per image is printed.
+        out: Output file: .npz, .parquet, .jsonl or .csv. If not set: one line of JSON per image is printed.
         blocks: Also return the outputs of these blocks, such as 0,3,-1. Blocks are numbered from 0, and -1 is the last.
             In a convolutional network, the blocks are the stages. Each output is one vector per image, without the
             final norm: the class token if the head reads it, else the mean of the patch tokens.
@@ -62,20 +60,23 @@ def embed(
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
     """
+    from vitkit.api.embed import embed as embed_images
     from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
-    from vitkit.inference import Predictor
+    from vitkit.inference import Embeddings
 
-    if out is not None and out.suffix != ".npz":
-        raise ValueError(f"--out is '{out.name}'; the file name must end in .npz")
-    if out is not None and not out.parent.is_dir():
-        raise ValueError(f"the folder '{out.parent}' of --out does not exist")
+    if out is not None:
+        Embeddings.check_path(out)
     if as_maps and not blocks:
         raise ValueError("--as-maps needs --blocks, such as --blocks 3,6,9")
     sources = arguments_to_images(images)
     classifier = load_model(model, revision, image_size, set)
-    predictor = Predictor(
-        classifier.model,
-        classifier.processor,
+    results = embed_images(
+        classifier,
+        sources,
+        blocks=_numbers(blocks, classifier.model.num_taps) or None,
+        as_maps=as_maps,
+        errors="yield",
+        stream=True,
         precision=precision,
         merge_tokens=merge_tokens,
         resampling=resampling,
@@ -86,9 +87,7 @@ def embed(
         limits=limits(max_pixels, max_bytes),
         progress=shows_progress(),
     )
-    numbers = _numbers(blocks, classifier.model.num_taps)
-    outcomes = predictor.embeddings(sources, blocks=numbers or None, as_maps=as_maps)
-    return count_failures(_print_json(outcomes, numbers)) if out is None else _save(outcomes, numbers, out)
+    return count_failures(_print_json(results)) if out is None else _save(results, out)
 
 
 def _numbers(blocks: str | None, depth: int) -> tuple[int, ...]:
@@ -104,62 +103,36 @@ def _numbers(blocks: str | None, depth: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(block_indices(numbers, depth)))
 
 
-def _print_json(outcomes: "Iterator[Outcome]", blocks: "Sequence[int]") -> "Iterator[Outcome]":
+def _print_json(results: "Iterator[Embedding]") -> "Iterator[Embedding]":
     from vitkit.cli._outcomes import json_line
 
-    for outcome in outcomes:
-        if outcome.error is not None or outcome.output is None:
-            rest = {"error": {"code": outcome.error.code, "message": str(outcome.error)}} if outcome.error else {}
-        else:
-            rest = {"embedding": outcome.output.tolist()}
-            if blocks:
-                rest["blocks"] = {str(block): tap.tolist() for block, tap in zip(blocks, outcome.taps, strict=True)}
-        print(json_line({"path": str(outcome.source), **rest}), flush=True)
-        yield outcome
+    for result in results:
+        print(json_line(result.to_dict()), flush=True)
+        yield result
 
 
-def _save(outcomes: "Iterator[Outcome]", blocks: "Sequence[int]", out: Path) -> int:
-    import sys
-
-    import numpy as np
-
-    from vitkit import atomic
+def _save(results: "Iterator[Embedding]", out: Path) -> int:
     from vitkit.cli._outcomes import count_failures
-    from vitkit.text import printable
+    from vitkit.inference import Embeddings
+    from vitkit.logs import LOGGER
+    from vitkit.text import plural, printable
 
-    saved: list[Outcome] = []
+    found: list[Embedding] = []
 
-    def collect() -> "Iterator[Outcome]":
-        for outcome in outcomes:
-            if outcome.error is None:
-                saved.append(outcome)
+    def collected() -> "Iterator[Embedding]":
+        for result in results:
+            if result.error is None:
+                found.append(result)
             else:
-                print(f"vitkit: {printable(outcome.source)}: {printable(outcome.error)}", file=sys.stderr)
-            yield outcome
+                LOGGER.warning("%s: %s", printable(result.name), printable(result.error))
+            yield result
 
-    code = count_failures(collect())
-    rows = [outcome.output for outcome in saved if outcome.output is not None]
-    if not rows:
-        print("vitkit: no image could be read; nothing was written", file=sys.stderr)
+    code = count_failures(collected())
+    if not found:
+        LOGGER.warning("no image could be read; nothing was written")
         return 1
-    names = np.array([str(outcome.source) for outcome in saved])
-    taps = {f"block_{block}": _stack(block, [each.taps[row] for each in saved]) for row, block in enumerate(blocks)}
-    atomic.write_file(out, lambda part: _write(part, paths=names, embeddings=np.stack(rows), **taps))
-    rest = f", and outputs of {len(blocks)} block{'s' * (len(blocks) > 1)}" if blocks else ""
-    print(f"{out}: {len(rows)} embeddings of width {rows[0].shape[-1]}{rest}")
+    embeddings = Embeddings(found)
+    embeddings.save(out)
+    rest = f", and outputs of {plural(len(found[0].blocks), 'block')}" if found[0].blocks else ""
+    print(printable(f"{out}: {len(found)} embeddings of width {embeddings.to_numpy().shape[-1]}{rest}"))
     return code
-
-
-def _stack(block: int, outputs: "list[np.ndarray]") -> "np.ndarray":
-    import numpy as np
-
-    if len(shapes := {output.shape for output in outputs}) > 1:
-        raise ValueError(f"the feature maps of block {block} have different shapes: {sorted(shapes)}; set --image-size")
-    return np.stack(outputs)
-
-
-def _write(path: Path, **arrays: Any) -> None:
-    import numpy as np
-
-    with path.open("wb") as file:
-        np.savez(file, **arrays)

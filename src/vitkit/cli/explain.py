@@ -61,38 +61,35 @@ def explain(
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
     """
-    from vitkit import explanation as explanations
+    from vitkit.api.explain import explain as explain_model
     from vitkit.cli._outcomes import arguments_to_images, limits, load_model, report_errors
-    from vitkit.explanation import _inputs
-    from vitkit.inference import Predictor
     from vitkit.text import printable
 
     for path, suffix in ((out, ".png"), (arrays, ".npz")):
         if path is not None and path.suffix.lower() != suffix:
             raise ValueError(f"the output file is '{path}'; its name must end in {suffix}")
-    options = {
-        "layer": layer,
-        "head": head,
-        "label": label,
-        "fusion": fusion,
-        "discard": discard,
-        "share": share,
-        "number": number,
-        "all_patches": all_patches or None,
-    }
     sources = list(arguments_to_images(images)) if images else []
-    classifier = load_model(model, revision, image_size, ())
-    placed = Predictor(classifier.model, classifier.processor, precision="float32", device=device)
-    originals, errors = _inputs.readable(classifier.processor, sources, limits(max_pixels, max_bytes))
-    if report_errors(errors) and not originals:
-        return 1
-    shown = _inputs.read(placed.model, classifier.processor, originals, classifier.labels)
-    given = {name: value for name, value in options.items() if value is not None}
-    explanation = explanations.explain(method, shown, **given)
+    explanation = explain_model(
+        load_model(model, revision, image_size, ()),
+        sources,
+        method=method,
+        layer=layer,
+        head=head,
+        label=label,
+        fusion=fusion,
+        discard=discard,
+        share=share,
+        number=number,
+        all_patches=all_patches,
+        errors="yield",
+        device=device,
+        limits=limits(max_pixels, max_bytes),
+    )
+    report_errors(explanation.errors)
     explanation.save(out)
     print(printable(f"{out}: {explanation.drawing.title}"))
     if arrays is not None:
-        explanation.save_arrays(arrays)
+        explanation.save(arrays)
         shapes = ", ".join(f"{name} {value.shape}" for name, value in explanation.arrays.items())
-        print(f"{arrays}: {shapes}")
-    return 2 if errors else 0
+        print(printable(f"{arrays}: {shapes}"))
+    return 2 if explanation.errors else 0

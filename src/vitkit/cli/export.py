@@ -1,6 +1,5 @@
 """The `vitkit export` command."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,33 +46,25 @@ def export(
         set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
         overwrite: Replace an existing output folder.
     """
-    from vitkit import checkpoints
+    from vitkit.api.export import export as export_model
     from vitkit.cli._outcomes import arguments_to_images, limits, report_errors, settings
-    from vitkit.inference import runtimes
+    from vitkit.logs import LOGGER
     from vitkit.text import plural, printable
 
-    folder = out or Path(f"{Path(model.partition('@')[0]).stem}-{to}")
-    runtimes.runtime(to)
-    checkpoint = checkpoints.load(model, revision=revision, image_size=image_size, config=settings(set))
-    skipped: list[Exception] = []
-    found = runtimes.export(
-        checkpoint,
-        folder,
+    exported = export_model(
+        model,
+        out,
         to=to,
         precision=precision,
         dynamic_size=dynamic_size,
         calibration=arguments_to_images(calibration) if calibration else (),
         limits=limits(max_pixels, max_bytes),
-        skipped=skipped.append,
+        image_size=image_size,
+        revision=revision,
+        config=settings(set),
         overwrite=overwrite,
     )
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    rows, columns = checkpoint.model.config.image_size
-    images = "images of every size" if found.dynamic_size else f"images of {rows} x {columns}"
-    match = f"outputs match within {found.difference:.1g}"
-    if found.agreement is not None:
-        match = f"outputs differ by {found.difference:.1%}, predictions agree on {found.agreement:.0%} of the images"
-    print(f"{printable(folder)}: {to}, {size / 1e6:.1f} MB, {images}; {match}")
-    if report_errors(skipped):
-        print(f"vitkit: {plural(len(skipped), 'calibration image')} could not be read and left out", file=sys.stderr)
-    return 2 if skipped else 0
+    print(printable(f"{exported.folder}: {exported.describe()}"))
+    if report_errors(exported.errors):
+        LOGGER.warning("%s could not be read and left out", plural(len(exported.errors), "calibration image"))
+    return 2 if exported.errors else 0

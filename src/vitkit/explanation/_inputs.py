@@ -14,7 +14,7 @@ from vitkit.explanation._hooks import BATCH
 from vitkit.images import DEFAULT_LIMITS, AnyImage, ImageError, Limits, Unlisted
 from vitkit.layers import eval_mode
 from vitkit.models import Backbone, TokenBackbone
-from vitkit.text import printable
+from vitkit.text import percent, printable
 
 #: Short side of the displayed images, in pixels.
 DISPLAY_SIDE = 512
@@ -115,7 +115,8 @@ def top_classes(subject: ExplainInputs) -> tuple[str, ...]:
         return tuple(f"{label_name(subject, 0)} {value:.4g}" for value in task.scores(logits)[:, 0].tolist())
     scores, classes = task.scores(logits).max(dim=-1)
     return tuple(
-        f"{label_name(subject, int(index))} {float(score):.0%}" for score, index in zip(scores, classes, strict=True)
+        f"{label_name(subject, int(index))} {percent(float(score))}"
+        for score, index in zip(scores, classes, strict=True)
     )
 
 

@@ -15,6 +15,7 @@ from vitkit.images import ImageError
 from vitkit.text import json_text, printable
 
 TABLES = (".csv", ".jsonl", ".parquet")
+ARRAYS = (".npz", *TABLES)
 
 
 def error_dict(name: str, error: ImageError | None) -> JsonDict:
@@ -101,7 +102,7 @@ def save_embeddings(
 ) -> None:
     """Saves vectors and the outputs of blocks by the suffix of the path: as arrays or rows, or `dicts` as .jsonl."""
     target = Path(path).expanduser()
-    suffix = check_suffix(target, (".npz", *TABLES))
+    suffix = check_suffix(target, ARRAYS)
     if not names:
         raise ValueError(f"no image could be read, so there is nothing to save in '{printable(path)}'")
     taps = {f"block_{block}": _stacked(block, outputs) for block, outputs in blocks.items()}

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 import numpy as np
@@ -200,6 +201,15 @@ class Classification(Result):
         found = [{name: getattr(each, name) for name in names} for each in self.predictions]
         return {"path": self.name, "predictions": found}
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of `rows`."""
+        return ("path", "rank", "label", "index", *self.decoding.columns, "error")
+
+    def csv_rows(self) -> list[list[str]]:
+        """Returns `rows` as text for CSV."""
+        return [_files.csv_row(self.columns, row) for row in self.rows()]
+
     def rows(self) -> list[tuple[object, ...]]:
         """Returns one row per prediction: path, rank, label, index, the columns of the task, and the error code."""
         one = self.decoding
@@ -231,8 +241,12 @@ class Classifications(Results[Classification]):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of `to_pandas` and of saved tables."""
-        names = self[0].decoding.columns if len(self) else ("score",)
-        return ("path", "rank", "label", "index", *names, "error")
+        return self[0].columns if len(self) else ("path", "rank", "label", "index", "score", "error")
+
+    @staticmethod
+    def check_path(path: str | os.PathLike[str]) -> None:
+        """Raises ValueError if `save` cannot write this file: for its suffix, or because its folder is missing."""
+        _files.check_suffix(Path(path).expanduser(), _files.TABLES)
 
     def to_pandas(self) -> "pd.DataFrame":
         """Returns a DataFrame with one row per prediction, best first; `top(1).to_pandas()` has one row per image.
@@ -291,6 +305,11 @@ class Embedding(Result):
 
 class Embeddings(Results[Embedding]):
     """The feature vectors of images: a sequence of `Embedding` in the order of the images."""
+
+    @staticmethod
+    def check_path(path: str | os.PathLike[str]) -> None:
+        """Raises ValueError if `save` cannot write this file: for its suffix, or because its folder is missing."""
+        _files.check_suffix(Path(path).expanduser(), _files.ARRAYS)
 
     @property
     def readable(self) -> "Embeddings":
