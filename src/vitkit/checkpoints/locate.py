@@ -180,6 +180,11 @@ def _suggest_paths(path: Path) -> str:
 
 
 def _weights_in(folder: Path) -> Path:
+    if "export" in (_json(folder, "config.json") or {}):
+        raise CheckpointError(
+            f"{folder} is an exported model, which supports only prediction and evaluation; pass the "
+            "checkpoint from which it was exported"
+        )
     for name in WEIGHTS:
         if (folder / name).exists():  # what is not a regular file is rejected when it is opened
             return folder / name
@@ -196,11 +201,6 @@ def _weights_in(folder: Path) -> Path:
     if others:
         raise CheckpointError(
             f"{folder} has several weights files; pass one of them: {listing([path.name for path in others])}"
-        )
-    if "export" in (_json(folder, "config.json") or {}):
-        raise CheckpointError(
-            f"{folder} is an exported model, which supports only prediction and evaluation; pass the "
-            "checkpoint from which it was exported"
         )
     raise CheckpointError(f"{folder} has no weights file; expected one of {', '.join(WEIGHTS)}{_hint(folder)}")
 

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from vitkit import models
 from vitkit.evaluation import ModelOutputs
 from vitkit.evaluation.requirements import EvaluationData
 from vitkit.models import Backbone
@@ -86,9 +87,13 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns `giga` (GFLOPs of the forward pass of one image) and `million_parameters`."""
-    parameters = sum(parameter.numel() for parameter in subject.original_model.parameters())
-    return {"giga": flops(subject.original_model) / 1e9, "million_parameters": parameters / 1e6}
+    """Returns `giga` (GFLOPs of the forward pass of one image) and `million_parameters`.
+
+    For an exported model, they are those of the model from which it was exported.
+    """
+    model = subject.original_model
+    parameters = sum(parameter.numel() for parameter in (_twin(model) if model.is_exported else model).parameters())
+    return {"giga": flops(model) / 1e9, "million_parameters": parameters / 1e6}
 
 
 def flops(model: Backbone, image_size: tuple[int, int] | None = None) -> int:
@@ -97,8 +102,13 @@ def flops(model: Backbone, image_size: tuple[int, int] | None = None) -> int:
     `image_size` is (rows, columns) and defaults to that of the model. The pass runs on the meta device.
     """
     size = image_size or model.config.image_size
-    twin = copy.deepcopy(model).to("meta").eval()
+    twin = _twin(model)
     dtype = next(twin.parameters()).dtype
     with FlopCounter() as count, torch.no_grad():
         twin(torch.empty(1, model.config.channels, *size, device="meta", dtype=dtype))
     return count.total
+
+
+def _twin(model: Backbone) -> Backbone:
+    """Returns the model without weights, on the meta device. An export is built again from its config."""
+    return (models.build(model.config, device="meta") if model.is_exported else copy.deepcopy(model).to("meta")).eval()

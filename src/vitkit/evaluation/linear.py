@@ -62,6 +62,11 @@ def check_blocks(model: Backbone, blocks: str) -> TokenBackbone:
         raise ValueError(
             f"the argument of the evaluator linear is '{blocks}'; expected a number of blocks, as in linear:4"
         )
+    if model.is_exported:
+        raise ValueError(
+            "the evaluator linear needs the outputs of encoder blocks, which an exported model does not return; "
+            "load the original checkpoint instead, or use probe"
+        )
     if not isinstance(model, TokenBackbone):
         raise ValueError(f"the evaluator linear needs encoder blocks, but {type(model).__name__} has none; use probe")
     return model

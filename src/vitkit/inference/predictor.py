@@ -111,6 +111,8 @@ class Predictor:
             raise ValueError(f"unknown precision '{precision}'; choose one of auto, {', '.join(PRECISIONS)}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        if isinstance(model, ExportedModel):
+            _check_export(precision, merge_tokens, compile)
         self.processor = processor
         self.device = find_device("cpu" if device == "auto" and isinstance(model, ExportedModel) else device)
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 64)
@@ -330,6 +332,20 @@ def _pooled(model: Backbone, features: Features, tokens: Tensor) -> Tensor:
     output = features.with_tokens(tokens)
     reads_token = output.num_special > 0 and getattr(model.config, "pool", "token") in ("token", "token+gap")
     return output.class_token if reads_token else output.patches.mean(dim=1)
+
+
+def _check_export(precision: str, merge: Reduction, compiled: bool) -> None:
+    """Raises ValueError for options that an exported model does not have."""
+    given = {
+        f"precision {precision}": precision not in ("auto", "float32"),
+        "token merging": merge not in (0, []),
+        "torch.compile": compiled,
+    }
+    if wrong := [name for name, is_given in given.items() if is_given]:
+        raise ValueError(
+            f"an exported model runs as it was exported, without {' and '.join(wrong)}; load the original checkpoint "
+            "instead, or export it with the precision"
+        )
 
 
 def find_device(name: str) -> torch.device:

@@ -3,7 +3,6 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
 SHAPE = "(batch, channels, height, width)"
 
 

@@ -15,7 +15,7 @@ from vitkit import config as configs
 from vitkit.config import nearest
 from vitkit.data.processor import ImageInput, named
 from vitkit.images import ImageError, Limits, Unlisted
-from vitkit.inference import Predictor
+from vitkit.inference import Classifier, Predictor
 from vitkit.task import Function, apply
 from vitkit.task import Task as Meaning
 from vitkit.transformers.auto import AutoModel, AutoModelForImageClassification
@@ -24,6 +24,7 @@ from vitkit.transformers.batch import BatchFeature, Images, download
 from vitkit.transformers.configuration import PretrainedConfig
 from vitkit.transformers.hub import Argument
 from vitkit.transformers.image_processing import BaseImageProcessor
+from vitkit.transformers.loaded import LoadedModel, open_model
 from vitkit.transformers.pretrained import PreTrainedModel
 
 # An image processor of vitkit or of transformers, or the path or Hub id of one.
@@ -41,7 +42,7 @@ URL = ("http://", "https://")
 class _SelectField(nn.Module):
     """Wraps a model so that it returns one field of its output, because `Predictor` expects a tensor."""
 
-    def __init__(self, model: PreTrainedModel, field: str | int):
+    def __init__(self, model: PreTrainedModel | LoadedModel, field: str | int):
         super().__init__()
         self.model = model
         self.field = field
@@ -84,7 +85,7 @@ class Pipeline:
     def __init__(
         self,
         task: str,
-        model: PreTrainedModel,
+        model: PreTrainedModel | LoadedModel,
         image_processor: BaseImageProcessor,
         *,
         device: int | str | torch.device | None = None,
@@ -199,7 +200,7 @@ class KeyDataset:
         return self.dataset[index][self.key]
 
 
-def _device(model: PreTrainedModel, device: int | str | torch.device | None) -> int | str | torch.device:
+def _device(model: PreTrainedModel | LoadedModel, device: int | str | torch.device | None) -> int | str | torch.device:
     if device is None and model.device.type == "cpu":
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
     return model.device if device in (None, -1) else device
@@ -282,7 +283,7 @@ TASKS = {
 
 def pipeline(
     task: str | None = None,
-    model: PreTrainedModel | str | os.PathLike[str] | None = None,
+    model: PreTrainedModel | Classifier | str | os.PathLike[str] | None = None,
     config: PretrainedConfig | str | os.PathLike[str] | None = None,
     *,
     image_processor: Processing | None = None,
@@ -292,6 +293,8 @@ def pipeline(
     **options: Argument,
 ) -> Pipeline:
     """Creates a pipeline for a model, or for a folder or Hub id from which the model is loaded.
+
+    A model is one of `vitkit.transformers` or of `vitkit.load`, and a folder is anything that `vitkit.load` opens.
 
     The task defaults to feature extraction for a model without a head, else to classification; the processor to the one
     saved with the model. `options` are those of the task (`top_k`, `function_to_apply`, `pool`, ...) and of every call
@@ -306,7 +309,9 @@ def pipeline(
         raise ValueError(f"unknown task '{task}'; expected one of {', '.join(TASKS)}")
     call_options, model_options, processor = _split_options(task, options)
     processor: Any = image_processor or feature_extractor or processor
-    if isinstance(model, PreTrainedModel):
+    if isinstance(model, Classifier):
+        model = LoadedModel(model, has_head=task == "image-classification")
+    if isinstance(model, PreTrainedModel | LoadedModel):
         if given := [name for name, value in model_options.items() if value is not None]:
             raise TypeError(f"{', '.join(given)} can only be set when loading a model; pass a path instead of a model")
         network, source = model, model.name_or_path
@@ -317,8 +322,11 @@ def pipeline(
                 "the path of a saved model"
             )
         source = os.fspath(model or DEFAULT)
-        network: Any = TASKS[task].auto_class.from_pretrained(source, config=config, **model_options)
+        network: Any = _load(task, source, config, model_options)
         device = -1 if device is None and model_options.get("device_map") is not None else device
+    if isinstance(network, LoadedModel):
+        processor = processor or network.processor.to_huggingface()
+        device = "cpu" if device is None and network.is_exported else device
     processor = processor or source
     if processor == "":
         raise ValueError(
@@ -326,10 +334,26 @@ def pipeline(
         )
     if hasattr(processor, "to_dict") and not isinstance(processor, BaseImageProcessor):
         processor = AutoImageProcessor.from_dict(processor.to_dict())  # a processor of transformers
+    elif isinstance(processor, dict):
+        processor = AutoImageProcessor.from_dict(processor)
     elif not isinstance(processor, BaseImageProcessor):
         where = {name: model_options[name] for name in HUB_OPTIONS if name in model_options}
         processor = AutoImageProcessor.from_pretrained(processor, config=network.config, **where)
     return Pipeline(task, network, processor, device=device, limits=limits, **call_options)
+
+
+def _load(task: str, source: str, config: Any, options: dict[str, Any]) -> Any:
+    """Loads a model with its Auto class, or with `vitkit.load` if no class of transformers can hold it."""
+    auto = TASKS[task].auto_class
+    try:
+        return auto.from_pretrained(source, config=config, **options)
+    except ValueError:
+        loaded = None
+        if config is None:
+            loaded = open_model(source, has_head=task == "image-classification", options=options)
+        if loaded is None:
+            raise
+        return loaded
 
 
 def _split_options(task: str, options: Mapping[str, Argument]) -> tuple[dict[str, Any], dict[str, Any], Any]:
