@@ -1,13 +1,11 @@
 """Tables and figures of the ViT paper: the list, command lines, FLOPs of Table 6, and studies with two steps."""
 
-import functools
 import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 from slow_cases import slow_except
 
 from vitkit import cli, models, paper
@@ -28,18 +26,10 @@ TABLE6 = {f"{row.preset}-{row.epochs}": row for row in table6.ROWS}
 
 
 def settings_of(command: str) -> dict[str, Any]:
-    """Returns the arguments of a command line by name. Raises SystemExit if they do not parse."""
+    """Returns the arguments of a command line by name. Raises ValueError if they do not parse."""
     program, name, *arguments = shlex.split(command)
     assert program == "vitkit"
-    settings: dict[str, Any] = {}
-
-    @functools.wraps(cli.command(name))
-    def store(*positional: Any, **named: Any) -> None:
-        settings.update(named)
-        settings["arguments"] = positional
-
-    tyro.cli(store, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
-    return settings
+    return cli.parse(name, arguments)
 
 
 def test_all_tables_and_figures_exist() -> None:
@@ -60,7 +50,7 @@ def test_every_command_parses_and_its_settings_apply_to_the_recipe(name: str) ->
         values = settings.get("set", ())
         changes = dict(each.split("=", 1) for each in values)
         if verb == "train":
-            chosen = settings.get("recipe") or settings["arguments"][0]
+            chosen = settings.get("recipe")
             run = override(recipe(chosen), {"data.source": settings["data"], **changes})
             assert run.data.source == settings["data"]
         elif verb == "finetune":
@@ -69,7 +59,7 @@ def test_every_command_parses_and_its_settings_apply_to_the_recipe(name: str) ->
             assert settings["image_size"] % patch == 0
             assert base.batch_size == settings["batch_size"]
         elif verb == "recipes":
-            assert (settings.get("name") or settings["arguments"][0]) in recipes()
+            assert (settings.get("name")) in recipes()
         else:
             assert verb in ("evaluate", "explain", "inspect", "models", "paper")
 

@@ -9,10 +9,7 @@ runs, so that help is fast.
 import io
 import sys
 from collections.abc import Callable, Sequence
-from inspect import signature
-from pathlib import Path
-from types import NoneType
-from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from vitkit.registry import Registry
 
@@ -27,6 +24,16 @@ def commands() -> list[str]:
 def command(name: str) -> Callable[..., int | None]:
     """Returns the function of a command. Raises ValueError if the name is unknown."""
     return getattr(_COMMANDS.get(name), name)
+
+
+def parse(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """Returns the arguments of a command from the words after its name, without running it.
+
+    Raises ValueError for unknown, missing and repeated options. Prints the help and exits for `--help`.
+    """
+    from vitkit.cli import _arguments
+
+    return _arguments.parse(name, command(name), words)
 
 
 def usage() -> str:
@@ -68,31 +75,8 @@ def _run(words: list[str]) -> int | None:
 
         print(f"vitkit {__version__}")
         return 0
-    function = command(words[0])
-    import tyro
-
     from vitkit import logs
 
-    _hide_missing_defaults(function)
+    function, arguments = command(words[0]), parse(words[0], words[1:])
     with logs.shown():
-        return tyro.cli(function, prog=f"vitkit {words[0]}", args=words[1:], config=(tyro.conf.FlagCreatePairsOff,))
-
-
-def _hide_missing_defaults(function: Callable[..., int | None]) -> None:
-    """Removes the defaults None, False and "" from the help of a command. The help texts describe these cases."""
-    import tyro
-
-    hints = get_type_hints(function, include_extras=True)
-    for name, parameter in signature(function).parameters.items():
-        if parameter.default in (None, (), "", parameter.empty) or parameter.default is False:
-            metavar = _metavar(hints[name]) if parameter.default is None else None
-            hidden = tyro.conf.arg(help_behavior_hint="", metavar=metavar)
-            function.__annotations__[name] = Annotated[hints[name], hidden]
-
-
-def _metavar(hint: object) -> str | None:
-    """Returns the placeholder of an optional value in the help, or None to keep the placeholder of tyro."""
-    given, *_ = (each for each in get_args(hint) if each is not NoneType)
-    if get_origin(given) is Literal:
-        return f"{{{','.join(map(str, get_args(given)))}}}"
-    return given.__name__.upper() if given in (int, float, str, Path) else None
+        return function(**arguments)

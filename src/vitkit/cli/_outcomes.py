@@ -22,12 +22,17 @@ if TYPE_CHECKING:
 
 
 def settings(words: Sequence[str]) -> dict[str, str]:
-    """Parses settings of the form `NAME=VALUE`. Raises ValueError for text of another form."""
-    pairs = [word.partition("=") for word in words]
-    for (name, equals, _), word in zip(pairs, words, strict=True):
+    """Parses settings of the form `NAME=VALUE`. Raises ValueError for another form, and for a name given twice."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
         if not name or not equals:
-            raise ValueError(f"--set takes NAME=VALUE, such as num_heads=12, not '{word}'")
-    return {name: value for name, _, value in pairs}
+            raise ValueError(f"--set takes NAME=VALUE, such as num_heads=12, not '{printable(word)}'")
+        if name in found:
+            first, second = printable(found[name]), printable(value)
+            raise ValueError(f"--set {printable(name)} was given twice, as '{first}' and as '{second}'; give it once")
+        found[name] = value
+    return found
 
 
 # Characters of no text, and the length of a path (4096 bytes on Linux).

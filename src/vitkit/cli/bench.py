@@ -7,14 +7,16 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from vitkit.cli._arguments import Joined
+
 
 def bench(
     kind: Annotated[Positional[str], arg(metavar="KIND")],
     *,
-    model: str = "",
-    batch: str = "",
-    precision: str = "",
-    peers: str = "",
+    model: Annotated[str, Joined(), arg(metavar="NAME,...")] = "",
+    batch: Annotated[str, Joined(), arg(metavar="INT,...")] = "",
+    precision: Annotated[str, Joined(), arg(metavar="NAME,...")] = "",
+    peers: Annotated[str, Joined(), arg(metavar="NAME,...")] = "",
     threads: int | None = None,
     device: str = "auto",
     images: str | None = None,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from tyro.conf import Positional, arg
 
+from vitkit.cli._arguments import Joined
+
 T = TypeVar("T")
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ def evaluate(
     *,
     data: str,
     train: str | None = None,
-    evaluators: Annotated[str, arg(name="with", metavar="NAME,...")] = "auto",
+    evaluators: Annotated[str, Joined(), arg(name="with", metavar="NAME,...")] = "auto",
     out: Path | None = None,
     json: bool = False,
     held_out: float | None = None,
