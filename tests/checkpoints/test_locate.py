@@ -36,10 +36,38 @@ def test_source_does_not_exist(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "preset"), [("vit-b/17", "vit-b/16"), ("vit-b16", "vit-b/16"), ("vit_base_patch16_224", "vit-b/16")]
+    ("name", "preset"), [("vit-b/17", "vit-b/16"), ("vit-b16", "vit-b/16"), ("vit_base_patch15_224", "vit-b/16")]
 )
 def test_architecture_names_suggest_similar_presets(cache: Path, name: str, preset: str) -> None:
     _load_error(name, f"; presets are architectures, not checkpoints; did you mean .*'{preset}'")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        (
+            "vit_base_patch16_224",
+            r"\(vit-b/16\), not a checkpoint; .* are timm/vit_base_patch16_224\.augreg2_in21k_ft_",
+        ),
+        ("vit_large_patch14_224", r"it is an architecture \(vit-l/14\), not a checkpoint$"),
+        (
+            "vit_base_patch16_siglip_224",
+            r"architecture, not a checkpoint; .* timm/vit_base_patch16_siglip_224\.v2_webli",
+        ),
+        ("vit_b_16", "; 'vit-b/16' is an architecture, not a checkpoint$"),
+    ],
+)
+def test_architectures_of_other_libraries_are_not_checkpoints(cache: Path, name: str, hint: str) -> None:
+    _load_error(name, hint)
+    assert checkpoints.is_architecture(name) == ("siglip" not in name)
+
+
+def test_a_path_and_an_id_of_the_hub_are_no_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit_b_16").mkdir()
+    assert not checkpoints.is_architecture("vit_b_16")
+    assert not checkpoints.is_architecture("google/vit-base-patch16-224")
+    assert checkpoints.is_architecture("vit-b/16")
 
 
 def test_error_names_the_source_once(tmp_path: Path) -> None:

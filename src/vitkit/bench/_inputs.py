@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from vitkit import checkpoints, models
-from vitkit.config import AnyConfig, nearest
+from vitkit.config import AnyConfig
 from vitkit.data.labels import default_labels
 from vitkit.data.processor import Processor
 from vitkit.evaluation.flops import flops
@@ -40,7 +40,7 @@ def write_weights(source: str, folder: Path) -> tuple[AnyConfig, dict[str, int],
     `source` is an architecture (`vit-b/16`), which gets random weights, or a checkpoint. Returns the config of the
     model, the shape for `Job`, and the reasons of unsupported layouts. Raises ValueError for an unknown source.
     """
-    checkpoint = _random(source) if source in models.presets() else _loaded(source)
+    checkpoint = _random(source) if checkpoints.is_architecture(source) else _loaded(source)
     unsupported = {}
     for layout in LAYOUTS:
         try:
@@ -58,7 +58,7 @@ def _loaded(source: str) -> checkpoints.Checkpoint:
     except checkpoints.CheckpointError as error:
         if Path(source).exists():
             raise
-        near = nearest(source, models.presets())
+        near = models.did_you_mean(source)
         raise ValueError(f"'{source}' is neither an architecture nor a checkpoint: {error}{near}") from None
 
 

@@ -13,6 +13,7 @@ pretraining   decoders, mask tokens and heads in published files, to continue pr
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin
 from vitkit.checkpoints.formats import list_formats
 from vitkit.checkpoints.load import load
+from vitkit.checkpoints.locate import is_architecture
 from vitkit.checkpoints.save import LossyWarning, Saved, convert, convert_config, save, save_checked
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Saved",
     "convert",
     "convert_config",
+    "is_architecture",
     "list_formats",
     "load",
     "save",

@@ -11,10 +11,10 @@ from vitkit.checkpoints.adapters import FILES as ADAPTERS
 from vitkit.checkpoints.adapters import is_adapter, open_adapter
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.containers import SUFFIXES, open_weights
+from vitkit.checkpoints.formats.timm._architectures import architectures
 from vitkit.checkpoints.hub import download, similar_cached_models
 from vitkit.checkpoints.json_files import Json, read_json
 from vitkit.checkpoints.tensors import Tensors
-from vitkit.config import nearest
 
 # File names in a folder, in order of preference.
 WEIGHTS = (
@@ -25,13 +25,6 @@ WEIGHTS = (
     "flax_model.msgpack",
 )
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# Names of sizes and patches in timm and transformers, as patterns for those in preset names.
-ABBREVIATIONS = (
-    *((rf"-{word}(?=-|/|\d|$)", f"-{short}") for word, short in (("tiny", "ti"), ("small", "s"), ("base", "b"))),
-    *((rf"-{word}(?=-|/|\d|$)", f"-{short}") for word, short in (("large", "l"), ("huge", "h"), ("giant", "g"))),
-    (r"-patch(\d+)", r"/\1"),
-    (r"(/\d+)-\d{3}$", r"\1"),
-)
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://\S*")
 HUB_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)/?")
 # Files of a training run that are not weights.
@@ -159,17 +152,29 @@ def _from_hub(source: str, path: Path, revision: str | None) -> tuple[Path, str 
         raise CheckpointError(f"{error}{hint} ({here}){suggest_presets(name)}") from None
 
 
+def is_architecture(source: str) -> bool:
+    """Returns whether a source names an architecture (`vit-b/16`, `vit_base_patch16_224`) instead of a checkpoint.
+
+    A local path is a checkpoint, and so is an id of the Hub, such as google/vit-base-patch16-224.
+    """
+    known = source in models.presets() or ("/" not in source and models.canonical_name(source) is not None)
+    return known and not Path(source).expanduser().exists()
+
+
 def suggest_presets(name: str) -> str:
-    """Returns the end of an error message, which suggests similar presets, or "" if there are none."""
-    presets = models.presets()
-    short_name = name.lower().replace("_", "-")
-    for word, short in ABBREVIATIONS:
-        short_name = re.sub(word, short, short_name)
-    family = re.split(r"[-/]", short_name)[0]
-    similar = difflib.get_close_matches(short_name, presets, n=3, cutoff=0.6)
-    if not similar or family not in {re.split(r"[-/]", preset)[0] for preset in presets}:
+    """Returns the end of an error message about an architecture or a similar name, or "" for other names."""
+    preset, timm = models.canonical_name(name), architectures().get(name.partition(".")[0])
+    if timm is not None:
+        hub = next((tag for tag, weights in timm.weights.items() if weights.get("hf_hub_id") == "timm/"), None)
+        published = f"; timm's weights for it are timm/{timm.name}{f'.{hub}' if hub else ''}" if hub is not None else ""
+        return f"; it is an architecture{'' if preset is None else f' ({preset})'}, not a checkpoint{published}"
+    if preset is not None:
+        return f"; '{preset}' is an architecture, not a checkpoint"
+    near = models.did_you_mean(name)
+    family = re.split(r"[-/_]", name.lower())[0]
+    if "did you mean" not in near or family not in {re.split(r"[-/]", each)[0] for each in models.presets()}:
         return ""
-    return f"; presets are architectures, not checkpoints{nearest(short_name, presets)}"
+    return f"; presets are architectures, not checkpoints{near}"
 
 
 def _suggest_paths(path: Path) -> str:

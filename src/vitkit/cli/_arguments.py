@@ -127,7 +127,9 @@ def help_text(name: str, function: Command, width: int) -> str:
     """Returns the help of a command in lines of at most `width` characters."""
     width, table = min(max(width, 40), 120), options(function)
     required = [each for each in table.values() if each.default is REQUIRED and each.flags]
-    usage = [each.metavar if each.default is REQUIRED else f"[{each.metavar}]" for each in table.values() if not each.flags]
+    usage = [
+        each.metavar if each.default is REQUIRED else f"[{each.metavar}]" for each in table.values() if not each.flags
+    ]
     usage = ["usage: vitkit", name, *usage, *(f"{each.shown} {each.metavar}" for each in required), "[OPTIONS]"]
     text = cleandoc(function.__doc__ or "").partition("\nArgs:\n")[0].strip()
     parts = [_filled(" ".join(usage), width, "    "), *(_filled(each, width) for each in text.split("\n\n"))]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vitkit import config as configs
 from vitkit.config import AnyConfig, Dataclass, Json, JsonDict
 from vitkit.layers import Blocks, Features, PatchEmbed, PositionInput, ResNetStem, TapOptions, Taps, make_taps
-from vitkit.models import _positions
+from vitkit.models import _names, _positions
 from vitkit.registry import Registry
 
 _FAMILIES = Registry(__name__, "model family", ("Config", "Model", "PRESETS", "TINY"))
@@ -246,16 +246,34 @@ def presets() -> dict[str, AnyConfig]:
 def preset(name: str, **changes: object) -> AnyConfig:
     """Returns the config of a preset with some fields changed, such as `preset("vit-b/16", image_size=384)`.
 
-    An int for a size means a square. Raises ValueError with similar names for an unknown one.
+    Names of timm, transformers and the papers are understood, too: `vit_base_patch16_384` is `vit-b/16` with images of
+    384 x 384. An int for a size means a square. Raises ValueError with similar names for an unknown one.
     """
     known = presets()
-    if name not in known:
-        raise ValueError(f"unknown model '{name}'{configs.nearest(name, known)}")
+    found = _names.canonical(name, known)
+    if found is None:
+        raise ValueError(f"unknown model '{name}'{did_you_mean(name)}")
+    if found[1] is not None:
+        changes = {"image_size": found[1], **changes}
     pairs = {
         key: (value, value) if key.endswith("_size") and isinstance(value, int) else value
         for key, value in changes.items()
     }
-    return configs.override(known[name], pairs)
+    return configs.override(known[found[0]], pairs)
+
+
+def canonical_name(name: str) -> str | None:
+    """Returns the preset that a name of vitkit, timm, transformers or a paper means, or None for another name."""
+    found = _names.canonical(name, presets())
+    return None if found is None else found[0]
+
+
+def did_you_mean(name: str) -> str:
+    """Returns the end of an error message, which suggests presets with a similar name, or says where they are listed."""
+    near = _names.similar(name, presets())
+    if not near:
+        return "; `vitkit models` lists the architectures"
+    return f"; did you mean {' or '.join(repr(each) for each in near)}?"
 
 
 def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialize: bool = True) -> Backbone:
