@@ -7,6 +7,7 @@ subset of another source, `vtab:` a task of VTAB-1k. To add a source, add one fi
 `processor` is the evaluation preprocessing that is saved with the weights; `augment` and `loader` serve training.
 """
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,15 @@ from vitkit.images import AnyImage, ImageError, Limits, Profile, open_channels
 from vitkit.registry import Registry
 
 Label = int | tuple[int, ...]
+# Data sources of files, by suffix.
+SUFFIX_SOURCES = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+    ".txt": "list",
+}
 SOURCES = Registry(f"{__name__}.sources", "data source", needs=["open_source"])
 
 
@@ -227,15 +237,40 @@ def source_names() -> list[str]:
     return SOURCES.names()
 
 
+def source_of(name: str | os.PathLike[str]) -> str:
+    """Returns a data source by name for a path: `folder:photos` for an existing folder `photos`, else the name itself.
+
+    Files with the suffixes of `SUFFIX_SOURCES` and globs of them get the name of their source; columns may follow, as
+    in `photos.csv#label=species`. A folder that contains only Parquet files or tar shards is a source of this kind.
+    """
+    text = os.fspath(name)
+    if not text or text.partition(":")[0] in source_names():
+        return text
+    location = text.partition("#")[0]
+    path = Path(location).expanduser()
+    kind = SUFFIX_SOURCES.get(path.suffix.lower())
+    try:
+        if path.is_dir():
+            suffixes = {each.suffix.lower() if each.is_file() else "" for each in path.iterdir() if each.name[0] != "."}
+            kinds = {SUFFIX_SOURCES.get(suffix) for suffix in suffixes - {".json", ".md", ".txt"}}
+            (kind,) = kinds if kinds in ({"parquet"}, {"webdataset"}) else ("folder",)
+        elif not (path.exists() or (kind and any(sign in location for sign in "*?[{"))):
+            return text
+    except (OSError, ValueError):
+        return text
+    return text if kind is None else f"{kind}:{path}{text[len(location) :]}"
+
+
 def splits(name: str, *, needs_labels: bool = True) -> dict[str, Source]:
     """Opens a source and returns its splits by name. Examples: `splits("digits")`, `splits("folder:images/")`.
 
     The keys are the published splits, or `all`; those without labels are left out if others have labels. Raises
     ValueError for an unknown source, for an invalid location, and for a source without labels if they are needed.
     """
-    kind, _, location = name.partition(":")
+    kind, colon, location = source_of(name).partition(":")
     if kind not in source_names():
-        raise ValueError(f"unknown data source '{kind}' in '{name}'{nearest(kind, source_names())}")
+        where = f" in '{name}'" if colon else ", and there is no such file or folder"
+        raise ValueError(f"unknown data source '{kind}'{where}{nearest(kind, source_names())}")
     found: dict[str, Source] = SOURCES.get(kind).open_source(location)
     labelled = {split: each for split, each in found.items() if each.classes}
     if needs_labels and found and not labelled:
