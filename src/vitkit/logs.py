@@ -18,11 +18,14 @@ LOGGER.addHandler(logging.NullHandler())
 
 
 class CommandHandler(logging.Handler):
-    """Handler that prints each message as one line on standard error, such as "vitkit: 2 images could not be read"."""
+    """Handler that prints each message as one line on standard error, such as "vitkit: 2 images could not be read".
+
+    Messages with the attribute `shown` are on the console already: the progress of a training run.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints a message. A closed standard error is ignored."""
-        if sys.stderr is not None:
+        if sys.stderr is not None and not getattr(record, "shown", False):
             print(f"vitkit: {printable(record.getMessage())}", file=sys.stderr)
 
 

@@ -85,7 +85,7 @@ def test_an_option_parses_and_needs_its_value(name: str, option: Option) -> None
         (["finetune", "x", "--weight_decay=3"], "did you mean --set optimizer.weight_decay=VALUE?"),
         (["finetune", "x", "-steps", "3"], "has no option -steps; did you mean --steps?"),
         (["models", "--nothing-like-it"], "has no option --nothing-like-it; `vitkit models --help` lists its options"),
-        (["finetune"], "`vitkit finetune` needs MODEL and --data SOURCE"),
+        (["finetune"], "`vitkit finetune` needs MODEL and --data SOURCE, as in"),
         (["models", "a", "b"], "`vitkit models` does not take the argument 'b'"),
         (["export", "x", "--to", "onx"], "--to is 'onx'; expected one of onnx, openvino, program; did you mean onnx?"),
         (["finetune", "x", "--data", "--out", "y"], "--data needs a value, as in --data SOURCE"),

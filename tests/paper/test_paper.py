@@ -47,17 +47,18 @@ def test_all_tables_and_figures_exist() -> None:
 def test_every_command_parses_and_its_settings_apply_to_the_recipe(name: str) -> None:
     for line in paper.experiment(name).full:
         verb, settings = line.split()[1], settings_of(line)
-        values = settings.get("set", ())
+        options = settings.get("training")
+        values = options.set if options else settings.get("set", ())
         changes = dict(each.split("=", 1) for each in values)
         if verb == "train":
             chosen = settings.get("recipe")
-            run = override(recipe(chosen), {"data.source": settings["data"], **changes})
-            assert run.data.source == settings["data"]
+            run = override(recipe(chosen), {"data.source": options.data, **changes})
+            assert run.data.source == options.data
         elif verb == "finetune":
             base = override(recipe("transfer.imagenet"), changes)
             patch = 14 if "h14" in line else 32 if "32" in line.split()[2] else 16
-            assert settings["image_size"] % patch == 0
-            assert base.batch_size == settings["batch_size"]
+            assert options.image_size % patch == 0
+            assert base.batch_size == options.batch_size
         elif verb == "recipes":
             assert (settings.get("name")) in recipes()
         else:

@@ -77,6 +77,6 @@ def _run(words: list[str]) -> int | None:
         return 0
     from vitkit import logs
 
-    function, arguments = command(words[0]), parse(words[0], words[1:])
+    arguments = parse(words[0], words[1:])
     with logs.shown():
-        return function(**arguments)
+        return command(words[0])(**arguments)

@@ -135,9 +135,9 @@ def help_text(name: str, function: Command, width: int) -> str:
     parts = [_filled(" ".join(usage), width, "    "), *(_filled(each, width) for each in text.split("\n\n"))]
     sections: dict[str, list[str]] = {"arguments": [], "options": []}
     for each in table.values():
-        title = "arguments" if not each.flags else "options" if each.group == each.name else each.group
+        title = "arguments" if not each.flags else "options" if each.group == each.name else f"{each.group} options"
         sections.setdefault(title, []).append(_row(each, width))
-    sections["options"].append(_columns("-h, --help", "Print this help and exit.", width))
+    next(reversed(sections.values())).append(_columns("-h, --help", "Print this help and exit.", width))
     parts += ["\n".join([f"{title}:", *rows]) for title, rows in sections.items() if rows]
     return "\n\n".join(parts)
 

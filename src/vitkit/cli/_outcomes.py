@@ -4,7 +4,7 @@ import codecs
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,8 @@ from vitkit.logs import LOGGER
 from vitkit.text import json_text, plural, printable, shortened
 
 if TYPE_CHECKING:
+    from vitkit.api._runs import TrainedRun
+    from vitkit.cli._options import TrainingOptions
     from vitkit.inference import Classifier
     from vitkit.inference.results import Result
 
@@ -35,6 +37,8 @@ def settings(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
+# Options that --resume accepts.
+RESUME = ("steps", "epochs", "minutes", "patience", "device", "parallel")
 # Characters of no text, and the length of a path (4096 bytes on Linux).
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 MAX_NAME = 4096
@@ -115,18 +119,36 @@ def limits(max_pixels: int | None, max_bytes: int | None) -> Limits:
     return replace(DEFAULT_LIMITS, **{name: value for name, value in given.items() if value is not None})
 
 
-def data_limits(max_pixels: int | None, max_bytes: int | None) -> dict[str, str]:
-    """Returns --max-pixels and --max-bytes as settings of the run config."""
-    given = {"data.max_pixels": max_pixels, "data.max_bytes": max_bytes}
-    return {name: str(value) for name, value in given.items() if value is not None}
-
-
 def report_unreadable(names: Sequence[str], file: Path) -> None:
     """Prints the number of unreadable images in a run on standard error, and the file that lists them."""
     if names:
         shown = shortened(list(names))
         print(f"vitkit: {plural(len(names), 'image')} could not be read: {shown}; {file} lists them",
               file=sys.stderr)  # fmt: skip
+
+
+def resumed(training: "TrainingOptions", others: Mapping[str, object]) -> "TrainedRun":
+    """Resumes the run of --resume. Raises ValueError if `others`, the other arguments by name, were given, too."""
+    from vitkit.api.resume import resume
+
+    given = training.given()
+    taken = {name: given.pop(name) for name in RESUME if name in given}
+    named = [name for name, value in others.items() if value]
+    named += [f"--{name.replace('_', '-')}" for name in given if name != "settings"]
+    if named:
+        raise ValueError(
+            f"--resume takes everything from the folder '{training.resume}' and cannot be combined with "
+            f"{' and '.join(named)}; it accepts --steps, --epochs, --minutes, --patience, --device, --parallel and --set"
+        )
+    return resume(training.resume or "", **taken, settings=given["settings"], progress=True)
+
+
+def finished(run: "TrainedRun") -> None:
+    """Prints the result of a training run, and the number of unreadable images."""
+    if run.main:
+        report_unreadable(run.unreadable, run.report)
+        note = f" ({run.note})" if run.note else ""
+        print(printable(f"{run.best}: {run.summary}{note}; see {run.report}"))
 
 
 def report_errors(errors: Sequence[Exception | str]) -> int:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vitkit import atomic, memory
 from vitkit.config import JsonDict
+from vitkit.logs import LOGGER
 from vitkit.regular import read_text
 from vitkit.training import plan as plans
 from vitkit.training import run as runs
@@ -190,8 +191,9 @@ class Events:
                 logger.log(kind, step, numbers)
 
     def print(self, text: str) -> None:
-        """Prints a line to the console, which a file or a pipe gets unbroken."""
+        """Prints a line to the console, which a file or a pipe gets unbroken, and logs it to the logger `vitkit`."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
+        LOGGER.info(text, extra={"shown": not self.console.quiet})
         self.last_line = plans.now()
 
     def step(self, step: int, scalars: Mapping[str, float]) -> None:

@@ -120,11 +120,11 @@ def finetune(
         tuning=Tuning(head_only=mode == "head", lora_rank=LORA_RANK if mode == "lora" else 0),
         tune_threshold=tune_threshold,
         patience=patience,
-        **_loss_and_metric(task),
+        **loss_and_metric(task),
     )
 
 
-def _loss_and_metric(task: Task) -> dict[str, Any]:
+def loss_and_metric(task: Task) -> dict[str, Any]:
     """Returns the objective, evaluators and metric of a run that trains a task."""
     if task.regression:
         loss = supervised.Config(loss="mse")
