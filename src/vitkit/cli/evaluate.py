@@ -1,21 +1,15 @@
 """The `vitkit evaluate` command."""
 
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from vitkit.cli._arguments import Joined
 
-T = TypeVar("T")
-
 if TYPE_CHECKING:
-    from vitkit.data.processor import Processor
     from vitkit.evaluation.protocol import Evaluation
-    from vitkit.images import Limits
-    from vitkit.task import Task
 
 
 def evaluate(
@@ -53,7 +47,7 @@ def evaluate(
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
-        data: Images to evaluate on, such as folder:photos/val. If the data has splits, its val or test split is used.
+        data: Images to evaluate on, such as photos/val. If the data has splits, its val or test split is used.
         train: Training images for the evaluators knn, fewshot, probe and linear. If not set: the train split of --data.
         evaluators: Comma-separated evaluators, such as top1,knn. With auto, they depend on the task of the model:
             top1, confusion and calibration for single-label classification, average_precision, f1 and calibration
@@ -76,50 +70,37 @@ def evaluate(
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
     """
-    from vitkit.cli._outcomes import json_line, limits, load_model, report_errors
-    from vitkit.evaluation import protocol
-    from vitkit.inference import Predictor
-    from vitkit.report import evaluation as report
-    from vitkit.text import plural
+    from vitkit.api.evaluate import evaluate as start
+    from vitkit.cli._outcomes import json_line, limits, load_model
 
-    classifier = load_model(model, revision, None, set)
     images = limits(max_pixels, max_bytes)
-    placed = Predictor(
-        classifier.model,
-        classifier.processor,
-        precision=precision,
-        merge_tokens=merge_tokens,
-        calibration=_some(train or data, classifier.processor, images) if precision == "int8" else (),
-        device=device,
-        batch_size=batch_size,
-    )
-    config = protocol.EvaluationConfig(
-        data=data,
+    classifier = load_model(model, revision, None, set)
+    found = start(
+        classifier,
+        data,
+        evaluators=evaluators,
         train=train,
-        evaluators=_evaluators(evaluators, classifier.config.task),
         held_out=held_out,
         seed=seed,
-        batch_size=placed.batch_size,
+        tune_threshold=tune_threshold,
+        out=out,
+        precision=precision,
+        merge_tokens=merge_tokens,
+        device=device,
+        batch_size=batch_size,
         workers=workers,
         limits=images,
         max_unreadable=max_unreadable,
-        tune_threshold=tune_threshold,
+        progress=True,
     )
-    found = protocol.run(model, placed.model, classifier.processor, classifier.labels, config, _progress)
-    if out is not None:
-        report.write(found, out)
     if json:
         print(json_line(found.to_dict()))
     else:
         _write_table(found)
-        print(placed.summary)
         if out is not None:
             print(f"see {out / 'report.html'}")
     if found.threshold is not None:
         _save_threshold(model, found.threshold, set)
-    report_errors(list(found.unreadable))
-    if found.unreadable:
-        print(f"vitkit: {plural(len(found.unreadable), 'image')} could not be read and left out", file=sys.stderr)
     return 2 if found.unreadable else 0
 
 
@@ -139,43 +120,6 @@ def _save_threshold(model: str, threshold: tuple[float, ...], words: tuple[str, 
         f"vitkit convert {model} OUT --to vitkit --set {options}",
         file=sys.stderr,
     )
-
-
-def _evaluators(text: str, task: "Task") -> tuple[str, ...]:
-    """Returns the evaluators in a comma-separated list. "auto" selects the default evaluators of the task."""
-    from vitkit.evaluation import default_evaluators
-
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    return tuple(each for word in words for each in (default_evaluators(task) if word == "auto" else (word,)))
-
-
-def _some(data: str, processor: "Processor", limits: "Limits") -> Iterator[object]:
-    """Yields about 32 evenly spaced images of a dataset, from the split `train` if there is one.
-
-    Names images that cannot be read on standard error, and leaves them out.
-    """
-    from vitkit.cli._outcomes import report_errors
-    from vitkit.data import splits
-    from vitkit.data.augment import read_options
-    from vitkit.images import ImageError
-
-    found = splits(data)
-    source, options = found.get("train") or next(iter(found.values())), read_options(processor)
-    for index in range(0, len(source), max(len(source) // 32, 1)):
-        try:
-            yield source.read(index, **{**options, "limits": limits}).image
-        except ImageError as error:
-            report_errors([f"calibration image {index}: {error}"])
-
-
-def _progress(batches: Iterable[T], total: int) -> Iterable[T]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    if not console.is_terminal:  # rich 13 ends even a disabled bar with an empty line
-        return batches
-    return track(batches, "images", total=total, console=console, transient=True)
 
 
 def _write_table(found: "Evaluation") -> None:

@@ -1,0 +1,185 @@
+"""`vitkit.predict`: labels all images of a data source, with their true labels where the source has labels."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vitkit.api._model import Model, Precision, Size, opened
+from vitkit.api._runs import Name
+from vitkit.config import JsonDict, nearest
+from vitkit.data import EncodedSource, Source, source_of, splits
+from vitkit.data.augment import read_options
+from vitkit.data.processor import ImageInput, Processor
+from vitkit.images import DEFAULT_LIMITS, ImageError, Limits, Unlisted
+from vitkit.inference import Classification, Classifications
+from vitkit.text import percent
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LabelledPrediction(Classification):
+    """The prediction for an image of a data source: a `Classification` with the split and the true labels.
+
+    `name` is the key of the image in the source. `truth` are its true labels, empty if the source has none.
+    """
+
+    split: str = "all"
+    truth: tuple[str, ...] = ()
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether the best prediction is a true label, or None without a true label or a prediction."""
+        return None if not self.truth or self.label is None else self.label in self.truth
+
+    def describe(self) -> str:
+        """Returns the predictions in a few words, and the true label if they are wrong."""
+        wrong = f" (true: {', '.join(self.truth)})" if self.correct is False else ""
+        return f"{super().describe()}{wrong}"
+
+    def to_dict(self) -> JsonDict:
+        """Returns the prediction as a dict for JSON: `path`, `split`, `truth`, and `predictions` or `error`."""
+        path, *rest = super().to_dict().items()
+        return dict([path, ("split", self.split), ("truth", list(self.truth)), *rest])
+
+    def rows(self) -> list[tuple[object, ...]]:
+        """Returns one row per prediction: path, split, true labels, and the other columns."""
+        return [(path, self.split, "|".join(self.truth), *rest) for path, *rest in super().rows()]
+
+
+class LabelledPredictions(Classifications):
+    """The predictions for the images of a data source: a sequence of `LabelledPrediction`."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of `to_pandas` and of saved tables."""
+        path, *rest = super().columns
+        return (path, "split", "truth", *rest)
+
+    @property
+    def mistakes(self) -> "LabelledPredictions":
+        """The images whose best prediction is not a true label, with the highest scores first."""
+        wrong = [each for each in self if isinstance(each, LabelledPrediction) and each.correct is False]
+        return LabelledPredictions(sorted(wrong, key=lambda each: -(each.score or 0.0)))
+
+    @property
+    def accuracy(self) -> float | None:
+        """The fraction of images with a correct best prediction, or None if no image has a true label."""
+        known = [each.correct for each in self if isinstance(each, LabelledPrediction) and each.correct is not None]
+        return sum(known) / len(known) if known else None
+
+    def top(self, k: int) -> "LabelledPredictions":
+        """Returns the same predictions with the `k` best labels of each image."""
+        return LabelledPredictions(list(super().top(k)))
+
+    def _title(self) -> str:
+        return super()._title() + ("" if self.accuracy is None else f", accuracy {percent(self.accuracy)}")
+
+
+def predict(
+    model: Model,
+    data: Name,
+    *,
+    split: str | None = None,
+    top: int = 1,
+    threshold: float | None = None,
+    precision: Precision = "auto",
+    device: str = "auto",
+    batch_size: int | None = None,
+    limits: Limits | None = None,
+    progress: bool = False,
+    image_size: Size | None = None,
+    revision: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> LabelledPredictions:
+    """Predicts the labels of all images of a folder or a data source, and returns them in memory.
+
+    Use `vitkit.classify` for single images, and `vitkit.evaluate` for metrics. An image that cannot be read has a
+    result with the attribute `error`.
+
+    Args:
+        model: A classifier of `vitkit.load`, a folder, a file or a Hub id such as google/vit-base-patch16-224.
+        data: Images: a folder (with or without one folder per class), a .csv, .jsonl, .parquet or .tar file, or the name
+            of a data source such as `hub:cifar10`.
+        split: Split of the data, such as `val`. If None: all splits.
+        top: Number of predictions per image, best first.
+        threshold: For multi-label models: only the labels whose score is at least this value, from 0 to 1.
+        precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
+        device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
+        batch_size: Number of images per batch. If None: 8 on a CPU, 64 on a GPU.
+        limits: Limits of image files, such as `vitkit.Limits(max_pixels=400_000_000)`.
+        progress: Show a progress bar on standard error.
+        image_size: Input size in pixels, a number or (height, width). If None: the image size of the model.
+        revision: Branch, tag or commit of the repository on the Hub.
+        config: Fields of the model config that the checkpoint does not state, such as {"num_heads": 12}.
+
+    Raises:
+        ValueError: The data source or the split does not exist, or the model has no classes.
+
+    Example:
+        >>> rows = vitkit.predict("runs/flowers/best", "flowers/")
+        >>> rows.accuracy
+        0.93...
+        >>> rows.mistakes[0]
+        LabelledPrediction('rose/12.jpg': tulip 98.10% (true: rose))
+        >>> rows.to_pandas()
+        >>> rows.save("labels.csv")
+    """
+    classifier = opened(model, revision=revision, image_size=image_size, config=config)
+    found = splits(source_of(data), needs_labels=False)
+    if split is not None and split not in found:
+        raise ValueError(f"the data source '{data}' has no split '{split}'{nearest(split, found)}")
+    chosen = found if split is None else {split: found[split]}
+    places = [(name, source, index) for name, source in chosen.items() for index in range(len(source))]
+    results = classifier.classify(
+        _images(places, classifier.processor, limits or DEFAULT_LIMITS),
+        top=top,
+        threshold=threshold,
+        errors="yield",
+        stream=True,
+        precision=precision,
+        device=device,
+        batch_size=batch_size,
+        limits=limits,
+        progress=progress,
+    )
+    rows = []
+    for (name, source, index), each in zip(places, results, strict=True):
+        key, truth = _key(source, index), _truth(source, index)
+        rows.append(
+            LabelledPrediction(
+                each.image, key, each.error, logits=each.logits, decoding=each.decoding, split=name, truth=truth
+            )
+        )
+    return LabelledPredictions(rows)
+
+
+def _images(
+    places: Sequence[tuple[str, Source, int]], processor: Processor, limits: Limits
+) -> Iterator[ImageInput]:
+    """Yields the images of a source: as files if they are encoded, which worker threads decode, else decoded."""
+    for _, source, index in places:
+        try:
+            if isinstance(source, EncodedSource):
+                yield source.encoded(index)[0]
+            else:
+                yield source.read(index, **{**read_options(processor), "limits": limits}).image
+        except ImageError as error:
+            yield Unlisted(f"image {index}", error)
+        except (OSError, ValueError) as error:
+            yield Unlisted(f"image {index}", ImageError("unreadable", str(error)))
+
+
+def _key(source: Source, index: int) -> str:
+    if isinstance(source, EncodedSource):
+        try:
+            return str(source.encoded(index)[1])
+        except (OSError, ValueError):
+            pass
+    return f"image {index}"
+
+
+def _truth(source: Source, index: int) -> tuple[str, ...]:
+    """Returns the true labels of an image, or the values of its regression targets."""
+    if source.regression:
+        return tuple(f"{value:g}" for value in source.targets(index))
+    label = source.label(index)
+    return tuple(source.classes[each] for each in (label if isinstance(label, tuple) else (label,)) if each >= 0)
