@@ -49,7 +49,12 @@ def create_model(
     if pretrained is not False:
         source = _weights(name) if pretrained is True else os.fspath(pretrained)
         loaded = checkpoints.load(
-            source, num_classes=num_classes, image_size=image_size, patch_size=patch_size, channels=channels, config=config
+            source,
+            num_classes=num_classes,
+            image_size=image_size,
+            patch_size=patch_size,
+            channels=channels,
+            config=config,
         )
         _check_architecture(name, source, loaded.model, named=pretrained is not True)
         return loaded.model

@@ -120,7 +120,11 @@ def evaluate(
 def _model_name(model: Model) -> str:
     """Returns the name of a model in reports: where it was loaded from, or "model"."""
     origin = getattr(model, "origin", None)
-    return str(origin.source if origin is not None and origin.source else "model") if hasattr(model, "origin") else str(model)
+    return (
+        str(origin.source if origin is not None and origin.source else "model")
+        if hasattr(model, "origin")
+        else str(model)
+    )
 
 
 def _log_unreadable(names: Sequence[str]) -> None:

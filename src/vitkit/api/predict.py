@@ -152,9 +152,7 @@ def predict(
     return LabelledPredictions(rows)
 
 
-def _images(
-    places: Sequence[tuple[str, Source, int]], processor: Processor, limits: Limits
-) -> Iterator[ImageInput]:
+def _images(places: Sequence[tuple[str, Source, int]], processor: Processor, limits: Limits) -> Iterator[ImageInput]:
     """Yields the images of a source: as files if they are encoded, which worker threads decode, else decoded."""
     for _, source, index in places:
         try:

@@ -123,19 +123,14 @@ def _save_threshold(model: str, threshold: tuple[float, ...], words: tuple[str, 
 
 
 def _write_table(found: "Evaluation") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text  # not str, in which brackets are markup
-
     from vitkit.report.evaluation import metric_rows
+    from vitkit.tables import table
     from vitkit.text import printable
 
-    table = Table("evaluator", "metric", show_edge=False, box=None, header_style="bold")
-    table.add_column("", justify="right")
-    last = ""
+    rows, last = [], ""
     for evaluator, name, value in metric_rows(found.metrics):
-        table.add_row(Text("" if evaluator == last else printable(evaluator)), name, value)
+        rows.append(("" if evaluator == last else evaluator, name, value))
         last = evaluator
     training = "" if found.training is None else f", trained on {len(found.training):,}"
     print(printable(f"{found.model} on {found.config.data}: {len(found.source):,} images{training}"))
-    Console(highlight=False).print(table)
+    print(table(rows, ("evaluator", "metric", "value"), right=(2,)))

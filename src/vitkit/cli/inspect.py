@@ -5,6 +5,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from vitkit.config import JsonDict
+from vitkit.tables import listing
 from vitkit.text import printable
 
 
@@ -17,10 +18,12 @@ def inspect(
 ) -> None:
     """Describe a checkpoint or an architecture.
 
-    Prints the architecture, the number of parameters, the FLOPs per image, preprocessing, labels and origin.
+    Prints the architecture, the number of parameters, the FLOPs per image (two per multiply-accumulate operation, MAC),
+    preprocessing, labels and origin.
 
     Args:
-        model: Checkpoint folder or file, Hugging Face Hub id, or name of an architecture (`vitkit models`).
+        model: Checkpoint folder or file, Hugging Face Hub id, or name of an architecture (`vitkit models`), also its name
+            in timm.
         json: Print the description as one JSON object.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
@@ -31,27 +34,21 @@ def inspect(
     if json:
         print(json_line(facts))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text  # not str, in which brackets are markup
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
+    rows: list[tuple[str, str]] = []
     for section, entries in facts.items():
         if isinstance(entries, dict):
-            table.add_row(section)
-            for name, value in entries.items():
-                table.add_row(Text(f"  {printable(name)}"), Text(_text(value, name)))
+            rows += [(section, ""), *((f"  {name}", _text(value, name)) for name, value in entries.items())]
         else:
-            table.add_row(section, Text(_text(entries)))
-    Console(highlight=False).print(table)
+            macs = f", 2 x {entries / 2e9:.2f} G MACs" if section == "FLOPs per image" else ""
+            rows.append((section, _text(entries) + macs))
+    print(listing(rows))
 
 
 def _facts(name: str, revision: str | None, changes: dict[str, str]) -> JsonDict:
     from vitkit import checkpoints, config, models
     from vitkit.evaluation.flops import flops
 
-    if name in models.presets():
+    if checkpoints.is_architecture(name):
         checkpoint = None
         model = models.build(models.preset(name, **changes), device="meta")
     else:
@@ -61,7 +58,7 @@ def _facts(name: str, revision: str | None, changes: dict[str, str]) -> JsonDict
         "source": name,
         "architecture": models.to_dict(model.config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "FLOPs per image": flops(model),
+        "FLOPs per image": flops(model),  # two per multiply-accumulate operation
     }
     if checkpoint is not None:
         labels = checkpoint.labels

@@ -9,33 +9,28 @@ from tyro.conf import Positional, arg
 def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: bool = False) -> None:
     """List the architectures.
 
-    Parameter counts are for 224 x 224 images and 1000 classes. `vitkit inspect NAME` shows the details of a model.
+    Parameter counts are for the native image size, mostly 224 x 224, and 1000 classes. `vitkit inspect NAME` shows the
+    details of a model. Names of timm and transformers, such as vit_base_patch16_224, are accepted, too.
 
     Args:
-        name: List only the architectures whose name contains this text.
+        name: List only the architectures whose name contains this text, or matches it with the wildcards * and ?. A name
+            of timm or transformers lists its architecture.
         json: Print one line of JSON per architecture.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from vitkit import models as zoo
-    from vitkit.config import nearest
+    from vitkit.api.list_models import list_models
+    from vitkit.tables import table
 
-    found = {preset: config for preset, config in zoo.presets().items() if name in preset}
+    found = list_models(name) or [each for each in (zoo.canonical_name(name),) if each]
     if not found:
-        raise ValueError(f"no architecture name contains '{name}'{nearest(name, zoo.presets())}")
+        raise ValueError(f"no architecture name contains '{name}'{zoo.did_you_mean(name)}")
     rows = []
-    for preset, config in found.items():
-        model = zoo.build(config, device="meta")
+    for preset in found:
+        model = zoo.build(zoo.preset(preset), device="meta")
         parameters = sum(parameter.numel() for parameter in model.parameters())
         rows.append({"name": preset, "parameters": parameters, "width": model.width})
-    if json:
-        for row in rows:
-            print(json_format.dumps(row))
-        return
-    table = Table("name", box=None, pad_edge=False)
-    table.add_column("parameters", justify="right")
-    table.add_column("width", justify="right")
-    for row in rows:
-        table.add_row(row["name"], f"{row['parameters']:,}", str(row["width"]))
-    Console(highlight=False).print(table)
+        if json:
+            print(json_format.dumps(rows[-1]))
+    if not json:
+        cells = [(str(row["name"]), f"{row['parameters']:,}", str(row["width"])) for row in rows]
+        print(table(cells, ("name", "parameters", "width"), right=(1, 2)))

@@ -56,20 +56,21 @@ def paper(
 
 
 def _list(found: "dict[str, Experiment]", json: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from vitkit.tables import table
 
     if json:
         for name, each in found.items():
             print(json_format.dumps(_record(name, each)))
         return
-    table = Table("name", box=None, pad_edge=False)
-    table.add_column("small scale", justify="right")
-    table.add_column("description")
-    for name, each in found.items():
-        table.add_row(name, f"{max(1, round(60 * each.minutes))} s" if each.minutes < 1 else f"{each.minutes:g} min",
-                      each.title.partition(": ")[2] or each.title)  # fmt: skip
-    Console(highlight=False).print(table)
+    rows = [
+        (
+            name,
+            f"{max(1, round(60 * each.minutes))} s" if each.minutes < 1 else f"{each.minutes:g} min",
+            each.title.partition(": ")[2] or each.title,
+        )
+        for name, each in found.items()
+    ]
+    print(table(rows, ("name", "small scale", "description"), right=(1,)))
     print(
         "\n`vitkit paper NAME` shows the published numbers and the commands, "
         "and `vitkit paper NAME --scale small` runs a small version."
@@ -130,10 +131,6 @@ def _make(name: str, scale: str, json: bool, **settings: object) -> None:
 
 
 def _print(content: "Table") -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from vitkit.tables import table
 
-    table = Table(*content.columns, box=None, pad_edge=False)
-    for row in content.words():
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+    print(table(content.words(), content.columns))

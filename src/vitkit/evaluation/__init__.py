@@ -6,7 +6,7 @@ it as the second parameter and is called `name:argument` (`real:labels.json`). A
 model's classes declares its input: `READS = "representations"`, `READS = "model"`, or `READS = "images"` for the
 representations of images that need no labels. An evaluator of predictions fits both kinds of classification, or the
 `PROBLEM_TYPES` (of `vitkit.task`) that it declares. An evaluator whose metrics are no fractions of 1 declares
-`FRACTIONS = False`.
+`FRACTIONS = False`; single metrics that are none have a name in `NUMBERS`.
 It may define `check`, which raises an error for unsuitable data before any image is read (see `requirements`).
 """
 
@@ -28,9 +28,15 @@ from vitkit.layers.features import Features
 from vitkit.models import Backbone
 from vitkit.registry import Registry
 from vitkit.task import PROBLEM_TYPES, SINGLE_LABEL, Task
+from vitkit.text import percent
 
 Batches = Callable[[], Iterable[Batch]]
 CLASSIFICATION = ("single_label_classification", "multi_label_classification")
+# Last names of metrics that are no fractions, of any evaluator.
+NUMBERS = {
+    *("blocks", "brier", "classes", "gradient", "images", "l2", "loss", "mean_patch", "nll", "objects", "rate"),
+    "temperature",
+}
 _EVALUATORS = Registry(__name__, "evaluator", ("evaluate",), exclude=("protocol", "requirements"))
 
 
@@ -247,12 +253,16 @@ def needs_labels(spec: str) -> bool:
 
 def is_fraction(metric: str) -> bool:
     """Returns whether a metric, such as `top1.accuracy`, is a fraction between 0 and 1."""
-    return getattr(_EVALUATORS.get(metric.partition(".")[0].partition(":")[0]), "FRACTIONS", True)
+    evaluator, _, name = metric.rpartition(".")
+    found = evaluator.partition(":")[0].removesuffix("_tuned")
+    return name not in NUMBERS and (found not in evaluators() or getattr(_EVALUATORS.get(found), "FRACTIONS", True))
 
 
 def formatted(metric: str, value: float) -> str:
-    """Returns the value of a metric as text. Fractions are shown in percent."""
-    return f"{value:.2%}" if is_fraction(metric) else f"{value:.4g}"
+    """Returns the value of a metric as text: a fraction in percent ("80.00%"), or a number with four digits."""
+    if is_fraction(metric):
+        return percent(value)
+    return f"{value:,.0f}" if value == round(value) and abs(value) >= 1 else f"{value:,.4g}"
 
 
 def evaluate(subject: ModelOutputs, names: Iterable[str]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 
 from vitkit import atomic
+from vitkit.evaluation import formatted
 from vitkit.evaluation.protocol import Evaluation
 from vitkit.report import results
 from vitkit.report.page import page, tile, unreadable_section
@@ -81,5 +82,5 @@ def metric_rows(metrics: dict[str, float]) -> Sequence[tuple[str, str, str]]:
     rows = []
     for key, value in metrics.items():
         evaluator, _, name = key.rpartition(".")
-        rows.append((evaluator, name, f"{value:,.0f}" if value == round(value) and abs(value) > 1 else f"{value:,.4g}"))
+        rows.append((evaluator, name, formatted(key, value)))
     return rows
