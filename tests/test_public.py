@@ -1,7 +1,10 @@
 """The public names of `import vitkit`, and that heavy libraries are imported on first use only."""
 
+import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from oracles import oracle
@@ -58,9 +61,11 @@ NAMES = [
     "Dinov2WithRegistersModel",
     "Embedding",
     "Embeddings",
+    "Evaluation",
     "FlaxViTForImageClassification",
     "FlaxViTModel",
     "ImageError",
+    "LabelledPredictions",
     "Limits",
     "Prediction",
     "Predictor",
@@ -70,6 +75,7 @@ NAMES = [
     "ResNetForImageClassification",
     "ResNetModel",
     "Task",
+    "TrainedRun",
     "UntrainedHeadWarning",
     "ViTConfig",
     "ViTFeatureExtractor",
@@ -88,12 +94,20 @@ NAMES = [
     "__version__",
     "classify",
     "convert",
+    "create_model",
     "embed",
+    "evaluate",
     "explain",
     "export",
+    "finetune",
+    "list_models",
+    "list_recipes",
     "load",
     "open_image",
     "pipeline",
+    "predict",
+    "resume",
+    "train",
 ]
 
 
@@ -133,3 +147,28 @@ def test_help_imports_no_torch() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match=r"nothing_of_this_name"):
         vitkit.nothing_of_this_name  # noqa: B018
+
+
+def test_the_stub_lists_every_name_once() -> None:
+    stub = Path(vitkit.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    names = re.findall(r"(\w+) as (\w+)", stub)
+    assert all(one == other for one, other in names)
+    assert sorted(one for one, _ in names) == [name for name in NAMES if name != "__version__"]
+
+
+FUNCTIONS = [name for name in NAMES if name in Path(vitkit.__file__).read_text("utf-8") and name.islower() and "__" not in name]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_functions_are_typed_and_documented(name: str) -> None:
+    """One file per function, no `**options: Any`, every parameter in the docstring, and an example."""
+    function = getattr(vitkit, name)
+    doc, signature = function.__doc__, inspect.signature(function)
+    assert doc.splitlines()[0].endswith(".")
+    assert ">>> " in doc, "the docstring has no example"
+    for parameter in signature.parameters.values():
+        assert parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL), parameter
+        assert parameter.annotation is not parameter.empty
+        assert f"{parameter.name}:" in doc, f"{name} does not document {parameter.name}"
+    assert signature.return_annotation is not signature.empty
+    assert f"    {name} " in (vitkit.__doc__ or ""), f"help(vitkit) does not list {name}"

@@ -1,288 +1,42 @@
 """A complete Vision Transformer toolkit: classify, train, fine-tune, evaluate, explain and convert.
 
-`vitkit.load(source)` returns a classifier for any checkpoint. The names below are imported when they are first used, so
-that `import vitkit` is fast.
+    load            loads a checkpoint from anywhere as a classifier
+    classify        predicts the classes of images
+    embed           computes feature vectors of images
+    explain         draws attention maps and other explanations
+    finetune        fine-tunes a checkpoint on your own images
+    train           trains a model by a recipe, or an architecture on your own images
+    resume          resumes a stopped run, or extends a finished one
+    evaluate        computes metrics of a model on labeled images
+    predict         labels all images of a folder or a data source
+    convert         converts a checkpoint to another format
+    export          exports a model to ONNX, OpenVINO or torch.export
+    create_model    builds a model by name
+    list_models     lists the architectures
+    list_recipes    lists the training recipes
+
+`help(vitkit.finetune)` describes a function. The functions log to the logger `vitkit`, which is quiet by default. Other
+names are the classes of these functions, and those of Hugging Face transformers (`vitkit.transformers`); timm's are in
+`vitkit.timm`. All of them are imported when they are first used, so that `import vitkit` is fast.
 """
 
+import ast
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from vitkit.api.classify import classify
-    from vitkit.api.convert import convert
-    from vitkit.api.embed import embed
-    from vitkit.api.explain import explain
-    from vitkit.api.export import export
-    from vitkit.api.load import load
-    from vitkit.data.processor import Processor
-    from vitkit.images import ImageError, Limits, open_image
-    from vitkit.inference import (
-        Classification,
-        Classifications,
-        Classifier,
-        Embedding,
-        Embeddings,
-        Prediction,
-        Predictor,
-        UntrainedHeadWarning,
-    )
-    from vitkit.task import Task
-    from vitkit.transformers import (
-        AutoBackbone,
-        AutoConfig,
-        AutoFeatureExtractor,
-        AutoImageProcessor,
-        AutoModel,
-        AutoModelForImageClassification,
-        AutoModelForMaskedImageModeling,
-        AutoModelForPreTraining,
-        AutoModelForSemanticSegmentation,
-        BeitBackbone,
-        BeitConfig,
-        BeitFeatureExtractor,
-        BeitForImageClassification,
-        BeitForMaskedImageModeling,
-        BeitForSemanticSegmentation,
-        BeitImageProcessor,
-        BeitImageProcessorFast,
-        BeitImageProcessorPil,
-        BeitModel,
-        BitImageProcessor,
-        BitImageProcessorFast,
-        BitImageProcessorPil,
-        ConvNextFeatureExtractor,
-        ConvNextImageProcessor,
-        ConvNextImageProcessorFast,
-        ConvNextImageProcessorPil,
-        DeiTConfig,
-        DeiTFeatureExtractor,
-        DeiTForImageClassification,
-        DeiTForImageClassificationWithTeacher,
-        DeiTForMaskedImageModeling,
-        DeiTImageProcessor,
-        DeiTImageProcessorFast,
-        DeiTImageProcessorPil,
-        DeiTModel,
-        Dinov2Backbone,
-        Dinov2Config,
-        Dinov2ForImageClassification,
-        Dinov2Model,
-        Dinov2WithRegistersBackbone,
-        Dinov2WithRegistersConfig,
-        Dinov2WithRegistersForImageClassification,
-        Dinov2WithRegistersModel,
-        DINOv3ViTBackbone,
-        DINOv3ViTConfig,
-        DINOv3ViTImageProcessor,
-        DINOv3ViTImageProcessorFast,
-        DINOv3ViTModel,
-        ResNetBackbone,
-        ResNetConfig,
-        ResNetForImageClassification,
-        ResNetModel,
-        ViTConfig,
-        ViTFeatureExtractor,
-        ViTForImageClassification,
-        ViTForMaskedImageModeling,
-        ViTImageProcessor,
-        ViTImageProcessorFast,
-        ViTImageProcessorPil,
-        ViTMAEConfig,
-        ViTMAEForPreTraining,
-        ViTMAEModel,
-        ViTModel,
-        ViTMSNConfig,
-        ViTMSNForImageClassification,
-        ViTMSNModel,
-        pipeline,
-    )
-    from vitkit.transformers.flax_vit import FlaxViTForImageClassification, FlaxViTModel
+from pathlib import Path
+from typing import Any
 
 __version__ = version("vitkit")
 
+# `__init__.pyi` lists every name once, for type checkers and for the imports here.
 _MODULES = {
-    "AutoBackbone": "vitkit.transformers",
-    "AutoConfig": "vitkit.transformers",
-    "AutoFeatureExtractor": "vitkit.transformers",
-    "AutoImageProcessor": "vitkit.transformers",
-    "AutoModel": "vitkit.transformers",
-    "AutoModelForImageClassification": "vitkit.transformers",
-    "AutoModelForMaskedImageModeling": "vitkit.transformers",
-    "AutoModelForPreTraining": "vitkit.transformers",
-    "AutoModelForSemanticSegmentation": "vitkit.transformers",
-    "BeitBackbone": "vitkit.transformers",
-    "BeitConfig": "vitkit.transformers",
-    "BeitFeatureExtractor": "vitkit.transformers",
-    "BeitForImageClassification": "vitkit.transformers",
-    "BeitForMaskedImageModeling": "vitkit.transformers",
-    "BeitForSemanticSegmentation": "vitkit.transformers",
-    "BeitImageProcessor": "vitkit.transformers",
-    "BeitImageProcessorFast": "vitkit.transformers",
-    "BeitImageProcessorPil": "vitkit.transformers",
-    "BeitModel": "vitkit.transformers",
-    "BitImageProcessor": "vitkit.transformers",
-    "BitImageProcessorFast": "vitkit.transformers",
-    "BitImageProcessorPil": "vitkit.transformers",
-    "Classification": "vitkit.inference",
-    "Classifications": "vitkit.inference",
-    "Classifier": "vitkit.inference",
-    "ConvNextFeatureExtractor": "vitkit.transformers",
-    "ConvNextImageProcessor": "vitkit.transformers",
-    "ConvNextImageProcessorFast": "vitkit.transformers",
-    "ConvNextImageProcessorPil": "vitkit.transformers",
-    "DINOv3ViTBackbone": "vitkit.transformers",
-    "DINOv3ViTConfig": "vitkit.transformers",
-    "DINOv3ViTImageProcessor": "vitkit.transformers",
-    "DINOv3ViTImageProcessorFast": "vitkit.transformers",
-    "DINOv3ViTModel": "vitkit.transformers",
-    "DeiTConfig": "vitkit.transformers",
-    "DeiTFeatureExtractor": "vitkit.transformers",
-    "DeiTForImageClassification": "vitkit.transformers",
-    "DeiTForImageClassificationWithTeacher": "vitkit.transformers",
-    "DeiTForMaskedImageModeling": "vitkit.transformers",
-    "DeiTImageProcessor": "vitkit.transformers",
-    "DeiTImageProcessorFast": "vitkit.transformers",
-    "DeiTImageProcessorPil": "vitkit.transformers",
-    "DeiTModel": "vitkit.transformers",
-    "Dinov2Backbone": "vitkit.transformers",
-    "Dinov2Config": "vitkit.transformers",
-    "Dinov2ForImageClassification": "vitkit.transformers",
-    "Dinov2Model": "vitkit.transformers",
-    "Dinov2WithRegistersBackbone": "vitkit.transformers",
-    "Dinov2WithRegistersConfig": "vitkit.transformers",
-    "Dinov2WithRegistersForImageClassification": "vitkit.transformers",
-    "Dinov2WithRegistersModel": "vitkit.transformers",
-    "Embedding": "vitkit.inference",
-    "Embeddings": "vitkit.inference",
-    "FlaxViTForImageClassification": "vitkit.transformers",
-    "FlaxViTModel": "vitkit.transformers",
-    "ImageError": "vitkit.images",
-    "Limits": "vitkit.images",
-    "Prediction": "vitkit.inference",
-    "Predictor": "vitkit.inference",
-    "Processor": "vitkit.data.processor",
-    "ResNetBackbone": "vitkit.transformers",
-    "ResNetConfig": "vitkit.transformers",
-    "ResNetForImageClassification": "vitkit.transformers",
-    "ResNetModel": "vitkit.transformers",
-    "Task": "vitkit.task",
-    "UntrainedHeadWarning": "vitkit.inference",
-    "ViTConfig": "vitkit.transformers",
-    "ViTFeatureExtractor": "vitkit.transformers",
-    "ViTForImageClassification": "vitkit.transformers",
-    "ViTForMaskedImageModeling": "vitkit.transformers",
-    "ViTImageProcessor": "vitkit.transformers",
-    "ViTImageProcessorFast": "vitkit.transformers",
-    "ViTImageProcessorPil": "vitkit.transformers",
-    "ViTMAEConfig": "vitkit.transformers",
-    "ViTMAEForPreTraining": "vitkit.transformers",
-    "ViTMAEModel": "vitkit.transformers",
-    "ViTMSNConfig": "vitkit.transformers",
-    "ViTMSNForImageClassification": "vitkit.transformers",
-    "ViTMSNModel": "vitkit.transformers",
-    "ViTModel": "vitkit.transformers",
-    "classify": "vitkit.api.classify",
-    "convert": "vitkit.api.convert",
-    "embed": "vitkit.api.embed",
-    "explain": "vitkit.api.explain",
-    "export": "vitkit.api.export",
-    "load": "vitkit.api.load",
-    "open_image": "vitkit.images",
-    "pipeline": "vitkit.transformers",
+    alias.name: str(node.module)
+    for node in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
 }
 
-__all__ = [
-    "AutoBackbone",
-    "AutoConfig",
-    "AutoFeatureExtractor",
-    "AutoImageProcessor",
-    "AutoModel",
-    "AutoModelForImageClassification",
-    "AutoModelForMaskedImageModeling",
-    "AutoModelForPreTraining",
-    "AutoModelForSemanticSegmentation",
-    "BeitBackbone",
-    "BeitConfig",
-    "BeitFeatureExtractor",
-    "BeitForImageClassification",
-    "BeitForMaskedImageModeling",
-    "BeitForSemanticSegmentation",
-    "BeitImageProcessor",
-    "BeitImageProcessorFast",
-    "BeitImageProcessorPil",
-    "BeitModel",
-    "BitImageProcessor",
-    "BitImageProcessorFast",
-    "BitImageProcessorPil",
-    "Classification",
-    "Classifications",
-    "Classifier",
-    "ConvNextFeatureExtractor",
-    "ConvNextImageProcessor",
-    "ConvNextImageProcessorFast",
-    "ConvNextImageProcessorPil",
-    "DINOv3ViTBackbone",
-    "DINOv3ViTConfig",
-    "DINOv3ViTImageProcessor",
-    "DINOv3ViTImageProcessorFast",
-    "DINOv3ViTModel",
-    "DeiTConfig",
-    "DeiTFeatureExtractor",
-    "DeiTForImageClassification",
-    "DeiTForImageClassificationWithTeacher",
-    "DeiTForMaskedImageModeling",
-    "DeiTImageProcessor",
-    "DeiTImageProcessorFast",
-    "DeiTImageProcessorPil",
-    "DeiTModel",
-    "Dinov2Backbone",
-    "Dinov2Config",
-    "Dinov2ForImageClassification",
-    "Dinov2Model",
-    "Dinov2WithRegistersBackbone",
-    "Dinov2WithRegistersConfig",
-    "Dinov2WithRegistersForImageClassification",
-    "Dinov2WithRegistersModel",
-    "Embedding",
-    "Embeddings",
-    "FlaxViTForImageClassification",
-    "FlaxViTModel",
-    "ImageError",
-    "Limits",
-    "Prediction",
-    "Predictor",
-    "Processor",
-    "ResNetBackbone",
-    "ResNetConfig",
-    "ResNetForImageClassification",
-    "ResNetModel",
-    "Task",
-    "UntrainedHeadWarning",
-    "ViTConfig",
-    "ViTFeatureExtractor",
-    "ViTForImageClassification",
-    "ViTForMaskedImageModeling",
-    "ViTImageProcessor",
-    "ViTImageProcessorFast",
-    "ViTImageProcessorPil",
-    "ViTMAEConfig",
-    "ViTMAEForPreTraining",
-    "ViTMAEModel",
-    "ViTMSNConfig",
-    "ViTMSNForImageClassification",
-    "ViTMSNModel",
-    "ViTModel",
-    "__version__",
-    "classify",
-    "convert",
-    "embed",
-    "explain",
-    "export",
-    "load",
-    "open_image",
-    "pipeline",
-]
+__all__ = sorted([*_MODULES, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
@@ -292,4 +46,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return list(__all__)

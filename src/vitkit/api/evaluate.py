@@ -1,6 +1,7 @@
 """`vitkit.evaluate`: evaluates a model on labeled images."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -112,9 +113,8 @@ def evaluate(
     found = protocol.run(name, placed.model, classifier.processor, classifier.labels, settings, wrap)
     if out is not None:
         report.write(found, Path(out))
-    LOGGER.info(placed.summary)
     _log_unreadable(found.unreadable)
-    return found
+    return replace(found, summary=placed.summary)
 
 
 def _model_name(model: Model) -> str:

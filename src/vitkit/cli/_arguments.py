@@ -230,7 +230,8 @@ def _arranged(command: str, table: dict[str, Option], words: Sequence[str]) -> l
     """Returns the checked words: the positional arguments, then every option once."""
     given, positional = _given(command, table, words)
     places = [each for each in table.values() if not each.flags]
-    missing = [each.metavar for each in places[len(positional) :] if each.default is REQUIRED]
+    # A command says itself that it needs images.
+    missing = [each.metavar for each in places[len(positional) :] if each.default is REQUIRED and each.kind != "list"]
     for each in table.values():
         if each.flags and each.default is REQUIRED and each.name not in given:
             missing.append(f"{each.shown} {each.metavar}")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
@@ -61,11 +61,3 @@ class TrainingOptions:
     max_pixels: int | None = None
     max_bytes: int | None = None
     set: tuple[str, ...] = ()
-
-    def given(self) -> dict[str, Any]:
-        """Returns the options that were given, except --resume, as arguments of `vitkit.train` or `finetune`."""
-        from vitkit.cli._outcomes import settings
-
-        found = {name: value for name, value in vars(self).items() if value is not None and value is not False}
-        found.pop("resume", None)
-        return found | {"settings": settings(found.pop("set"))}

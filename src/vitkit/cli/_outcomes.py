@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitkit.config import Json
 from vitkit.images import DEFAULT_LIMITS, Limits, Unlisted, sniff
@@ -127,11 +127,18 @@ def report_unreadable(names: Sequence[str], file: Path) -> None:
               file=sys.stderr)  # fmt: skip
 
 
+def training_arguments(training: "TrainingOptions") -> dict[str, Any]:
+    """Returns the options that were given, except --resume, as arguments of `vitkit.train` or `vitkit.finetune`."""
+    found = {name: value for name, value in vars(training).items() if value is not None and value is not False}
+    found.pop("resume", None)
+    return found | {"settings": settings(found.pop("set"))}
+
+
 def resumed(training: "TrainingOptions", others: Mapping[str, object]) -> "TrainedRun":
     """Resumes the run of --resume. Raises ValueError if `others`, the other arguments by name, were given, too."""
     from vitkit.api.resume import resume
 
-    given = training.given()
+    given = training_arguments(training)
     taken = {name: given.pop(name) for name in RESUME if name in given}
     named = [name for name, value in others.items() if value]
     named += [f"--{name.replace('_', '-')}" for name in given if name != "settings"]

@@ -97,6 +97,7 @@ def evaluate(
         print(json_line(found.to_dict()))
     else:
         _write_table(found)
+        print(found.summary)
         if out is not None:
             print(f"see {out / 'report.html'}")
     if found.threshold is not None:

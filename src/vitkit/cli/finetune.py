@@ -26,7 +26,7 @@ def finetune(
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
     """
     from vitkit.api.finetune import finetune as start
-    from vitkit.cli._outcomes import finished, resumed
+    from vitkit.cli._outcomes import finished, resumed, training_arguments
 
     if training.resume is not None:
         finished(resumed(training, {"MODEL": model}))
@@ -37,4 +37,4 @@ def finetune(
             f"`vitkit finetune` needs {' and '.join(missing)}, as in vitkit finetune MODEL --data photos/, or --resume with "
             "a run folder"
         )
-    finished(start(model, **training.given(), progress=True))
+    finished(start(model, **training_arguments(training), progress=True))

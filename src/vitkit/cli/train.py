@@ -38,7 +38,7 @@ def train(
         repeat: Path of the config.json file of a run to repeat, instead of the name of a recipe.
     """
     from vitkit.api.train import train as start
-    from vitkit.cli._outcomes import finished, resumed
+    from vitkit.cli._outcomes import finished, resumed, training_arguments
     from vitkit.regular import read_text
     from vitkit.training import run as runs
 
@@ -54,7 +54,7 @@ def train(
             "the config.json of a run"
         )
     found = recipe or None if repeat is None else runs.from_json(read_text(repeat))
-    options: dict[str, Any] = training.given() | {"model": model, "init_from": init_from}
+    options: dict[str, Any] = training_arguments(training) | {"model": model, "init_from": init_from}
     if backend == "jax":
         _train_with_jax(found, options)
     else:

@@ -18,6 +18,7 @@ from vitkit.data.unreadable import Unreadable, check_skipped
 from vitkit.evaluation import ModelOutputs, Predictions, f1, requirements
 from vitkit.images import DEFAULT_LIMITS, Limits
 from vitkit.models import Backbone
+from vitkit.text import printable
 
 Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
@@ -115,13 +116,14 @@ class EvaluationConfig:
         return training, found[name]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
     """Result of an evaluation: the metrics, the settings, and the `predictions` if an evaluator used them.
 
     `source` and `training` contain the images that could be read, `unreadable` names the others. `threshold` has the
     tuned thresholds, one per label, if the config asks for them; the metrics `f1_tuned` are those with these thresholds
-    on the same images, the other metrics are those of the model as it is.
+    on the same images, the other metrics are those of the model as it is. `summary` says in which precision the model
+    ran, and why.
     """
 
     model: str
@@ -135,6 +137,13 @@ class Evaluation:
     checkpoint: checkpoints.Checkpoint | None = None
     unreadable: tuple[str, ...] = ()
     threshold: tuple[float, ...] | None = None
+    summary: str = ""
+
+    def __repr__(self) -> str:
+        names = [name for name in self.metrics if evaluation.is_fraction(name)] or list(self.metrics)
+        shown = [f"\n  {name} {evaluation.formatted(name, self.metrics[name])}" for name in names]
+        title = f"{self.model} on {self.config.data}, {len(self.source):,} images"
+        return printable(f"Evaluation({title})") + "".join(shown)
 
     def to_dict(self) -> dict[str, object]:
         """Returns a dict for JSON with the metrics and all settings that are needed to compute them again."""
