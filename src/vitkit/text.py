@@ -8,6 +8,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+# First characters of a cell that spreadsheets take for a formula, also in full width. An apostrophe is escaped by a
+# second one, so that every text can be read back.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20", "'")
+
 
 def printable(text: object) -> str:
     """Returns untrusted text with control characters, line breaks and all other unprintable characters escaped."""
@@ -29,6 +33,26 @@ def shortened(names: list[str], most: int = 3) -> str:
     """Joins escaped names for a message. Names after the first `most` are only counted, as in "and 5 more"."""
     shown = ", ".join(map(printable, names[:most]))
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
+def percent(fraction: float, digits: int = 2) -> str:
+    """Returns a fraction in percent, such as "80.00%". `digits` is the number of decimals."""
+    return f"{fraction:.{digits}%}"
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Returns text for a cell of a CSV file, after an apostrophe if a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def from_spreadsheet_cell(text: str) -> str:
+    """Returns the text of a cell that `spreadsheet_cell` has written."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA_STARTS) else text
+
+
+def utf8_text(text: str) -> str:
+    """Returns text that UTF-8 can encode: undecodable bytes of a file name are escaped, such as `\\udce9`."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def plural(number: int, noun: str) -> str:

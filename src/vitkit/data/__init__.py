@@ -87,6 +87,13 @@ class Source(ABC):
     def label(self, index: int) -> Label:
         """Returns the label without reading the image. For regression, returns an empty tuple."""
 
+    def key(self, index: int) -> str:
+        """Returns the key of an image, as in `Example.key`. Images with the same key are the same image.
+
+        By default the image is read for it. Sources override this method if they know their keys.
+        """
+        return self.read(index).key
+
     def targets(self, index: int) -> tuple[float, ...]:
         """Returns the regression targets, one for each name in `classes`, without reading the image.
 
@@ -101,6 +108,10 @@ class EncodedSource(Source):
     @abstractmethod
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
         """Returns the path or the bytes of an image file, and the key that names the image in messages."""
+
+    def key(self, index: int) -> str:
+        """Returns the key of an image without decoding it."""
+        return self.encoded(index)[1]
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
         """Decodes an image. Raises `ImageError` with the key of the image if it cannot be decoded."""
@@ -140,6 +151,10 @@ class Subset(Source):
         """Returns the label at `indices[index]` of the underlying source."""
         return self.source.label(int(self.indices[index]))
 
+    def key(self, index: int) -> str:
+        """Returns the key at `indices[index]` of the underlying source."""
+        return self.source.key(int(self.indices[index]))
+
     def targets(self, index: int) -> tuple[float, ...]:
         """Returns the targets at `indices[index]` of the underlying source."""
         return self.source.targets(int(self.indices[index]))
@@ -178,6 +193,10 @@ class Relabelled(Source):
         label = self.source.label(index)
         return self._mapped(label) if isinstance(label, int) else tuple(map(self._mapped, label))
 
+    def key(self, index: int) -> str:
+        """Returns the key of an image of the source."""
+        return self.source.key(index)
+
     def _mapped(self, label: int) -> int:
         return self.indices[label] if label >= 0 else -1
 
@@ -208,6 +227,10 @@ class Unlabelled(Source):
     def label(self, index: int) -> int:
         """Returns -1, which means that the image has no label."""
         return -1
+
+    def key(self, index: int) -> str:
+        """Returns the key of an image of the source."""
+        return self.source.key(index)
 
 
 def fitted(source: Source, classes: tuple[str, ...], *, name: str, regression: bool = False) -> Source:

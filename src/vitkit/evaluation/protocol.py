@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from vitkit import __version__, checkpoints, evaluation
+from vitkit.config import to_dict
 from vitkit.data import Source, check_kind, fitted, splits, train_and_val
 from vitkit.data.augment import Transform
+from vitkit.data.fixes import Fix, Part, apply
 from vitkit.data.labels import matched
 from vitkit.data.loader import Batch, evaluation_batches
 from vitkit.data.processor import Processor
@@ -31,7 +33,8 @@ class EvaluationConfig:
     use `train`, or the train split of `data`. With `held_out`, this fraction of every class of `data` is for evaluation
     and the rest for training. `limits` are those of the image files. Unreadable images are left out; above the
     fraction `max_unreadable`, and more than ten, they end the evaluation. `tune_threshold` also finds the threshold of
-    each independent label with the best F1 on the evaluation images.
+    each independent label with the best F1 on the evaluation images. `fixes` are corrections of the labels, and images
+    to drop (`vitkit.data.fixes.read_fixes`).
     """
 
     data: str
@@ -44,6 +47,7 @@ class EvaluationConfig:
     limits: Limits = DEFAULT_LIMITS
     max_unreadable: float = 0.1
     tune_threshold: bool = False
+    fixes: tuple[Fix, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is invalid, before any image is read."""
@@ -71,13 +75,15 @@ class EvaluationConfig:
         """The parts of `ModelOutputs` that the evaluators read: predictions, representations, images or model."""
         return {evaluation.reads(word) for word in self.evaluators}
 
-    def sources(self, labels: tuple[str, ...], *, regression: bool = False) -> tuple[Source | None, Source]:
-        """Returns the evaluation images, and the training images if an evaluator needs them.
+    def sources(self, labels: tuple[str, ...], *, regression: bool = False) -> tuple[Source | None, Source, str]:
+        """Returns the training images if an evaluator needs them, the evaluation images, and the split of the latter.
+
+        The split is val, test or all; held-out images are those of `val`.
 
         Their classes are numbered like the model's `labels` if an evaluator reads predictions. Raises ValueError if the
         classes do not match. `regression` says whether the model predicts numbers.
         """
-        training, evaluation = self._open()
+        training, evaluation, split = self._corrected()
         if self.reads != {"model"}:
             check_kind(evaluation, regression=regression and "predictions" in self.reads, name=self.data)
         if "representations" not in self.reads:
@@ -88,23 +94,37 @@ class EvaluationConfig:
                 "set train or held_out"
             )
         if "predictions" not in self.reads:
-            return training, evaluation if training is None else fitted(evaluation, training.classes, name=self.data)
+            source = evaluation if training is None else fitted(evaluation, training.classes, name=self.data)
+            return training, source, split
         if not labels:
             raise ValueError("the model has no classes to predict; use knn, fewshot or probe")
         matched_training = None if training is None else matched(training, labels, name=self.train or self.data)
-        return matched_training, matched(evaluation, labels, name=self.data, regression=regression)
+        return matched_training, matched(evaluation, labels, name=self.data, regression=regression), split
 
-    def _open(self) -> tuple[Source | None, Source]:
+    def _corrected(self) -> tuple[Source | None, Source, str]:
+        """Returns the training images and the evaluation images, with corrections, and the split of the latter."""
+        training, evaluation, split = self._open()
+        if not self.fixes:
+            return training, evaluation, split
+        if self.held_out is not None or (split == "all" and self.train is None):
+            names, others = frozenset[str](), frozenset[str]()
+        else:
+            names, others = frozenset({"val", "test"} if self.train else {split}), frozenset({"train"})
+        parts = [Part(evaluation, names), *([] if training is None else [Part(training, others)])]
+        fixed = apply(parts, self.fixes)
+        return None if training is None else fixed[1], fixed[0], split
+
+    def _open(self) -> tuple[Source | None, Source, str]:
         found = splits(self.data, needs_labels=any(map(evaluation.needs_labels, self.evaluators)))
         if self.held_out is not None:
             if "all" not in found:
                 raise ValueError(f"'{self.data}' has splits ({', '.join(found)}); held_out needs data without splits")
-            return train_and_val(self.data, held_out=self.held_out, seed=self.seed)
+            return *train_and_val(self.data, held_out=self.held_out, seed=self.seed), "val"
         name = next((name for name in ("val", "test", "all") if name in found), None)
         if name is None:
             raise ValueError(f"'{self.data}' has no val or test split; it has {', '.join(found)}")
         if self.train is None:
-            return found.get("train"), found[name]
+            return found.get("train"), found[name], name
         if self.train == self.data and name == "all":
             raise ValueError(
                 f"train and data are both '{self.data}'; set held_out instead of train to split the images"
@@ -113,14 +133,15 @@ class EvaluationConfig:
         training = others.get("train") or others.get("all")
         if training is None:
             raise ValueError(f"'{self.train}' has no train split; it has {', '.join(others)}")
-        return training, found[name]
+        return training, found[name], name
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
     """Result of an evaluation: the metrics, the settings, and the `predictions` if an evaluator used them.
 
-    `source` and `training` contain the images that could be read, `unreadable` names the others. `threshold` has the
+    `source` and `training` contain the images that could be read, `unreadable` names the others. `split` is the split
+    of the evaluation images. `threshold` has the
     tuned thresholds, one per label, if the config asks for them; the metrics `f1_tuned` are those with these thresholds
     on the same images, the other metrics are those of the model as it is. `summary` says in which precision the model
     ran, and why.
@@ -129,6 +150,7 @@ class Evaluation:
     model: str
     config: EvaluationConfig
     source: Source
+    split: str
     training: Source | None
     metrics: dict[str, float]
     predictions: Predictions | None
@@ -153,6 +175,8 @@ class Evaluation:
             "train": self.config.train,
             "held_out": self.config.held_out,
             "seed": self.config.seed,
+            "fixes": [to_dict(fix) for fix in self.config.fixes],
+            "split": self.split,
             "images": len(self.source),
             "training_images": None if self.training is None else len(self.training),
             "unreadable": list(self.unreadable),
@@ -184,7 +208,7 @@ def run(
     evaluation.check_task(config.evaluators, task)
     if config.tune_threshold:
         f1.check_tunable(task, model.config.num_classes)
-    training, source = config.sources(labels, regression=task.regression)
+    training, source, split = config.sources(labels, regression=task.regression)
     requirements.check(requirements.EvaluationData(model, source, training, processor), config.evaluators)
     for each in (source, *([] if training is None else [training])):
         check_skipped(each, config.max_unreadable)
@@ -216,6 +240,7 @@ def run(
         model=name,
         config=config,
         source=failed[0].readable(source),
+        split=split,
         training=training if training is None else failed[1].readable(training),
         metrics=metrics | _tuned_metrics(subject, threshold),
         predictions=subject.predictions if "predictions" in config.reads else None,
@@ -237,4 +262,4 @@ def _tuned_metrics(subject: ModelOutputs, threshold: tuple[float, ...] | None) -
         return {}
     predictions = subject.predictions
     tuned = replace(predictions, task=predictions.task.with_threshold(threshold))
-    return {f"f1_tuned.{name}": value for name, value in f1.metrics(tuned, subject.classes).items()}
+    return {f"{evaluation.TUNED}.{name}": value for name, value in f1.metrics(tuned, subject.classes).items()}

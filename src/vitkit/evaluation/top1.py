@@ -5,11 +5,13 @@ A prediction is correct if it is one of the true classes. Images without a label
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitkit.evaluation import ModelOutputs, Predictions
 from vitkit.evaluation.requirements import EvaluationData, top5
+
+FRACTIONS = ("accuracy", "top5")
 
 
 def check(data: EvaluationData) -> tuple[str, ...]:
@@ -28,12 +30,7 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     labelled = predictions.targets.sum(dim=1) > 0
     if not labelled.any():
         raise ValueError("none of the images has a label; evaluation needs labeled images")
-    if predictions.task.function(predictions.targets.shape[1]) == "sigmoid":
-        truth = (predictions.targets > 0).float()
-        loss = F.binary_cross_entropy_with_logits(predictions.logits, truth, reduction="none").sum(dim=1)
-    else:
-        truth = predictions.targets / predictions.targets.sum(dim=1, keepdim=True).clamp(min=1.0)
-        loss = F.cross_entropy(predictions.logits, truth, reduction="none")
+    loss = losses(predictions)
     result = {
         "accuracy": hits(predictions, 1)[labelled].double().mean().item(),
         "loss": loss[labelled].double().mean().item(),
@@ -42,6 +39,15 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     if predictions.targets.shape[1] > 5:
         result["top5"] = hits(predictions, 5)[labelled].double().mean().item()
     return result
+
+
+def losses(predictions: Predictions) -> Float[Tensor, " n"]:
+    """Returns the cross-entropy of each image: with a sigmoid the sum over all classes. Without a label it is 0."""
+    if predictions.task.function(predictions.targets.shape[1]) == "sigmoid":
+        truth = (predictions.targets > 0).float()
+        return F.binary_cross_entropy_with_logits(predictions.logits, truth, reduction="none").sum(dim=1)
+    truth = predictions.targets / predictions.targets.sum(dim=1, keepdim=True).clamp(min=1.0)
+    return F.cross_entropy(predictions.logits, truth, reduction="none")
 
 
 def hits(predictions: Predictions, k: int) -> Bool[Tensor, " n"]:

@@ -28,11 +28,11 @@ def read(model: Backbone, processor: Processor, images: Sequence[object], labels
     """
     originals = [original(processor, image) for image in images]
     pixels = processor(originals).to(next(model.parameters()).device)
-    views = tuple(_crop_to_patches(model, pixels, large_view(processor, each)) for each in originals)
+    views = tuple(crop_to_patches(model, pixels, large_view(processor, each)) for each in originals)
     return ExplainInputs(model=model, pixels=pixels, images=views, labels=tuple(labels))
 
 
-def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Image.Image:
+def crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Image.Image:
     """Crops the right and bottom borders of an image that do not fill a patch, because the model ignores them."""
     if not isinstance(model, TokenBackbone):
         return image

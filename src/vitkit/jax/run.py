@@ -13,6 +13,7 @@ import torch
 from vitkit import config as configs
 from vitkit import models
 from vitkit.data import train_and_val
+from vitkit.data.fixes import fixed_splits
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, check_readable, evaluation_batches, training_batches
 from vitkit.data.unreadable import Unreadable, check_skipped, check_unreadable
@@ -53,6 +54,7 @@ def train(run: Run, folder: str | Path, *, report: Callable[[Row], None] | None 
             f"minutes is {run.minutes:g}, which the JAX backend does not support; set steps or epochs, or use "
             "--backend torch"
         )
+    training, validation = fixed_splits(training, validation, run.data.fixes)
     run = with_task(run, training)
     config = training_config(run, run.total_steps(len(training)))
     check(run, training, validation)

@@ -1,4 +1,4 @@
-"""Writes the report of an evaluation as `evaluation.json` and `report.html`."""
+"""Writes the report of an evaluation: `evaluation.json`, `report.html`, `predictions.csv`, `predictions.parquet`."""
 
 import json
 from collections.abc import Sequence
@@ -8,32 +8,34 @@ from pathlib import Path
 from vitkit import atomic
 from vitkit.evaluation import formatted
 from vitkit.evaluation.protocol import Evaluation
-from vitkit.report import results
+from vitkit.report import gallery, predictions, results
 from vitkit.report.page import page, tile, unreadable_section
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
-    """Writes both report files to a folder. Raises ValueError if the folder contains a report of a training run."""
+    """Writes the files of the report to a folder. Raises ValueError if the folder contains a report of a training run."""
     report = folder / "report.html"
     if report.exists() and not (folder / "evaluation.json").exists():
         raise ValueError(f"the file '{report}' exists and is not the report of an evaluation; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(folder / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
-    atomic.write_text(report, html(evaluation))
+    links = predictions.write(folder, evaluation.predictions, evaluation.source.classes, evaluation.split)
+    content = evaluation.to_dict() | {"files": {"report": report.name, "predictions": list(links)}}
+    atomic.write_text(folder / "evaluation.json", json.dumps(content, indent=2) + "\n")
+    atomic.write_text(report, html(evaluation, links))
 
 
-def html(evaluation: Evaluation) -> str:
-    """Returns the report of an evaluation as one HTML document."""
+def html(evaluation: Evaluation, links: Sequence[str] = ()) -> str:
+    """Returns the report of an evaluation as one HTML document, with links to the files of predictions."""
     parts = [head(evaluation), table(evaluation.metrics)]
-    predictions = evaluation.predictions
-    if predictions is not None and (predictions.task.regression or bool((predictions.targets.sum(dim=1) > 0).any())):
-        parts += results.sections(evaluation.source, predictions, evaluation.checkpoint)
+    found = evaluation.predictions
+    if found is not None and (found.task.regression or bool((found.targets.sum(dim=1) > 0).any())):
+        parts += results.sections(evaluation.source, found, evaluation.checkpoint, split=evaluation.split, links=links)
     if evaluation.threshold is not None:
         parts.append(threshold_section(evaluation.source.classes, evaluation.threshold))
     parts.append(unreadable_section(list(evaluation.unreadable)))
     text = escape(json.dumps(evaluation.to_dict(), indent=2))
     parts.append(f"<details><summary>All metrics and options (evaluation.json)</summary><pre>{text}</pre></details>")
-    return page(f"{evaluation.model} on {evaluation.config.data}", "\n".join(parts))
+    return page(f"{evaluation.model} on {evaluation.config.data}", "\n".join(parts), gallery.SCRIPT)
 
 
 def head(evaluation: Evaluation) -> str:

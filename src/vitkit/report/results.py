@@ -1,5 +1,6 @@
 """Report sections and main metrics that depend on the task of a model, for training and evaluation reports."""
 
+from collections.abc import Sequence
 from html import escape
 
 import torch
@@ -9,18 +10,29 @@ from vitkit.data import Source
 from vitkit.evaluation import Predictions, average_precision, f1, regression
 from vitkit.report import charts, confusion, mistakes
 from vitkit.report.page import tile
+from vitkit.text import percent
 
 
-def sections(source: Source, predictions: Predictions, model: Checkpoint | None) -> list[str]:
-    """Returns the report sections on the predictions of a model. The predictions must be in the order of `source`."""
+def sections(
+    source: Source,
+    predictions: Predictions,
+    model: Checkpoint | None,
+    *,
+    split: str = "",
+    links: Sequence[str] = (),
+) -> list[str]:
+    """Returns the report sections on the predictions of a model. The predictions must be in the order of `source`.
+
+    `split` is the split of the images, and `links` are the names of the files of predictions.
+    """
     names = source.classes
-    shown = mistakes.section(source, predictions, model)
+    shown = mistakes.section(source, predictions, model, split=split, links=links)
     if predictions.task.regression:
         return [value_section(predictions, names), shown]
     confidence = confusion.confidence_section(predictions)
     if predictions.task.problem_type == "multi_label_classification":
-        return [shown, label_section(predictions, names), confidence]
-    return [shown, confusion.class_section(predictions, names), confidence]
+        return [label_section(predictions, names), confidence, shown]
+    return [confusion.class_section(predictions, names), confidence, shown]
 
 
 def tiles(predictions: Predictions, names: tuple[str, ...], what: str = "") -> list[str]:
@@ -41,12 +53,12 @@ def tiles(predictions: Predictions, names: tuple[str, ...], what: str = "") -> l
         mean = sum(counted.values()) / len(counted) if counted else 0.0
         wrong = len(mistakes.wrong_predictions(predictions))
         return [
-            tile(f"{mean:.2%}", f"{what}mean average precision", first=True),
+            tile(percent(mean), f"{what}mean average precision", first=True),
             tile(f"{wrong} of {predictions.targets.shape[0]}", "images with a wrong label"),
         ]
     labelled = int((predictions.targets.sum(dim=1) > 0).sum())
     wrong = len(mistakes.wrong_predictions(predictions))
-    first = [tile(f"{(labelled - wrong) / labelled:.2%}", f"{what}accuracy", first=True)] if labelled else []
+    first = [tile(percent((labelled - wrong) / labelled), f"{what}accuracy", first=True)] if labelled else []
     return [*first, tile(f"{wrong} of {labelled}", "wrong")]
 
 

@@ -8,7 +8,7 @@ from vitkit.checkpoints import Checkpoint
 from vitkit.config import JsonDict
 from vitkit.data import Source
 from vitkit.evaluation import Predictions, formatted, is_fraction
-from vitkit.report import charts, results
+from vitkit.report import charts, gallery, results
 from vitkit.report.charts import Line
 from vitkit.report.page import page, tile, unreadable_section
 
@@ -52,13 +52,15 @@ class TrainingReport:
         return int(max(evaluations, key=lambda event: event[self.metric])["step"])
 
 
-def html(report: TrainingReport) -> str:
-    """Returns the report of a training run as one HTML document."""
+def html(report: TrainingReport, links: Sequence[str] = ()) -> str:
+    """Returns the report of a training run as one HTML document, with links to the files of predictions."""
     parts = [head(report), curves(report)]
     if report.predictions is not None:
-        parts += results.sections(report.validation, report.predictions, report.model)
+        parts += results.sections(
+            report.validation, report.predictions, report.model, split="val", links=links
+        )
     parts.append(unreadable_section([name for event in report.of("unreadable") for name in event["images"]]))
-    return page(report.name, "\n".join([*parts, config(report)]))
+    return page(report.name, "\n".join([*parts, config(report)]), gallery.SCRIPT)
 
 
 def head(report: TrainingReport) -> str:

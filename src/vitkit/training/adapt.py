@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from vitkit import evaluation, objectives
 from vitkit.data import Source, train_and_val
+from vitkit.data.fixes import fixed_splits
 from vitkit.training.run import Run
 
 #: Metric of a run whose images have no labels.
@@ -14,13 +15,15 @@ UNLABELLED_METRIC = "rank.effective"
 def open_data(run: Run) -> tuple[Source, Source]:
     """Returns the training images and the validation images of a run.
 
-    Raises ValueError like `data.train_and_val`, and for images without labels if the objective needs labels.
+    Raises ValueError like `data.train_and_val` and `data.fixes.fixed_splits`, and for images without labels if the
+    objective needs labels.
     """
     data = run.data
     needs_labels = objectives.needs_labels(run.objective)
-    return train_and_val(
+    training, validation = train_and_val(
         data.source, val=data.val, held_out=data.held_out, seed=data.split_seed, needs_labels=needs_labels
     )
+    return fixed_splits(training, validation, data.fixes)
 
 
 def adapt(run: Run, chosen: Collection[str] = ()) -> tuple[Run, list[str]]:

@@ -11,6 +11,7 @@ from vitkit.config import AnyConfig
 from vitkit.data import EncodedSource, Source, train_and_val
 from vitkit.data.augment import Augment
 from vitkit.data.augment.crop import Crop
+from vitkit.data.fixes import Fix, fixed_splits
 from vitkit.data.processor import Processor
 from vitkit.images import ImageError, count_bands
 from vitkit.inference.engine import capabilities
@@ -72,6 +73,7 @@ def finetune(
     mode: Literal["full", "head", "lora"] = "full",
     seed: int = 0,
     tune_threshold: bool = False,
+    fixes: tuple[Fix, ...] = (),
 ) -> Run:
     """Returns a run that fine-tunes a checkpoint. Start it with `train(finetune(model, data), folder)`.
 
@@ -87,11 +89,13 @@ def finetune(
     Hyper-parameters that are None depend on the number of images (`defaults`). With `patience` the run stops after that
     many evaluations without a better metric. `image_size` is in pixels. `channels` adapts an RGB model
     to images of another number of channels. `mode` is what to train: the full model, the head only, or LoRA and the
-    head. Raises ValueError if the checkpoint, the data and `image_size` do not fit together.
+    head. `fixes` are corrections of the data (`vitkit.data.fixes.read_fixes`). Raises ValueError if the checkpoint, the
+    data and `image_size` do not fit together.
     """
     if steps is not None or epochs is not None or minutes is not None:
         check_length(steps, epochs, minutes)
-    source, _ = train_and_val(data, val=val, held_out=held_out, seed=0)
+    training, validation = train_and_val(data, val=val, held_out=held_out, seed=0)
+    source, _ = fixed_splits(training, validation, fixes)
     default, checkpoint = defaults(len(source)), absolute(model)
     config, processor = _model_and_processor(checkpoint, len(source.classes), image_size, channels)
     if channels is None:
@@ -105,7 +109,7 @@ def finetune(
     return Run(
         name=f"{Path(model).stem or 'model'} on {data}",
         model=replace(config, task=task),
-        data=Data(source=data, val=val, held_out=held_out),
+        data=Data(source=data, val=val, held_out=held_out, fixes=fixes),
         processor=processor,
         augment=Augment(crop=Crop(kind="torchvision", area=CROP_AREA), flip=True),
         optimizer=Optimizer(name="sgd", lr=default.lr * LR_SCALES[mode] if lr is None else lr, weight_decay=0.0),

@@ -12,6 +12,7 @@ from vitkit import atomic, models, objectives
 from vitkit import config as configs
 from vitkit.config import AnyConfig, Json, JsonDict
 from vitkit.data.augment import Augment
+from vitkit.data.fixes import Fix
 from vitkit.data.processor import Processor
 from vitkit.images import DEFAULT_LIMITS, Limits
 from vitkit.regular import read_text
@@ -35,6 +36,9 @@ class Data:
     `max_pixels` and `max_bytes` are limits of an image file. Unreadable images are replaced by others in training and
     left out of the evaluation; the log names them. The run ends if their fraction is above `max_unreadable` and there
     are more than ten.
+
+    `fixes` are corrections: images with new labels, or images to drop (`vitkit.data.fixes`). The config contains them,
+    so that a resumed run has the same.
     """
 
     source: str
@@ -44,6 +48,7 @@ class Data:
     max_pixels: int = DEFAULT_LIMITS.max_pixels
     max_bytes: int = DEFAULT_LIMITS.max_bytes
     max_unreadable: float = 0.1
+    fixes: tuple[Fix, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError if a limit is out of range."""
@@ -239,6 +244,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
         self.report = path / "report.html"
+        self.predictions = path / "predictions.csv"
 
     def check(self, run: Run) -> None:
         """Raises ValueError if the folder contains another run or other files.

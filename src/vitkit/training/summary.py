@@ -10,6 +10,7 @@ from vitkit.data import Source, Subset, Unlabelled
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
 from vitkit.data.unreadable import Unreadable
+from vitkit.report import predictions
 from vitkit.report.training import TrainingReport, html
 from vitkit.task import Task
 from vitkit.training import run as runs
@@ -36,7 +37,7 @@ class Evaluated:
 
 
 def write_report(folder: RunFolder, evaluated: Evaluated | None = None) -> None:
-    """Writes the report of the saved model. Raises ValueError if no model has been saved yet.
+    """Writes the report of the saved model and the files of predictions. Raises ValueError if no model has been saved yet.
 
     `evaluated` are its predictions, if it was evaluated before.
     """
@@ -44,7 +45,9 @@ def write_report(folder: RunFolder, evaluated: Evaluated | None = None) -> None:
         raise ValueError(
             f"the run folder '{folder.path}' contains no saved model yet; continue the run until its first evaluation"
         )
-    atomic.write_text(folder.report, html(load_report(folder, evaluated)))
+    report = load_report(folder, evaluated)
+    links = predictions.write(folder.path, report.predictions, report.validation.classes, "val")
+    atomic.write_text(folder.report, html(report, links))
 
 
 def load_report(folder: RunFolder, evaluated: Evaluated | None = None) -> TrainingReport:

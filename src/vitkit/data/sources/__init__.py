@@ -3,7 +3,9 @@
 A file without underscore has a function `open_source(location) -> {split: Source}` (see `vitkit.data`).
 """
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitkit.regular import problem
@@ -23,6 +25,15 @@ def split_of(path: str) -> str | None:
         if word in SPLITS:
             return SPLITS[word]
     return None
+
+
+def distinct_names(paths: Sequence[str]) -> list[str]:
+    """Returns the file names of paths, with their folders below the common folder if two files have the same name."""
+    names = [os.path.basename(path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [os.path.relpath(path, common).replace(os.sep, "/") for path in paths]
 
 
 def listed_file(name: str, kind: str) -> Path:

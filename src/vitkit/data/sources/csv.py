@@ -27,14 +27,17 @@ def open_source(location: str) -> dict[str, Source]:
     """Opens a CSV file and returns its splits. Raises ValueError with the line number of an error."""
     name, chosen = parse(location)
     path = listed_file(name, "csv")
-    columns, rows = _rows(path)
+    columns, rows = read_rows(path)
     for column in label_columns(columns, chosen, path.name)[0]:
         rows = _with_labels(rows, column, targets="target" in chosen)
     return listing_splits(path, rows, columns, chosen)
 
 
-def _rows(path: Path) -> tuple[list[str], list[Row]]:
-    """Reads the header and the rows. The separator is a comma, or a semicolon or tab if the header has no comma."""
+def read_rows(path: Path, *, strip: bool = True) -> tuple[list[str], list[Row]]:
+    """Reads the column names and the rows of a CSV file. With `strip`, spaces around the values are removed.
+
+    The separator is a comma, or a semicolon or tab if the header has no comma. Raises ValueError that names the line.
+    """
     rows = []
     with TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
         try:
@@ -50,7 +53,7 @@ def _rows(path: Path) -> tuple[list[str], list[Row]]:
                         f"but the header has {len(columns)} columns"
                     )
                 if cells:
-                    rows.append(Row(reader.line_num, dict(zip(columns, map(str.strip, cells), strict=True))))
+                    rows.append(Row(reader.line_num, dict(zip(columns, map(str.strip, cells) if strip else cells, strict=True))))
         except UnicodeDecodeError:
             raise ValueError(f"{path.name} is not UTF-8 text; save it as UTF-8") from None
         except csv.Error as error:

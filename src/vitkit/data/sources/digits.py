@@ -27,7 +27,11 @@ class Digits(Source):
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
         """Returns the digit as an RGB image with three equal channels."""
         image = Image.fromarray(self.images[index]).convert("RGB")
-        return Example(image=image, label=self.label(index), key=f"digit {index}")
+        return Example(image=image, label=self.label(index), key=self.key(index))
+
+    def key(self, index: int) -> str:
+        """Returns "digit" with the row number in the original file, counted from 0."""
+        return f"digit {index}"
 
     def label(self, index: int) -> int:
         """Returns the digit as a class index."""

@@ -51,7 +51,11 @@ class Table(_columns.Table):
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
         """Returns the path or the bytes of an image file, and the key that names the image in messages."""
         value = self.images[index][self.image] or {}
-        return value.get("bytes") or _cached(value.get("path")), f"{self.name} row {index}"
+        return value.get("bytes") or _cached(value.get("path")), self.key(index)
+
+    def key(self, index: int) -> str:
+        """Returns the split name with the row number, counted from 0."""
+        return f"{self.name} row {index}"
 
 
 def _cached(path: str | None) -> Path | bytes:

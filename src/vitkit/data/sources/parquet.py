@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitkit.data import Source
-from vitkit.data.sources import split_of
+from vitkit.data.sources import distinct_names, split_of
 from vitkit.data.sources._columns import (
     Table,
     choose_by_type,
@@ -49,6 +49,7 @@ class Parquet(Table):
     ):
         self.system = system
         self.paths = paths
+        self.names = distinct_names(paths)
         self.cache_bytes = cache_bytes
         values: list[Any] = []
         groups: list[tuple[int, int, int]] = []  # file, row group, rows
@@ -87,6 +88,10 @@ class Parquet(Table):
         value = self._group(group)[index - int(self.starts[group])].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         return data or b"", self._name(index)
+
+    def key(self, index: int) -> str:
+        """Returns the file name with the row number, counted from 0."""
+        return self._name(index)
 
     def __getstate__(self) -> dict[str, object]:
         # Open files and cached row groups are not passed to other processes.
@@ -132,7 +137,7 @@ class Parquet(Table):
 
     def _name(self, index: int) -> str:
         file = int(np.searchsorted(self.offsets, index, side="right")) - 1
-        return f"{os.path.basename(self.paths[file])} row {index - self.offsets[file]}"
+        return f"{self.names[file]} row {index - self.offsets[file]}"
 
 
 def _values(file: "ParquetFile", columns: tuple[str, ...]) -> list[Any]:

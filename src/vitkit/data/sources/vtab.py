@@ -166,6 +166,11 @@ class Concatenation(Source):
         source, inner = self._locate(index)
         return source.label(inner)
 
+    def key(self, index: int) -> str:
+        """Returns the key at an index. Indices of the second source follow those of the first."""
+        source, inner = self._locate(index)
+        return source.key(inner)
+
     def _locate(self, index: int) -> tuple[Source, int]:
         length = len(self.one)
         return (self.one, index) if index < length else (self.other, index - length)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vitkit.data import Source
-from vitkit.data.sources import split_of
+from vitkit.data.sources import distinct_names, split_of
 from vitkit.data.sources._columns import Labels, Table, encode, parse
 from vitkit.data.sources._tar import Damage, Member, index, read
 from vitkit.regular import read_text
@@ -76,7 +76,8 @@ class WebDataset(Table):
             raise ValueError(next(iter(reasons), f"{shards[0].name} has no images ({', '.join(SUFFIXES[:4])}, ...)"))
         samples = labelled or found
         self.images = [(sample.shard, sample.image) for sample in samples]
-        self.keys = [sample.key for sample in samples]
+        names = dict(zip(shards, distinct_names([str(path) for path in shards]), strict=True))
+        self.keys = [names[each.shard] + each.key.removeprefix(each.shard.name) for each in samples]
         left_out = [sample.problem for sample in found if sample.problem] if labelled else []
         self.skipped = (*(damage.reason for damage in damages), *left_out)
         bytes_per_sample = max(size - sum(damage.size for damage in damages), 1) / len(found)
@@ -85,6 +86,10 @@ class WebDataset(Table):
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
         """Returns the path or the bytes of an image file, and the key that names the image in messages."""
         return read(*self.images[index]), self.keys[index]
+
+    def key(self, index: int) -> str:
+        """Returns the shard name with the sample name."""
+        return self.keys[index]
 
 
 def _image(members: Mapping[str, Member], chosen: Mapping[str, str]) -> Member | None:
