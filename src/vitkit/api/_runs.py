@@ -121,12 +121,16 @@ def chosen(settings: Settings | None, **arguments: object) -> dict[str, object]:
 
     Raises ValueError for a setting that both of them set. Arguments that are None set nothing.
     """
+    from vitkit.data.fixes import read_fixes
+
     found: dict[str, object] = {}
     for name, value in arguments.items():
         if value is None:
             continue
         if name == "image_size":
             found["model.image_size"] = (value, value) if isinstance(value, int) else value
+        elif name == "fix":
+            found["data.fixes"] = read_fixes(str(value))
         elif name == "mode":
             found |= MODES[str(value)]
         else:

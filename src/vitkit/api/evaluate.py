@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vitkit.api._model import Model, Precision, Size, opened
 from vitkit.api._runs import Name, source_name
 from vitkit.data import source_of
+from vitkit.data.fixes import read_fixes, summary
 from vitkit.evaluation import default_evaluators, protocol
 from vitkit.evaluation.protocol import Evaluation
 from vitkit.images import DEFAULT_LIMITS, ImageError, Limits
@@ -30,6 +31,7 @@ def evaluate(
     *,
     evaluators: str | Sequence[str] = "auto",
     train: Name | None = None,
+    fix: Name | None = None,
     held_out: float | None = None,
     seed: int = 0,
     tune_threshold: bool = False,
@@ -57,6 +59,7 @@ def evaluate(
             name of a data source such as `hub:cifar10`. If the data has splits, the val or test split is used.
         evaluators: Names of evaluators, such as `"top1"` or `["top1", "knn"]`. With "auto", they depend on the task.
         train: Training images of the evaluators knn, fewshot, probe and linear. If None: the train split of `data`.
+        fix: CSV file of corrections, such as the fixes.csv of a report: images to relabel or to drop, by their keys.
         held_out: Fraction of the images of each class to evaluate on. The others are used like those of `train`.
         seed: Seed of the held-out split.
         tune_threshold: Also find the threshold with the best F1 for each independent label, as `threshold` of the result.
@@ -97,6 +100,7 @@ def evaluate(
         "limits": limits,
         "max_unreadable": max_unreadable,
         "tune_threshold": tune_threshold,
+        "fixes": () if fix is None else read_fixes(fix),
     }
     protocol.EvaluationConfig(**plan)  # raises errors before the model is prepared
     placed = Predictor(
@@ -113,6 +117,8 @@ def evaluate(
     found = protocol.run(name, placed.model, classifier.processor, classifier.labels, settings, wrap)
     if out is not None:
         report.write(found, Path(out))
+    if note := summary(*(each for each in (found.source, found.training) if each is not None)):
+        LOGGER.warning(note)
     _log_unreadable(found.unreadable)
     return replace(found, summary=placed.summary)
 

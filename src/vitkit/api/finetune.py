@@ -22,6 +22,7 @@ def finetune(
     *,
     out: Name | None = None,
     val: Name | None = None,
+    fix: Name | None = None,
     held_out: float | None = None,
     objective: str | None = None,
     image_size: int | None = None,
@@ -54,6 +55,7 @@ def finetune(
             data source such as `hub:cifar10`.
         out: Run folder. If None: `runs/` and the names of the model and the data.
         val: Validation data. If None: the validation split of `data`, or a held-out fraction.
+        fix: CSV file of corrections, such as the fixes.csv of a report: images to relabel or to drop, by their keys.
         held_out: Fraction of the training images to hold out if the data has no validation split. If None: 0.2.
         objective: Name of an objective. If None: the one that fits the labels.
         image_size: Input size in pixels, a multiple of the patch size. If None: the image size of the model.
@@ -87,6 +89,7 @@ def finetune(
         >>> run.metrics["confusion.worst_recall"]
         >>> run.model().classify("rose.jpg")
     """
+    from vitkit.data.fixes import read_fixes
     from vitkit.training.finetune import finetune as plan
 
     source = source_name(data)
@@ -106,10 +109,11 @@ def finetune(
         mode=mode,
         seed=seed,
         tune_threshold=tune_threshold,
+        fixes=() if fix is None else read_fixes(fix),
     )
     rest = {"device": device, "parallel": parallel, "max_pixels": max_pixels, "max_bytes": max_bytes}
     lengths = {"steps": steps, "epochs": epochs, "minutes": minutes, "lr": lr, "batch_size": batch_size}
     # The first call raises errors for settings that are given twice; only these are not in the run yet.
-    chosen(settings, objective=objective, patience=patience, val=val, held_out=held_out, **lengths, **rest)
+    chosen(settings, objective=objective, patience=patience, val=val, fix=fix, held_out=held_out, **lengths, **rest)
     run = overridden(run, chosen(settings, objective=objective, **rest))
     return start(run, out or Path("runs") / folder_name(run.name), progress=progress)

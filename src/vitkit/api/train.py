@@ -14,6 +14,7 @@ def train(
     out: Name | None = None,
     data: Name | None = None,
     val: Name | None = None,
+    fix: Name | None = None,
     held_out: float | None = None,
     model: str | None = None,
     objective: str | None = None,
@@ -48,6 +49,7 @@ def train(
         data: Training data: a folder with one folder per class, a .csv, .jsonl, .parquet or .tar file, or the name of a
             data source such as `hub:cifar10`. If None: the data of the recipe.
         val: Validation data. If None: the validation split of `data`, or a held-out fraction.
+        fix: CSV file of corrections, such as the fixes.csv of a report: images to relabel or to drop, by their keys.
         held_out: Fraction of the training images to hold out if the data has no validation split.
         model: Name of an architecture (`vitkit.list_models`), also one of timm or transformers.
         objective: Name of an objective, such as `supervised`, `mae`, `dino` or `distillation`.
@@ -86,6 +88,7 @@ def train(
         out=out,
         data=data,
         val=val,
+        fix=fix,
         held_out=held_out,
         model=model,
         objective=objective,

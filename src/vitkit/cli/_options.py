@@ -16,6 +16,7 @@ class TrainingOptions:
             val/ with one subfolder per class in each. Files (.csv, .jsonl, .parquet, .tar) and named sources such as
             hub:cifar10 are accepted, too.
         val: Validation data. If not set: the val split of --data, or a held-out fraction of the training images.
+        fix: CSV file of corrections, such as the fixes.csv of a report: images to relabel or to drop, by their keys.
         held_out: Fraction of the training images to hold out if the data has no val split. If not set: 0.2.
         out: Output folder of the training run. If not set: a folder in runs/ with the name of the run.
         resume: Folder of a run to resume or to extend. Everything else comes from this folder.
@@ -41,6 +42,7 @@ class TrainingOptions:
 
     data: str | None = None
     val: str | None = None
+    fix: Path | None = None
     held_out: float | None = None
     out: Path | None = None
     resume: Annotated[Path | None, arg(metavar="RUN")] = None

@@ -17,6 +17,7 @@ def evaluate(
     *,
     data: str,
     train: str | None = None,
+    fix: Path | None = None,
     evaluators: Annotated[str, Joined(), arg(name="with", metavar="NAME,...")] = "auto",
     out: Path | None = None,
     json: bool = False,
@@ -49,10 +50,11 @@ def evaluate(
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
         data: Images to evaluate on, such as photos/val. If the data has splits, its val or test split is used.
         train: Training images for the evaluators knn, fewshot, probe and linear. If not set: the train split of --data.
+        fix: CSV file of corrections, such as the fixes.csv of a report: images to relabel or to drop, by their keys.
         evaluators: Comma-separated evaluators, such as top1,knn. With auto, they depend on the task of the model:
             top1, confusion and calibration for single-label classification, average_precision, f1 and calibration
             for multi-label classification, and the evaluator regression for regression.
-        out: Output folder for evaluation.json and report.html.
+        out: Output folder for evaluation.json, report.html, predictions.csv and predictions.parquet.
         json: Print one JSON object instead of a table.
         held_out: Fraction of the images of each class to evaluate on. The others are used like those of --train.
         seed: Random seed of the held-out split.
@@ -80,6 +82,7 @@ def evaluate(
         data,
         evaluators=evaluators,
         train=train,
+        fix=fix,
         held_out=held_out,
         seed=seed,
         tune_threshold=tune_threshold,

@@ -137,7 +137,9 @@ def _fix(cells: Mapping[str, str], name: str, line: int) -> Fix:
     if action not in ACTIONS:
         raise ValueError(f"{name}, line {line}: the action is '{printable(action)}'; expected {' or '.join(ACTIONS)}")
     if split not in ("", "all", *SPLITS):
-        raise ValueError(f"{name}, line {line}: the split is '{printable(split)}'; expected train, val, test or nothing")
+        raise ValueError(
+            f"{name}, line {line}: the split is '{printable(split)}'; expected train, val, test or nothing"
+        )
     if not cells["key"]:
         raise ValueError(f"{name}, line {line}: the key is empty; expected the key of an image")
     label = cells.get("label", "")
@@ -191,9 +193,7 @@ def apply(parts: Sequence[Part], fixes: Sequence[Fix]) -> list[Fixed]:
             f"none of the {plural(len(fixes), 'correction')} matches an image, such as '{printable(missing[0])}'; the "
             f"keys of this data are like '{printable(example)}'"
         )
-    results = [
-        Fixed(part.source, *change, missing=tuple(missing)) for part, change in zip(parts, changes, strict=True)
-    ]
+    results = [Fixed(part.source, *change, missing=tuple(missing)) for part, change in zip(parts, changes, strict=True)]
     if any(not len(each) for each in results):
         raise ValueError("the corrections drop all images of a split; keep at least one")
     return results

@@ -13,8 +13,8 @@ import torch
 from vitkit import config as configs
 from vitkit import models
 from vitkit.data import train_and_val
-from vitkit.data.fixes import fixed_splits
 from vitkit.data.augment import Transform
+from vitkit.data.fixes import fixed_splits
 from vitkit.data.loader import Batch, Stream, check_readable, evaluation_batches, training_batches
 from vitkit.data.unreadable import Unreadable, check_skipped, check_unreadable
 from vitkit.jax.convert import nest, to_flax

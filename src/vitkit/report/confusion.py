@@ -7,6 +7,7 @@ from vitkit.evaluation import Predictions, calibration, confusion, top1
 from vitkit.report import charts
 
 MAX_CLASSES = 20  # the largest confusion matrix that stays readable
+MAX_NARROW = 6  # the largest that fits a screen of 400 pixels
 
 
 def class_section(predictions: Predictions, names: tuple[str, ...]) -> str:
@@ -19,11 +20,15 @@ def class_section(predictions: Predictions, names: tuple[str, ...]) -> str:
         if each.images
     )
     table = (
-        '<div class="card scroll"><h3>Classes by F1, lowest first</h3><table class="classes"><tr><th>class</th>'
+        '<div class="card"><h3>Classes by F1, lowest first</h3><table class="classes"><tr><th>class</th>'
         f"<th>images</th><th>recall</th><th>precision</th></tr>{rows}</table></div>"
     )
     values: list[list[int]] = counts.tolist()
-    shown = matrix(values, names) if len(names) <= MAX_CLASSES else confused_pairs(values, names)
+    shown = confused_pairs(values, names)
+    if len(names) <= MAX_CLASSES:
+        table_class = "wide" if len(names) > MAX_NARROW else ""  # a small screen shows the list instead
+        pairs = f'<div class="narrow">{shown}</div>' if table_class else ""
+        shown = f'<div class="{table_class}">{matrix(values, names)}</div>{pairs}'
     return f'<h2>Confusion matrix</h2><div class="pair">{shown}{table}</div>'
 
 
@@ -37,11 +42,14 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
             kind = "zero" if value == 0 else "hit" if label == predicted else "miss"
             tint = 10 + 60 * value / max(1, sum(row)) if kind == "hit" else 20 + 60 * value / most_wrong
             tip = f"{escape(names[label])} predicted as {escape(names[predicted])}: {value}"
-            cells.append(f'<td class="{kind}" style="--tint:{tint:.0f}%" title="{tip}">{value}</td>')
-        rows.append(f"<tr><th>{escape(names[label])}</th>{''.join(cells)}</tr>")
-    header = "".join(f"<th>{escape(name)}</th>" for name in names)
+            text = str(value) if kind != "miss" else pair_button(label, predicted, value, names)
+            cells.append(f'<td class="{kind}" style="--tint:{tint:.0f}%" title="{tip}">{text}</td>')
+        rows.append(
+            f'<tr><th scope="row" title="{escape(names[label])}">{escape(names[label])}</th>{"".join(cells)}</tr>'
+        )
+    header = "".join(f'<th scope="col" title="{escape(name)}">{escape(name)}</th>' for name in names)
     return (
-        '<div class="card scroll"><h3>Rows are labels, columns are predictions</h3>'
+        '<div class="card"><h3>Rows are labels, columns are predictions; a count of mistakes shows them</h3>'
         f'<table class="matrix"><tr><th></th>{header}</tr>{"".join(rows)}</table></div>'
     )
 
@@ -50,12 +58,22 @@ def confused_pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str
     """Returns an HTML table of the most frequently confused classes, for a matrix that is too large to show."""
     wrong = [(value, r, c) for r, row in enumerate(counts) for c, value in enumerate(row) if r != c and value]
     rows = "".join(
-        f"<tr><td>{escape(names[label])}</td><td>{escape(names[predicted])}</td><td>{value}</td></tr>"
+        f"<tr><td>{escape(names[label])}</td><td>{escape(names[predicted])}</td>"
+        f"<td>{pair_button(label, predicted, value, names)}</td></tr>"
         for value, label, predicted in sorted(wrong, reverse=True)[:MAX_CLASSES]
     )
     return (
-        '<div class="card scroll"><h3>Most frequent confusions</h3><table class="classes"><tr><th>label</th>'
+        '<div class="card"><h3>Most frequent confusions</h3><table class="classes pairs"><tr><th>label</th>'
         f"<th>predicted</th><th>images</th></tr>{rows}</table></div>"
+    )
+
+
+def pair_button(label: int, predicted: int, value: int, names: Sequence[str]) -> str:
+    """Returns a button with a count, which filters the gallery of mistakes by a pair of classes."""
+    title = f"{names[label]} predicted as {names[predicted]}: {value}, show them"
+    return (
+        f'<button type="button" data-pair="{label},{predicted}" aria-pressed="false" aria-label="{escape(title)}">'
+        f"{value}</button>"
     )
 
 
@@ -97,7 +115,7 @@ def coverage_table(predictions: Predictions) -> str:
             f"<td>{wrong} of {count}</td></tr>"
         )
     return (
-        '<div class="card scroll"><h3>Accuracy on the most confident images</h3><table class="classes">'
+        '<div class="card"><h3>Accuracy on the most confident images</h3><table class="classes">'
         "<tr><th>coverage</th><th>confidence from</th><th>accuracy</th><th>wrong</th></tr>"
         f"{''.join(rows)}</table></div>"
     )
@@ -105,4 +123,4 @@ def coverage_table(predictions: Predictions) -> str:
 
 def bar(fraction: float) -> str:
     """Returns an HTML table cell that shows a fraction as a bar and in percent."""
-    return f'<td><span class="bar"><i style="width:{fraction * 100:.0f}%"></i></span><b>{fraction:.1%}</b></td>'
+    return f'<td class="meter"><span class="bar"><i style="width:{fraction * 100:.0f}%"></i></span><b>{fraction:.1%}</b></td>'

@@ -66,7 +66,7 @@ def threshold_section(names: tuple[str, ...], threshold: tuple[float, ...]) -> s
     return (
         "<h2>Tuned thresholds</h2><p>They give each label the best F1 on these images. The metrics "
         "<code>f1_tuned</code> are those with these thresholds.</p>"
-        f'<div class="card scroll"><table class="classes"><tr><th>label</th><th>threshold</th></tr>{rows}</table></div>'
+        f'<div class="card"><table class="classes"><tr><th>label</th><th>threshold</th></tr>{rows}</table></div>'
     )
 
 
@@ -76,7 +76,7 @@ def table(metrics: dict[str, float]) -> str:
         f"<tr><td><span class='soft'>{escape(evaluator)}</span> {escape(name)}</td><td>{value}</td></tr>"
         for evaluator, name, value in metric_rows(metrics)
     )
-    return f'<h2>All metrics</h2><div class="card scroll"><table class="classes">{rows}</table></div>'
+    return f'<h2>All metrics</h2><div class="card"><table class="classes">{rows}</table></div>'
 
 
 def metric_rows(metrics: dict[str, float]) -> Sequence[tuple[str, str, str]]:

@@ -321,6 +321,8 @@
   find("relabel-save").addEventListener("click", apply);
   find("relabel-cancel").addEventListener("click", () => dialog.close());
 
+  addEventListener("beforeprint", () => cards().forEach(decode));
+
   /* ---- start ---- */
   const options = (id, position) => {
     const select = find(id);

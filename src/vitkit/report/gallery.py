@@ -66,9 +66,15 @@ def html(gallery: Gallery) -> str:
     regression = gallery.kind == "regression"
     filters = ""
     if not regression:
-        filters = _select("filter-label", "Label", [("", "all")]) + _select("filter-predicted", "Predicted", [("", "all")])
+        filters = _select("filter-label", "Label", [("", "all")]) + _select(
+            "filter-predicted", "Predicted", [("", "all")]
+        )
     sorts = [("score", "error" if regression else "confidence"), ("loss", "loss")]
-    sorts += [("name", "file name")] if regression else [("label", "label"), ("predicted", "predicted"), ("name", "file name")]
+    sorts += (
+        [("name", "file name")]
+        if regression
+        else [("label", "label"), ("predicted", "predicted"), ("name", "file name")]
+    )
     what = "image" if regression else "mistake"
     return (
         f'<div id="mistakes-tools" hidden><div class="tools" role="group" aria-label="Filter and sort">{filters}'

@@ -75,7 +75,7 @@ def label_section(predictions: Predictions, names: tuple[str, ...]) -> str:
     )
     return (
         "<h2>Labels</h2><p>A label is predicted if its score is at least its threshold.</p>"
-        '<div class="card scroll"><h3>Labels by F1, lowest first</h3><table class="classes"><tr><th>label</th>'
+        '<div class="card"><h3>Labels by F1, lowest first</h3><table class="classes"><tr><th>label</th>'
         "<th>images</th><th>threshold</th><th>average precision</th><th>F1</th><th>recall</th><th>precision</th></tr>"
         f"{rows}</table></div>"
     )
@@ -88,7 +88,7 @@ def value_section(predictions: Predictions, names: tuple[str, ...]) -> str:
         for each in regression.per_target(predictions, names)
     )
     table = (
-        '<div class="card scroll"><h3>Errors, in the units of the target</h3><table class="classes"><tr>'
+        '<div class="card"><h3>Errors, in the units of the target</h3><table class="classes"><tr>'
         f"<th>target</th><th>mean absolute</th><th>root mean squared</th><th>R2</th></tr>{rows}</table></div>"
     )
     plots = [

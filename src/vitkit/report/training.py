@@ -10,7 +10,7 @@ from vitkit.data import Source
 from vitkit.evaluation import Predictions, formatted, is_fraction
 from vitkit.report import charts, gallery, results
 from vitkit.report.charts import Line
-from vitkit.report.page import page, tile, unreadable_section
+from vitkit.report.page import corrections, page, tile, unreadable_section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,7 @@ def html(report: TrainingReport, links: Sequence[str] = ()) -> str:
     """Returns the report of a training run as one HTML document, with links to the files of predictions."""
     parts = [head(report), curves(report)]
     if report.predictions is not None:
-        parts += results.sections(
-            report.validation, report.predictions, report.model, split="val", links=links
-        )
+        parts += results.sections(report.validation, report.predictions, report.model, split="val", links=links)
     parts.append(unreadable_section([name for event in report.of("unreadable") for name in event["images"]]))
     return page(report.name, "\n".join([*parts, config(report)]), gallery.SCRIPT)
 
@@ -89,11 +87,12 @@ def head(report: TrainingReport) -> str:
         tile(duration(end - start), "training time"),
         tile(f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "-", f"images/s{mfu}"),
     ]
+    corrected = corrections(report.training, report.validation)
     return (
         f"<h1>{escape(report.name)}</h1>"
         f'<p class="lead">Trained on {len(report.training):,} images {outputs} from '
         f"<code>{escape(report.data)}</code>, evaluated on {len(report.validation):,} other images "
-        f"({escape(report.split)}).{bias}{escape(stopped_early(report))}</p>"
+        f"({escape(report.split)}).{bias}{escape(stopped_early(report))}{escape(corrected)}</p>"
         f'<div class="tiles">{"".join(tiles)}</div>'
     )
 

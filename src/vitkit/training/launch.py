@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from vitkit import distributed, objectives
-from vitkit.data import Source
+from vitkit.data import Source, fixes
 from vitkit.data.augment import Transform
 from vitkit.data.loader import check_mixing, check_readable
 from vitkit.data.unreadable import check_skipped
@@ -128,6 +128,9 @@ def start(
                 if changed:
                     events.write("changed", training.step, **changed)
                     events.print(f"step {training.step:>6}   {changed['note']}")
+                if training.step == 0 and (note := fixes.summary(ready.source, ready.validation)):
+                    events.write("corrections", training.step, note=note)
+                    events.print(note)
                 with explained(run.batch_size, next(training.objective.parameters()).device):
                     session.run(ready.source, events)
     return session

@@ -53,7 +53,9 @@ def read_rows(path: Path, *, strip: bool = True) -> tuple[list[str], list[Row]]:
                         f"but the header has {len(columns)} columns"
                     )
                 if cells:
-                    rows.append(Row(reader.line_num, dict(zip(columns, map(str.strip, cells) if strip else cells, strict=True))))
+                    rows.append(
+                        Row(reader.line_num, dict(zip(columns, map(str.strip, cells) if strip else cells, strict=True)))
+                    )
         except UnicodeDecodeError:
             raise ValueError(f"{path.name} is not UTF-8 text; save it as UTF-8") from None
         except csv.Error as error:
