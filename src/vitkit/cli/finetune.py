@@ -16,7 +16,8 @@ def finetune(
 
     `vitkit finetune MODEL --data photos/` adds a new head for the classes of the data, for independent labels if images
     have several, or for numbers (csv:photos.csv#target=age), trains, saves the best model in OUT/best
-    (`vitkit classify OUT/best photos/`) and writes OUT/report.html with the model's mistakes.
+    (`vitkit classify OUT/best photos/`) and writes OUT/report.html with the model's mistakes
+    and OUT/predictions.csv.
 
     The same command resumes a stopped run, and continues a finished run with more steps or epochs. So does
     `vitkit finetune --resume RUN`, which needs only the run folder. Options that are not set depend on the number of

@@ -26,7 +26,7 @@ def train(
     architecture from random initial weights. `vitkit train --resume RUN` resumes or extends a run. Other options change
     settings of the recipe.
 
-    Writes a run folder: config.json, log.jsonl, checkpoints/, best/ and report.html. The same command resumes a stopped
+    Writes a run folder: config.json, log.jsonl, checkpoints/, best/, report.html and predictions.csv. The same command resumes a stopped
     run, and continues a finished run with more steps or epochs. On several GPUs: `torchrun --nproc-per-node 8 -m vitkit
     train RECIPE --parallel ddp`.
 

@@ -1,8 +1,8 @@
 """Corrections of a dataset: a CSV file lists images to relabel or to drop, by their keys, for any data source.
 
-The columns are `key`, `label`, `action` (`relabel` or `drop`) and `split`; only `key` and one of `label` and `action`
-are needed. Reports of mistakes save this file (`fixes.csv`), and `--fix` applies it when the data are opened. The images
-of the training and the validation split stay in their split.
+The columns are `key`, `label`, `action` (`relabel` or `drop`) and `split`. Only `key` and one of `label` and `action`
+are needed. The report of a model saves this file as `fixes.csv`, and the option `--fix` applies it when the data are
+opened. Corrections do not move images between the training and the validation split.
 """
 
 import json
@@ -114,7 +114,7 @@ def read_fixes(path: str | Path) -> tuple[Fix, ...]:
     columns, rows = read_rows(file, strip=False)
     if "key" not in columns or not {"label", "action"} & set(columns):
         raise ValueError(
-            f"{file.name} has the columns {', '.join(map(printable, columns)) or 'none'}; a file of corrections has the "
+            f"{file.name} has the columns {', '.join(map(printable, columns)) or 'none'}; expected the "
             "columns key, label, action (relabel or drop) and split, as in a fixes.csv of a report"
         )
     found: dict[tuple[str, str], tuple[Fix, int]] = {}
@@ -218,8 +218,8 @@ def _numbers(fix: Fix, names: tuple[str, ...]) -> tuple[float, ...]:
         values = ()
     if len(values) != len(names) or not all(map(math.isfinite, values)):
         raise ValueError(
-            f"the correction of '{printable(fix.key)}' is '{printable(fix.label)}'; expected {plural(len(names), 'number')} "
-            f"({', '.join(map(printable, names[:3]))}), separated by {SEPARATOR}"
+            f"the correction of '{printable(fix.key)}' is '{printable(fix.label)}'; expected "
+            f"{plural(len(names), 'number')} ({', '.join(map(printable, names[:3]))}), separated by {SEPARATOR}"
         )
     return values
 

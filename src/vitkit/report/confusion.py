@@ -5,6 +5,7 @@ from html import escape
 
 from vitkit.evaluation import Predictions, calibration, confusion, top1
 from vitkit.report import charts
+from vitkit.text import percent
 
 MAX_CLASSES = 20  # the largest confusion matrix that stays readable
 MAX_NARROW = 6  # the largest that fits a screen of 400 pixels
@@ -123,4 +124,5 @@ def coverage_table(predictions: Predictions) -> str:
 
 def bar(fraction: float) -> str:
     """Returns an HTML table cell that shows a fraction as a bar and in percent."""
-    return f'<td class="meter"><span class="bar"><i style="width:{fraction * 100:.0f}%"></i></span><b>{fraction:.1%}</b></td>'
+    line = f'<span class="bar"><i style="width:{fraction * 100:.0f}%"></i></span>'
+    return f'<td class="meter">{line}<b>{percent(fraction, 1)}</b></td>'

@@ -13,7 +13,10 @@ from vitkit.report.page import page, tile, unreadable_section
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
-    """Writes the files of the report to a folder. Raises ValueError if the folder contains a report of a training run."""
+    """Writes the files of the report to a folder.
+
+    Raises ValueError if the folder contains a report of a training run.
+    """
     report = folder / "report.html"
     if report.exists() and not (folder / "evaluation.json").exists():
         raise ValueError(f"the file '{report}' exists and is not the report of an evaluation; choose another folder")
@@ -30,6 +33,8 @@ def html(evaluation: Evaluation, links: Sequence[str] = ()) -> str:
     found = evaluation.predictions
     if found is not None and (found.task.regression or bool((found.targets.sum(dim=1) > 0).any())):
         parts += results.sections(evaluation.source, found, evaluation.checkpoint, split=evaluation.split, links=links)
+    elif links:
+        parts.append(f"<p>{page_links(links, len(evaluation.source))}</p>")
     if evaluation.threshold is not None:
         parts.append(threshold_section(evaluation.source.classes, evaluation.threshold))
     parts.append(unreadable_section(list(evaluation.unreadable)))
@@ -50,10 +55,11 @@ def head(evaluation: Evaluation) -> str:
         name = evaluation.config.train or evaluation.config.data
         count = f"{len(evaluation.training):,}"
         training = f" Classifiers on its features are trained on {count} images of <code>{escape(name)}</code>."
+    corrected = corrections(evaluation.source, *([] if evaluation.training is None else [evaluation.training]))
     return (
         f"<h1>{escape(evaluation.model)}</h1>"
         f'<p class="lead">Evaluated on {len(evaluation.source):,} images of '
-        f"<code>{escape(evaluation.config.data)}</code>.{training}</p>"
+        f"<code>{escape(evaluation.config.data)}</code>.{training}{escape(corrected)}</p>"
         f'<div class="tiles">{"".join(tiles)}</div>'
     )
 

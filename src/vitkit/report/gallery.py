@@ -24,8 +24,8 @@ Row = tuple[str, list[int] | list[float], list[int] | list[float], float, float,
 class Gallery:
     """The mistakes of a model, for the gallery.
 
-    rows     key, true labels, predicted labels, confidence, score of the true labels, and loss of each image; labels are
-             class indices, or numbers of a regression, whose confidence is the error in standard deviations
+    rows     key, true labels, predicted labels, confidence, score of the true labels, and loss of each image. Labels
+             are class indices, or numbers of a regression, whose confidence is the error in standard deviations
     choices  class indices that an image can be relabeled to, with the class names of the data
     images   thumbnails as data URIs, maps as rows, columns and base64 (see `attention.encoded_map`), or None
     """
@@ -86,8 +86,8 @@ def html(gallery: Gallery) -> str:
         '<button type="button" id="marks-download" class="main">Download fixes.csv</button>'
         '<button type="button" id="marks-clear">Remove all marks</button></div>'
         "<p class='soft'>Mark images to relabel or to drop, download the list, and apply it with "
-        "<code>--fix fixes.csv</code>. The browser remembers the marks. Keys: arrows move, R relabels, D drops, U removes "
-        "the mark.</p></div>"
+        "<code>--fix fixes.csv</code>. The browser remembers the marks. Keys: arrows move, R relabels, D drops, "
+        "U removes the mark.</p></div>"
         f'<ul class="gallery" id="mistakes-list" aria-label="{what}s"></ul>'
         '<button type="button" id="mistakes-more" hidden></button>'
         '<dialog id="relabel" aria-labelledby="relabel-title"><h3 id="relabel-title">New label</h3>'

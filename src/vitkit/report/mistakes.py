@@ -12,6 +12,7 @@ from vitkit.evaluation import Predictions
 from vitkit.inference.runtimes import ExportedModel
 from vitkit.report import attention, gallery, thumbnails
 from vitkit.report.gallery import Gallery, Row
+from vitkit.report.page import page_links
 from vitkit.report.predictions import correct, labelled, losses
 from vitkit.text import utf8_text
 
@@ -58,14 +59,13 @@ def section(
 ) -> str:
     """Returns a section with all mistakes: images, labels, predictions and maps of where the model looked.
 
-    `predictions` are in the order of `source`, `split` is the split of the images, `links` are the names of the files of
-    predictions next to the report.
+    `predictions` are in the order of `source`, `split` is the split of the images, and `links` are the names of the
+    files of predictions.
     """
     wrong = wrong_predictions(predictions)
     regression = predictions.task.regression
     title = "Largest errors" if regression else f"Mistakes: {len(wrong):,}" if wrong else "Mistakes"
-    files = ", ".join(f'<a href="{name}">{name}</a>' for name in links)
-    files = f"<p>Predictions for all {len(predictions.keys):,} images: {files}.</p>" if files else ""
+    files = f"<p>{page_links(links, len(predictions.keys))}</p>" if links else ""
     head = f'<section id="mistakes" aria-labelledby="mistakes-title"><h2 id="mistakes-title">{title}</h2>{files}'
     if not wrong:
         found = "every image is classified correctly" if labelled(predictions).any() else "no image has a label"

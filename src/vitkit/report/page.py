@@ -2,10 +2,13 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
-from vitkit.text import printable
+from vitkit.data import Source
+from vitkit.data.fixes import summary
+from vitkit.text import plural, printable
 
 STYLE = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
 
@@ -27,6 +30,18 @@ def page(title: str, body: str, script: str = "") -> str:
         f"<title>{escape(printable(title))}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
         f"{f'<script>{script}</script>' if script else ''}\n</body>\n</html>\n"
     )
+
+
+def corrections(*sources: Source) -> str:
+    """Returns a sentence on the applied corrections of the data, or an empty string if there are none."""
+    text = summary(*sources)
+    return f" {text[:1].upper()}{text[1:]}." if text else ""
+
+
+def page_links(names: Sequence[str], number: int) -> str:
+    """Returns a sentence with links to the files of predictions in the folder of the page."""
+    links = ", ".join(f'<a href="{escape(name)}">{escape(name)}</a>' for name in names)
+    return f"Predictions for all {plural(number, 'image')}: {links}."
 
 
 def unreadable_section(names: list[str]) -> str:

@@ -1,7 +1,8 @@
 """Writes the predictions of a model for every image as `predictions.csv` and `predictions.parquet`.
 
-The columns are `key`, `split`, `label`, `prediction`, `correct`, `confidence`, `loss` and the scores of the classes (see
-`docs/reports.md`). With several targets of a regression, `label` and `prediction` are one column per target.
+The columns are `key`, `split`, `label`, `prediction`, `correct`, `confidence`, `loss` and the scores of the classes.
+With several targets of a regression, `label` and `prediction` are one column per target. `docs/reports.md` describes
+the columns.
 """
 
 import csv
@@ -137,8 +138,8 @@ def _scores(predictions: Predictions, names: Sequence[str]) -> list[Column]:
 def write(folder: Path, predictions: Predictions | None, names: Sequence[str], split: str) -> tuple[str, ...]:
     """Writes the files of predictions to a folder and returns their names, CSV first.
 
-    Files of an earlier evaluation are replaced, or removed without predictions. The Parquet file needs pyarrow; if it is
-    missing, the log says so once.
+    Files of an earlier evaluation are replaced, or removed if there are no predictions. The Parquet file needs pyarrow;
+    if it is missing, the log says so once.
     """
     if predictions is None:
         (folder / CSV).unlink(missing_ok=True)
