@@ -83,10 +83,10 @@ class Page:
 
     def click(self, selector: str) -> None:
         """Clicks the middle of the first element that a CSS selector finds, as a mouse does."""
-        place = self.js(
-            f"(() => {{ const one = document.querySelector({json.dumps(selector)});"
-            "one.scrollIntoView({block: 'center'}); const box = one.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; })()"
-        )
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.js(f"{found}.scrollIntoView({{block: 'center'}})")
+        box = self.js(f"(({{x, y, width, height}}) => [x, y, width, height])({found}.getBoundingClientRect())")
+        place = box[0] + box[2] / 2, box[1] + box[3] / 2
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
 

@@ -9,7 +9,7 @@ from vitkit import atomic
 from vitkit.evaluation import formatted
 from vitkit.evaluation.protocol import Evaluation
 from vitkit.report import gallery, predictions, results
-from vitkit.report.page import page, tile, unreadable_section
+from vitkit.report.page import corrections, page, page_links, tile, unreadable_section
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
