@@ -44,7 +44,7 @@ def test_splits_classes_and_rows(opened: list[Any]) -> None:
             example = source.read(index)
             np.testing.assert_array_equal(np.asarray(example.image), pixels(numbers[index]))
             assert example.label == source.label(index) == numbers[index] % 2
-    assert validation.read(1).key == "validation row 1"
+    assert validation.key(1) == validation.read(1).key == "validation row 1"
     data.splits("hub:owner/name:small@v1#label=label")
     assert opened == [("owner/name", None, None), ("owner/name", "small", "v1")]
     with pytest.raises(ValueError, match="has no column 'kind'"):
