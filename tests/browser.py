@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,18 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 TIMEOUT = 30.0
 KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
         "ArrowDown": 40, "Delete": 46, " ": 32}  # fmt: skip
+
+
+# Chromium reads commands from the file descriptor 3 and writes to 4.
+LAUNCH = """
+import os, sys
+reading, writing = (os.dup(int(number)) for number in sys.argv[1:3])
+while min(reading, writing) < 5:
+    reading, writing = os.dup(reading), os.dup(writing)
+os.dup2(reading, 3)
+os.dup2(writing, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Page:
@@ -139,7 +152,7 @@ def browser(folder: Path) -> Iterator[Page]:
     options = ["--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--no-first-run",
                "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}"]  # fmt: skip
     process = subprocess.Popen(
-        ["sh", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "sh", program, *options],
+        [sys.executable, "-S", "-c", LAUNCH, str(commands), str(answers), program, *options],
         pass_fds=(commands, answers),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

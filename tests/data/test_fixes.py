@@ -133,7 +133,7 @@ def test_published_splits_and_other_data_are_told_apart(tmp_path: Path) -> None:
     for split in ("train", "test"):
         folder(tmp_path / "data" / split)
     training, validation = train_and_val(f"folder:{tmp_path / 'data'}")
-    with pytest.raises(ValueError, match="'cat/0.png' of the corrections is in the training and in the evaluation"):
+    with pytest.raises(ValueError, match=r"'cat/0\.png' of the corrections is in the training and in the evaluation"):
         fixed_splits(training, validation, (Fix(key="cat/0.png"),))
     first, second = fixed_splits(training, validation, (Fix(key="cat/0.png", split="train"),))
     assert (len(first), len(second)) == (5, 6)
@@ -179,7 +179,10 @@ def test_models_with_other_class_names(tmp_path: Path) -> None:
     [
         ([("cat/0.png", "relabel", "dgo")], "unknown class 'dgo'; did you mean 'dog'"),
         ([("cat/0.png", "relabel", "cat|dog")], "has 2 labels, but images of this data have one label"),
-        ([("x.png", "drop", ""), ("y.png", "drop", "")], "none of the 2 corrections matches an image.* like 'cat/0.png'"),
+        (
+            [("x.png", "drop", ""), ("y.png", "drop", "")],
+            "none of the 2 corrections matches an image.* like 'cat/0.png'",
+        ),
         ([("cat/0.png", "delete", "")], "line 2: the action is 'delete'; expected relabel or drop"),
         ([("cat/0.png", "relabel", " ")], "line 2: the label is empty; give a label, or the action drop"),
         ([("", "drop", "")], "line 2: the key is empty"),
@@ -196,7 +199,7 @@ def test_wrong_corrections(rows: list[tuple[str, ...]], message: str, tmp_path: 
 
 
 def test_wrong_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the file of corrections .*fixes.csv' does not exist"):
+    with pytest.raises(ValueError, match=r"the file of corrections .*fixes\.csv' does not exist"):
         read_fixes(tmp_path / "fixes.csv")
     with pytest.raises(ValueError, match="the columns path, label; expected the columns key, label"):
         read_fixes(write(tmp_path / "fixes.csv", [("a.png", "cat")], ("path", "label")))

@@ -113,7 +113,7 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -127,7 +127,10 @@ def test_the_table_and_the_page_contain_the_metrics(
     assert main([*command, "--with", "top1,confusion,calibration,flops", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     text = (tmp_path / "out" / "report.html").read_text()
-    numbers = json.loads((tmp_path / "out" / "evaluation.json").read_text())["metrics"]
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    numbers, names = written["metrics"], written["files"]["predictions"]
+    assert [(tmp_path / "out" / name).is_file() for name in ("report.html", *names)] == [True] * (len(names) + 1)
+    assert "%" in next(line for line in out.splitlines() if "accuracy" in line)
     for evaluator, name, value in metric_rows(numbers):
         assert evaluator in out
         assert any(name in line and value in line for line in out.splitlines())
@@ -137,7 +140,9 @@ def test_the_table_and_the_page_contain_the_metrics(
     assert checker.open == []
     wrong = round(15 * (1 - numbers["top1.accuracy"]))
     assert f"{wrong} of 15" in text
-    assert checker.tags.count("img") == 2 * wrong > 0  # the image and its attention map
+    rows = json.loads(text.partition('id="mistakes-data">')[2].partition("</script>")[0])["rows"]
+    assert len(rows) == wrong > 0
+    assert all(row[6].startswith("data:image/") and row[7] for row in rows)  # the image and its attention map
     assert checker.tags.count("svg") == 1
     assert 'class="matrix"' in text
     # A second evaluation replaces the first, but not the report of a run.

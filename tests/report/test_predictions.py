@@ -77,7 +77,16 @@ def test_several_labels(tmp_path: Path) -> None:
 def test_numbers(tmp_path: Path) -> None:
     files.write(tmp_path, numbers(), ("age", "x"), "all")
     table = rows(tmp_path)
-    assert list(table[0]) == ["key", "split", "label:age", "label:x", "prediction:age", "prediction:x", "correct", "loss"]
+    assert list(table[0]) == [
+        "key",
+        "split",
+        "label:age",
+        "label:x",
+        "prediction:age",
+        "prediction:x",
+        "correct",
+        "loss",
+    ]
     assert [row["prediction:age"] for row in table] == ["10", "12", "8", "11"]
     assert [row["label:x"] for row in table] == ["-0.5", "-1", "3", "-1.25"]
     assert {row["correct"] for row in table} == {""}

@@ -1,6 +1,7 @@
 """The `vitkit evaluate` command."""
 
 import sys
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -97,7 +98,9 @@ def evaluate(
         progress=True,
     )
     if json:
-        print(json_line(found.to_dict()))
+        # What was written also names the files.
+        content = found.to_dict() if out is None else loads((out / "evaluation.json").read_text(encoding="utf-8"))
+        print(json_line(content))
     else:
         _write_table(found)
         print(found.summary)

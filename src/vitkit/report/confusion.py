@@ -122,7 +122,7 @@ def coverage_table(predictions: Predictions) -> str:
     )
 
 
-def bar(fraction: float) -> str:
-    """Returns an HTML table cell that shows a fraction as a bar and in percent."""
+def bar(fraction: float, name: str = "") -> str:
+    """Returns an HTML table cell that shows a fraction as a bar and in percent, with its name on small screens."""
     line = f'<span class="bar"><i style="width:{fraction * 100:.0f}%"></i></span>'
-    return f'<td class="meter">{line}<b>{percent(fraction, 1)}</b></td>'
+    return f'<td class="meter" data-name="{name}">{line}<b>{percent(fraction, 1)}</b></td>'

@@ -12,8 +12,8 @@ from vitkit.report import gallery, predictions, results
 from vitkit.report.page import corrections, page, page_links, tile, unreadable_section
 
 
-def write(evaluation: Evaluation, folder: Path) -> None:
-    """Writes the files of the report to a folder.
+def write(evaluation: Evaluation, folder: Path) -> dict[str, object]:
+    """Writes the files of the report to a folder, and returns the content of `evaluation.json`.
 
     Raises ValueError if the folder contains a report of a training run.
     """
@@ -25,6 +25,7 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     content = evaluation.to_dict() | {"files": {"report": report.name, "predictions": list(links)}}
     atomic.write_text(folder / "evaluation.json", json.dumps(content, indent=2) + "\n")
     atomic.write_text(report, html(evaluation, links))
+    return content
 
 
 def html(evaluation: Evaluation, links: Sequence[str] = ()) -> str:

@@ -18,6 +18,7 @@
     (sign) => "\\u" + sign.charCodeAt(0).toString(16).padStart(4, "0"));
   const number = (value) => Number(value.toPrecision(4)).toString();
   const percent = (value) => (100 * value).toFixed(0) + "%";
+  const counted = (value) => value.toLocaleString("en");
   const name = (index) => data.classes[index];
   const each = (values) => regression
     ? values.map((value, index) => (values.length > 1 ? data.targets[index] + " " : "") + number(value)).join(", ")
@@ -197,11 +198,11 @@
     const first = cards()[current];
     if (first) reach(first);
     find("mistakes-more").hidden = shown >= order.length;
-    find("mistakes-more").textContent = `Show ${Math.min(PAGE, order.length - shown)} more of ${order.length}`;
+    find("mistakes-more").textContent = `Show ${Math.min(PAGE, order.length - shown)} more of ${counted(order.length)}`;
   };
   const count = () => {
-    const all = order.length === rows.length ? `${rows.length}` : `${order.length} of ${rows.length}`;
-    find("mistakes-status").textContent = `${all} ${regression ? "images" : "mistakes"}, ${marks.size} marked`;
+    const all = [...new Set([order.length, rows.length])].map(counted).join(" of ");
+    find("mistakes-status").textContent = `${all} ${regression ? "images" : "mistakes"}, ${counted(marks.size)} marked`;
     for (const id of ["marks-download", "marks-clear"]) find(id).disabled = !marks.size;
   };
 

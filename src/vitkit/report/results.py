@@ -54,12 +54,12 @@ def tiles(predictions: Predictions, names: tuple[str, ...], what: str = "") -> l
         wrong = len(mistakes.wrong_predictions(predictions))
         return [
             tile(percent(mean), f"{what}mean average precision", first=True),
-            tile(f"{wrong} of {predictions.targets.shape[0]}", "images with a wrong label"),
+            tile(f"{wrong:,} of {predictions.targets.shape[0]:,}", "images with a wrong label"),
         ]
     labelled = int((predictions.targets.sum(dim=1) > 0).sum())
     wrong = len(mistakes.wrong_predictions(predictions))
     first = [tile(percent((labelled - wrong) / labelled), f"{what}accuracy", first=True)] if labelled else []
-    return [*first, tile(f"{wrong} of {labelled}", "wrong")]
+    return [*first, tile(f"{wrong:,} of {labelled:,}", "wrong")]
 
 
 def label_section(predictions: Predictions, names: tuple[str, ...]) -> str:
@@ -67,15 +67,16 @@ def label_section(predictions: Predictions, names: tuple[str, ...]) -> str:
     counted = _counted(predictions)
     results = sorted(enumerate(f1.per_label(predictions, names)), key=lambda each: each[1].f1)
     rows = "".join(
-        f"<tr><td>{escape(each.name)}</td><td>{each.images}</td><td>{each.threshold:.3g}</td>"
-        f"{confusion.bar(counted[index])}{confusion.bar(each.f1)}{confusion.bar(each.recall)}"
-        f"{confusion.bar(each.precision)}</tr>"
+        f'<tr><td>{escape(each.name)}</td><td data-name="images">{each.images:,}</td>'
+        f'<td data-name="threshold">{each.threshold:.3g}</td>{confusion.bar(counted[index], "average precision")}'
+        f'{confusion.bar(each.f1, "F1")}{confusion.bar(each.recall, "recall")}'
+        f'{confusion.bar(each.precision, "precision")}</tr>'
         for index, each in results
         if each.images
     )
     return (
         "<h2>Labels</h2><p>A label is predicted if its score is at least its threshold.</p>"
-        '<div class="card"><h3>Labels by F1, lowest first</h3><table class="classes"><tr><th>label</th>'
+        '<div class="card"><h3>Labels by F1, lowest first</h3><table class="classes stack"><tr><th>label</th>'
         "<th>images</th><th>threshold</th><th>average precision</th><th>F1</th><th>recall</th><th>precision</th></tr>"
         f"{rows}</table></div>"
     )
