@@ -35,11 +35,6 @@ def shortened(names: list[str], most: int = 3) -> str:
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
-def percent(fraction: float, digits: int = 2) -> str:
-    """Returns a fraction in percent, such as "80.00%". `digits` is the number of decimals."""
-    return f"{fraction:.{digits}%}"
-
-
 def spreadsheet_cell(text: str) -> str:
     """Returns text for a cell of a CSV file, after an apostrophe if a spreadsheet would take it for a formula."""
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text

@@ -376,6 +376,22 @@ def test_independent_labels_are_corrected(tab: Page, tmp_path: Path,
     assert tab.js(OUTSIDE) == []
 
 
+def test_outputs_that_are_not_finite(tab: Page, tmp_path: Path) -> None:
+    """Those of a run that has diverged."""
+    source = Colors(("a", "b"), number=6)
+    outputs = wrong_classes(source, 6)
+    outputs.logits[::2] = torch.nan
+    write(tmp_path / "report.html", source, outputs)
+    fresh(tab, tmp_path / "report.html")
+    assert len(cards(tab)) > 0
+    numbers = replace(outputs, logits=outputs.logits[:, :1], targets=torch.arange(6.0)[:, None])
+    (text,) = [mistakes.section(source, replace(numbers, task=Task(problem_type="regression")))]
+    (tmp_path / "numbers.html").write_text(page.page("numbers", text, gallery.SCRIPT))
+    fresh(tab, tmp_path / "numbers.html")
+    assert len(cards(tab)) == 6
+    assert tab.errors == []
+
+
 def test_numbers_are_corrected(tab: Page, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     source = Colors(("age",), number=6)
     keys = tuple(source.key(index) for index in range(6))

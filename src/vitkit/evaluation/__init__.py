@@ -5,8 +5,8 @@ images; it runs the model once for all evaluators. To add an evaluator, add a fi
 it as the second parameter and is called `name:argument` (`real:labels.json`). An evaluator that does not need the
 model's classes declares its input: `READS = "representations"`, `READS = "model"`, or `READS = "images"` for the
 representations of images that need no labels. An evaluator of predictions fits both kinds of classification, or the
-`PROBLEM_TYPES` (of `vitkit.task`) that it declares. An evaluator some of whose metrics are not fractions of 1 declares
-the names of those that are, such as `FRACTIONS = ("accuracy", "top5")`, or () if there are none.
+`PROBLEM_TYPES` (of `vitkit.task`) that it declares. An evaluator whose metrics are no fractions of 1 declares
+`FRACTIONS = False`; single metrics that are none have a name in `NUMBERS`.
 It may define `check`, which raises an error for unsuitable data before any image is read (see `requirements`).
 """
 
@@ -31,8 +31,6 @@ from vitkit.task import PROBLEM_TYPES, SINGLE_LABEL, Task
 from vitkit.text import percent
 
 Batches = Callable[[], Iterable[Batch]]
-# Prefix of the metrics of `f1` with tuned thresholds.
-TUNED = "f1_tuned"
 CLASSIFICATION = ("single_label_classification", "multi_label_classification")
 # Last names of metrics that are no fractions, of any evaluator.
 NUMBERS = {
@@ -255,18 +253,16 @@ def needs_labels(spec: str) -> bool:
 
 def is_fraction(metric: str) -> bool:
     """Returns whether a metric, such as `top1.accuracy`, is a fraction between 0 and 1."""
-    spec, _, name = metric.rpartition(".")
-    evaluator_name = spec.partition(":")[0]
-    evaluator_name = "f1" if evaluator_name == TUNED else evaluator_name
-    fractions = getattr(_EVALUATORS.get(evaluator_name), "FRACTIONS", None) if evaluator_name in evaluators() else None
-    return name not in NUMBERS if fractions is None else name in fractions
+    evaluator, _, name = metric.rpartition(".")
+    found = evaluator.partition(":")[0].removesuffix("_tuned")
+    return name not in NUMBERS and (found not in evaluators() or getattr(_EVALUATORS.get(found), "FRACTIONS", True))
 
 
 def formatted(metric: str, value: float) -> str:
-    """Returns the value of a metric as text: a fraction in percent, other numbers with four digits."""
+    """Returns the value of a metric as text: a fraction in percent ("80.00%"), or a number with four digits."""
     if is_fraction(metric):
         return percent(value)
-    return f"{value:,.0f}" if value.is_integer() and abs(value) > 1 else f"{value:,.4g}"
+    return f"{value:,.0f}" if value == round(value) and abs(value) >= 1 else f"{value:,.4g}"
 
 
 def evaluate(subject: ModelOutputs, names: Iterable[str]) -> dict[str, float]:

@@ -14,7 +14,6 @@ from torch import Tensor
 from vitkit.evaluation import ModelOutputs, Predictions
 from vitkit.evaluation.requirements import EvaluationData
 
-FRACTIONS = ("ece", "mce")
 BINS = 15
 
 

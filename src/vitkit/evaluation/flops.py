@@ -15,7 +15,7 @@ from vitkit.evaluation.requirements import EvaluationData
 from vitkit.models import Backbone
 
 READS = "model"
-FRACTIONS = ()
+FRACTIONS = False
 
 _ATEN = torch.ops.aten
 # Attention on a CPU, which torch 2.9 counts in no formula: its products are those of the attention kernels of GPUs.

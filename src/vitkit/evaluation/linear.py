@@ -23,7 +23,6 @@ from vitkit.layers import eval_mode
 from vitkit.models import Backbone, TokenBackbone
 
 READS = "representations"
-FRACTIONS = ("accuracy", "top5", "held_out")
 BLOCKS = 4
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)  # for batch size 256
 BATCH = 128

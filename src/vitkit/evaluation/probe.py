@@ -18,7 +18,6 @@ from vitkit.evaluation import ModelOutputs, accuracy
 from vitkit.evaluation.requirements import EvaluationData, top5
 
 READS = "representations"
-FRACTIONS = ("accuracy", "top5", "held_out")
 STRENGTHS = tuple(10.0**power for power in range(1, -7, -1))
 HELD_OUT = 0.2
 SEED = 0

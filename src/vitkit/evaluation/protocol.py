@@ -262,4 +262,4 @@ def _tuned_metrics(subject: ModelOutputs, threshold: tuple[float, ...] | None) -
         return {}
     predictions = subject.predictions
     tuned = replace(predictions, task=predictions.task.with_threshold(threshold))
-    return {f"{evaluation.TUNED}.{name}": value for name, value in f1.metrics(tuned, subject.classes).items()}
+    return {f"f1_tuned.{name}": value for name, value in f1.metrics(tuned, subject.classes).items()}

@@ -13,7 +13,7 @@ from vitkit.evaluation import ModelOutputs
 from vitkit.evaluation.requirements import EvaluationData
 
 READS = "images"
-FRACTIONS = ()
+FRACTIONS = False
 EPSILON = 1e-7
 
 

@@ -16,7 +16,6 @@ from vitkit.evaluation import ModelOutputs, Predictions, top1
 from vitkit.evaluation.requirements import EvaluationData, top5
 from vitkit.regular import read_text
 
-FRACTIONS = ("accuracy", "top5")
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\b")
 
 

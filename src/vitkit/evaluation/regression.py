@@ -6,7 +6,7 @@ from vitkit.evaluation import ModelOutputs, Predictions
 from vitkit.evaluation.requirements import EvaluationData
 
 PROBLEM_TYPES = ("regression",)
-FRACTIONS = ()
+FRACTIONS = False
 METRICS = ("mae", "rmse", "r2")
 
 

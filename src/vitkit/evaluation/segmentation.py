@@ -26,7 +26,6 @@ from vitkit.images import DEFAULT_LIMITS, probe
 from vitkit.regular import read_bytes
 
 READS = "model"
-FRACTIONS = ("jaccard", "mean_head", "all_heads", *(f"head{number}" for number in range(64)))
 FRACTION = 0.6  # of a head's attention
 VOID = 255  # unlabelled pixels, which are ignored
 

@@ -22,7 +22,6 @@ def check(data: EvaluationData, classes: str = "") -> tuple[str, ...]:
 
 
 PROBLEM_TYPES = ("single_label_classification",)
-FRACTIONS = ("accuracy", "top5")
 
 
 def evaluate(subject: ModelOutputs, classes: str = "") -> dict[str, float]:

@@ -15,7 +15,7 @@ from vitkit.layers import eval_mode
 from vitkit.models import Backbone
 
 READS = "model"
-FRACTIONS = ()
+FRACTIONS = False
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WARM_UP, BATCHES = 3, 20
 

@@ -11,8 +11,6 @@ from torch import Tensor
 from vitkit.evaluation import ModelOutputs, Predictions
 from vitkit.evaluation.requirements import EvaluationData, top5
 
-FRACTIONS = ("accuracy", "top5")
-
 
 def check(data: EvaluationData) -> tuple[str, ...]:
     """Returns the names of the metrics. Raises ValueError if no image has a label."""

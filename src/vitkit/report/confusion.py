@@ -5,7 +5,6 @@ from html import escape
 
 from vitkit.evaluation import Predictions, calibration, confusion, top1
 from vitkit.report import charts
-from vitkit.text import percent
 
 MAX_CLASSES = 20  # the largest confusion matrix that stays readable
 MAX_NARROW = 6  # the largest that fits a screen of 400 pixels
@@ -125,4 +124,4 @@ def coverage_table(predictions: Predictions) -> str:
 def bar(fraction: float, name: str = "") -> str:
     """Returns an HTML table cell that shows a fraction as a bar and in percent, with its name on small screens."""
     line = f'<span class="bar"><i style="width:{fraction * 100:.0f}%"></i></span>'
-    return f'<td class="meter" data-name="{name}">{line}<b>{percent(fraction, 1)}</b></td>'
+    return f'<td class="meter" data-name="{name}">{line}<b>{fraction:.1%}</b></td>'

@@ -16,8 +16,8 @@
   /* ---- text ---- */
   const escaped = (text) => text.replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069]/g,
     (sign) => "\\u" + sign.charCodeAt(0).toString(16).padStart(4, "0"));
-  const number = (value) => Number(value.toPrecision(4)).toString();
-  const percent = (value) => (100 * value).toFixed(0) + "%";
+  const number = (value) => value === null ? "nan" : Number(value.toPrecision(4)).toString();
+  const percent = (value) => value === null ? "nan" : (100 * value).toFixed(0) + "%";
   const counted = (value) => value.toLocaleString("en");
   const name = (index) => data.classes[index];
   const each = (values) => regression

@@ -6,13 +6,14 @@ JavaScript the page shows a table of the first mistakes.
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from typing import Literal
 
-from vitkit.text import percent, printable
+from vitkit.text import printable
 
 SCRIPT = files(__package__).joinpath("gallery.js").read_text(encoding="utf-8")
 PLAIN_ROWS = 50  # mistakes in the table for browsers without JavaScript
@@ -43,7 +44,7 @@ class Gallery:
         used = {index for _, true, found, *_ in self.rows for index in (*true, *found)}
         rows = []
         for number, (key, true, found, *numbers) in enumerate(self.rows):
-            row: list[object] = [key, true, found, *(float(f"{value:.6g}") for value in numbers)]
+            row: list[object] = [key, true, [_finite(value) for value in found], *map(_finite, numbers)]
             image = self.images[number] if number < len(self.images) else None
             rows.append([*row, image, self.maps[number] if image is not None and number < len(self.maps) else None])
         regression = self.kind == "regression"
@@ -59,6 +60,11 @@ class Gallery:
         content["id"] = hashlib.sha256(text.encode()).hexdigest()[:16]
         # No tag can end the element, and no comment can begin in it.
         return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _finite(value: float) -> float | None:
+    """Returns a number with six digits, or None if it is infinite or not a number, which JSON does not support."""
+    return (value if isinstance(value, int) else float(f"{value:.6g}")) if math.isfinite(value) else None
 
 
 def html(gallery: Gallery) -> str:
@@ -115,7 +121,7 @@ def _plain(gallery: Gallery) -> str:
 
     rows = "".join(
         f"<tr><td>{escape(printable(key))}</td><td>{shown(true)}</td><td>{shown(found)}</td>"
-        f"<td>{f'{score:.3g}' if regression else percent(score, 0)}</td></tr>"
+        f"<td>{f'{score:.3g}' if regression else f'{score:.0%}'}</td></tr>"
         for key, true, found, score, *_ in gallery.rows[:PLAIN_ROWS]
     )
     return (

@@ -69,8 +69,8 @@ def label_section(predictions: Predictions, names: tuple[str, ...]) -> str:
     rows = "".join(
         f'<tr><td>{escape(each.name)}</td><td data-name="images">{each.images:,}</td>'
         f'<td data-name="threshold">{each.threshold:.3g}</td>{confusion.bar(counted[index], "average precision")}'
-        f'{confusion.bar(each.f1, "F1")}{confusion.bar(each.recall, "recall")}'
-        f'{confusion.bar(each.precision, "precision")}</tr>'
+        f"{confusion.bar(each.f1, 'F1')}{confusion.bar(each.recall, 'recall')}"
+        f"{confusion.bar(each.precision, 'precision')}</tr>"
         for index, each in results
         if each.images
     )
