@@ -278,9 +278,9 @@ def summary(*sources: Source) -> str:
 
 def _fixed(source: Source) -> Fixed | None:
     inner: object = source
-    while not isinstance(inner, Fixed) and hasattr(inner, "source"):
-        inner = inner.source
-    return inner if isinstance(inner, Fixed) else None
+    while not isinstance(inner, Fixed | None):
+        inner = getattr(inner, "source", None)
+    return inner
 
 
 def original_names(source: Source) -> dict[int, str]:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from vitkit.text import printable
 
-SCRIPT = files(__package__).joinpath("gallery.js").read_text(encoding="utf-8")
+SCRIPT = files("vitkit.report").joinpath("gallery.js").read_text(encoding="utf-8")
 PLAIN_ROWS = 50  # mistakes in the table for browsers without JavaScript
 
 Row = tuple[str, list[int] | list[float], list[int] | list[float], float, float, float]

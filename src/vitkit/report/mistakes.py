@@ -130,7 +130,7 @@ def _rows(predictions: Predictions, shown: Sequence[int]) -> list[Row]:
         errors, true = _errors(predictions)[chosen].tolist(), predictions.targets[chosen].tolist()
         found = [[float(f"{value:.7g}") for value in values] for values in scores.tolist()]
         true = [[float(f"{value:.7g}") for value in values] for values in true]
-        return [(*row, 0.0, lost) for *row, lost in zip(keys, true, found, errors, loss, strict=True)]
+        return list(zip(keys, true, found, errors, [0.0] * len(shown), loss, strict=True))
     targets = predictions.targets[chosen] > 0
     if predictions.task.problem_type == "multi_label_classification":
         decisions = predictions.task.decisions(predictions.logits[chosen])

@@ -10,7 +10,7 @@ from vitkit.data import Source
 from vitkit.data.fixes import summary
 from vitkit.text import plural, printable
 
-STYLE = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+STYLE = files("vitkit.report").joinpath("style.css").read_text(encoding="utf-8")
 
 
 def page(title: str, body: str, script: str = "") -> str:

@@ -108,7 +108,7 @@ def _labels(predictions: Predictions, names: Sequence[str]) -> list[Column]:
     if predictions.task.problem_type == "multi_label_classification":
         pair = [Column("label", "texts", true), Column("prediction", "texts", found)]
     else:
-        best = [names[index] for index in predictions.logits.argmax(dim=1).tolist()]
+        best = [names[int(index)] for index in predictions.logits.argmax(dim=1).tolist()]
         labels = [join_names(each, names) if each else None for each in true]
         pair = [Column("label", "text", labels), Column("prediction", "text", best)]
     confidence = predictions.scores.amax(dim=1).tolist()
@@ -129,7 +129,7 @@ def _scores(predictions: Predictions, names: Sequence[str]) -> list[Column]:
     best = predictions.scores.topk(TOP, dim=1)
     found: list[Column] = []
     for rank in range(TOP):
-        classes = [names[index] for index in best.indices[:, rank].tolist()]
+        classes = [names[int(index)] for index in best.indices[:, rank].tolist()]
         found.append(Column(f"top{rank + 1}", "text", classes))
         found.append(Column(f"top{rank + 1}_score", "number", best.values[:, rank].tolist()))
     return found
@@ -166,7 +166,7 @@ def csv_text(table: Sequence[Column], names: Sequence[str] = ()) -> str:
 def _cell(value: Value, names: Sequence[str]) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float):
+    if isinstance(value, float | int):
         return f"{value:.7g}"
     if value is None:
         return ""
