@@ -12,8 +12,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # A file imports only from lower levels or from its own folder; `models` and `data` do not import each other.
 LEVELS: dict[str, float] = {
-    "kernels": -1, "config": 0, "task": 0, "registry": 0.1, "atomic": 0, "memory": 0, "distributed": 0,
-    "text": 0, "regular": 0, "logs": 0.1, "tables": 0.2, "screen": 0,
+    "kernels": -1, "config": 0, "task": 0, "discovery": 0.05, "registry": 0.1, "atomic": 0, "memory": 0,
+    "distributed": 0, "text": 0, "regular": 0, "logs": 0.1, "tables": 0.2, "screen": 0,
     "layers": 0.5, "images": 0.5,
     "models": 1, "data": 1,
     "checkpoints": 1.5,  # a teacher is a checkpoint
@@ -23,6 +23,7 @@ LEVELS: dict[str, float] = {
     "training": 3, "recipes": 4, "transformers": 4, "timm": 4, "jax": 3.5,
     "bench": 5, "paper": 5,
     "api": 5.5,
+    "plugins": 5.7,
     "cli": 6, "__main__": 7,
 }  # fmt: skip
 VAGUE = {"utils", "util", "common", "misc", "helpers", "helper", "base", "core", "manager", "tools", "stuff"}

@@ -105,6 +105,7 @@ NAMES = [
     "load",
     "open_image",
     "pipeline",
+    "plugins",
     "predict",
     "resume",
     "train",

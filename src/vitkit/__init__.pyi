@@ -3,6 +3,7 @@
 This is the only list of them: a name is imported from its module when it is first used.
 """
 
+from vitkit import plugins as plugins
 from vitkit.api._runs import TrainedRun as TrainedRun
 from vitkit.api.classify import classify as classify
 from vitkit.api.convert import convert as convert

@@ -7,6 +7,7 @@ with the key, the value and what was expected.
 
 import dataclasses
 import difflib
+import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import (
@@ -95,6 +96,22 @@ def _override(config: Config, changes: Sequence[tuple[list[str], object, str]]) 
             raise ValueError(f"cannot set '{deeper[0][2]}', because '{first}' is {_show(part)} and has no fields")
         values[first] = _override(part, deeper)
     return dataclasses.replace(config, **values)
+
+
+def parse_options(cls: type[ConfigClass], text: str, where: str) -> ConfigClass:
+    """Returns a config from options such as `number=5&size=32` or `number=5,size=32`. `where` names it in errors.
+
+    Raises ValueError for an unknown option, a value of the wrong type, and an option without value or default.
+    """
+    pairs = [part.partition("=") for part in re.split(r"[&,](?=\w+=)", text) if part]
+    hints = get_type_hints(cls)
+    values: JsonDict = {}
+    for name, equals, value in pairs:
+        if not equals or name not in hints:
+            problem = f"unknown option '{name}'" if equals else f"'{name}' is not of the form NAME=VALUE"
+            raise ValueError(f"{where}: {problem}{nearest(name, hints) if hints else '; it takes no options'}")
+        values[name] = convert(parse(value), hints[name], f"{where}.{name}", text=value)
+    return from_dict(cls, values, where=where)
 
 
 def parse(text: str) -> Converted:

@@ -2,15 +2,24 @@
 
 Every folder of implementations (models, objectives, evaluators, data sources, commands, ...) is a package whose public
 modules have the same attributes. Adding an implementation is adding a file. Modules that start with an underscore are
-private helpers.
+private helpers. A registry with a `plugin_kind` also has the components of that kind from plug-ins (`vitkit.discovery`).
 """
 
+import dataclasses
+import difflib
+import inspect
 import pkgutil
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import Any, get_type_hints
 
+from vitkit import discovery
 from vitkit.config import nearest
+from vitkit.discovery import Component, PluginError, PluginWarning
+
+Needs = Sequence[str] | Mapping[str, str]
 
 
 class Registry:
@@ -19,33 +28,175 @@ class Registry:
     Args:
         package: Dotted name of the package, usually `__name__` of its `__init__.py`.
         kind: What an implementation is called in errors ("model family").
-        needs: Attributes that every implementation must have; a module without one raises TypeError.
+        needs: Attributes that every implementation must have, or a dict with the description of each for errors.
         exclude: Public modules of the package that are not implementations.
+        plugin_kind: Kind of the components of plug-ins, a key of `vitkit.discovery.ATTRIBUTES`; "" for no plug-ins.
+        adapt: Converts a component that is not a module, such as a function, to a module with the attributes `needs`.
+        validate: Raises PluginError for a module with a wrong attribute.
     """
 
-    def __init__(self, package: str, kind: str, needs: Sequence[str] = (), exclude: Sequence[str] = ()):
+    def __init__(
+        self,
+        package: str,
+        kind: str,
+        needs: Needs = (),
+        exclude: Sequence[str] = (),
+        *,
+        plugin_kind: str = "",
+        adapt: Callable[[Component], ModuleType] | None = None,
+        validate: Callable[[ModuleType], None] | None = None,
+    ):
         self.package = package
         self.kind = kind
-        self.needs = tuple(needs)
+        self.needs = needs if isinstance(needs, Mapping) else dict.fromkeys(needs, "")
         self.exclude = frozenset(exclude)
+        self.plugin_kind = plugin_kind
+        self.adapt = adapt
+        self.validate = validate
+        self._valid: dict[str, tuple[object, ModuleType]] = {}
 
     def names(self) -> list[str]:
-        """Returns the sorted names of the modules. No module is imported."""
-        modules = pkgutil.iter_modules(import_module(self.package).__path__)
-        names = {module.name for module in modules if not module.name.startswith("_")}
-        return sorted(names - self.exclude)
+        """Returns the sorted names of the implementations. No module of the package is imported."""
+        plugins = discovery.components(self.plugin_kind) if self.plugin_kind else {}
+        return sorted({*self._files(), *plugins})
 
     def get(self, name: str) -> ModuleType:
-        """Returns the module with this name. Raises ValueError with similar names if the name is unknown."""
-        if name not in self.names():
+        """Returns the module with this name, which may come from a file that is not trusted: no plug-in file is loaded.
+
+        Raises ValueError with similar names if the name is unknown, and PluginError if the module or the component lacks
+        a part of its contract.
+        """
+        if name in self._files():
+            module = import_module(f"{self.package}.{name}")
+            return self._checked(name, module, module, module.__name__)
+        component = discovery.component(self.plugin_kind, name) if self.plugin_kind else None
+        if component is None:
             raise ValueError(f"unknown {self.kind} '{name}'{nearest(name, self.names())}")
-        module = import_module(f"{self.package}.{name}")
-        for attribute in self.needs:
-            if not hasattr(module, attribute):
-                raise TypeError(f"{module.__name__} is not a {self.kind}, because it has no attribute '{attribute}'")
-        return module
+        known = self._valid.get(name)
+        if known is not None and known[0] is component.target:
+            return known[1]
+        return self._checked(name, component.target, self._adapted(component), f"'{name}' of {component.origin}")
+
+    def find(self, text: str) -> ModuleType:
+        """Returns the module with this name, or of a component in a file that the user gives as `./mine.py:NAME`.
+
+        Loads the file. Raises the same errors as `get`, and PluginError if the file has no such component.
+        """
+        return self.get(discovery.resolve(self.plugin_kind, text))
+
+    def name_of(self, config: type) -> str:
+        """Returns the name of the implementation whose `Config` is this class. Raises ValueError if there is none."""
+        package, _, name = config.__module__.rpartition(".")
+        if package == self.package:
+            return name
+        for component in discovery.components(self.plugin_kind).values():
+            if self._config_of(component) is config:
+                return component.name
+        raise ValueError(
+            f"the config class {config.__name__} of the module {config.__module__} belongs to no registered {self.kind}; "
+            f"register it with vitkit.plugins.register_{self.plugin_kind}"
+        )
 
     def __iter__(self) -> Iterator[tuple[str, ModuleType]]:
-        """Yields (name, module) for every module in the package."""
+        """Yields (name, module) for every implementation. One that lacks a part of its contract is left out and warned of."""
         for name in self.names():
-            yield name, self.get(name)
+            try:
+                module = self.get(name)
+            except PluginError as error:
+                warn_left_out(str(error))
+            else:
+                yield name, module
+
+    def _files(self) -> set[str]:
+        modules = pkgutil.iter_modules(import_module(self.package).__path__)
+        return {module.name for module in modules if not module.name.startswith("_")} - self.exclude
+
+    def _config_of(self, component: Component) -> object:
+        """Returns the class `Config` of a component, or None if the component is invalid."""
+        if isinstance(component.target, ModuleType):
+            return getattr(component.target, "Config", None)
+        try:
+            return self.get(component.name).Config
+        except PluginError:
+            return None
+
+    def _adapted(self, component: Component) -> ModuleType:
+        if isinstance(component.target, ModuleType):
+            return component.target
+        if self.adapt is None:
+            raise PluginError(
+                f"'{component.name}' of {component.origin} is not a {self.kind}; write {', '.join(self.needs)} into a file, "
+                f"or use vitkit.plugins.register_{self.plugin_kind}"
+            )
+        return self.adapt(component)
+
+    def _checked(self, name: str, target: object, module: ModuleType, where: str) -> ModuleType:
+        if name in self._valid and self._valid[name][0] is target:
+            return module
+        missing = [f"{each}{_description(text)}{_similar(each, module)}" for each, text in self.needs.items()
+                   if not hasattr(module, each)]  # fmt: skip
+        if missing:
+            raise PluginError(f"{where} is not a {self.kind}, because it has no {', no '.join(missing)}")
+        if self.validate is not None:
+            try:
+                self.validate(module)
+            except PluginError as error:
+                raise PluginError(f"{where} is not a {self.kind}: {error}") from None
+        self._valid[name] = target, module
+        return module
+
+
+def warn_left_out(text: str) -> None:
+    """Warns that a component was left out of a list, with one line that names it and the reason."""
+    warnings.warn(f"left out: {text}", PluginWarning, stacklevel=3)
+
+
+def namespace(component: Component, **attributes: object) -> ModuleType:
+    """Returns a module with the given attributes, for a component that is a function or a class."""
+    module = ModuleType(f"{getattr(component.target, '__module__', component.kind)}.{component.name}")
+    module.__doc__ = getattr(component.target, "__doc__", None)
+    vars(module).update(attributes)
+    return module
+
+
+def options_class(component: Component, positional: int, form: str, *, defaults: bool) -> type:
+    """Returns a frozen dataclass with the options of a function: its parameters after the first `positional` ones.
+
+    Raises PluginError, which shows the expected `form`, for another signature, for an option without a type, and with
+    `defaults` for an option without a default value.
+    """
+    function = component.target
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+        hints = get_type_hints(function.__init__ if isinstance(function, type) else function)
+    except (TypeError, ValueError, NameError) as error:
+        raise PluginError(f"'{component.name}' of {component.origin} has no usable signature: {error}") from None
+    given = ", ".join(map(str, parameters))
+    wrong = PluginError(f"'{component.name}' of {component.origin} takes ({given}); expected {form}")
+    first, options = parameters[:positional], parameters[positional:]
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    if len(first) < positional or any(each.kind is inspect.Parameter.KEYWORD_ONLY for each in first):
+        raise wrong
+    if any(each.kind not in by_name or (defaults and each.default is each.empty) for each in options):
+        raise wrong
+    fields: list[tuple[str, Any, Any]] = []
+    for each in options:
+        if each.name not in hints and each.default in (each.empty, None):
+            raise PluginError(f"the option '{each.name}' of '{component.name}' of {component.origin} has no type; "
+                              f"write {each.name}: float, for example")  # fmt: skip
+        default = dataclasses.MISSING if each.default is each.empty else each.default
+        fields.append((each.name, hints.get(each.name, type(each.default)), dataclasses.field(default=default)))
+    made = dataclasses.make_dataclass("Config", fields, frozen=True, kw_only=True)
+    made.__module__ = getattr(function, "__module__", made.__module__)
+    return made
+
+
+def _description(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _similar(name: str, module: ModuleType) -> str:
+    """Returns a hint at a public attribute of the module with almost the same name, such as `Presets` for `PRESETS`."""
+    own = {each.lower(): each for each in vars(module) if not each.startswith("_")}
+    near = difflib.get_close_matches(name.lower(), own, n=1, cutoff=0.75)
+    return f"; it has '{own[near[0]]}', which must be called '{name}'" if near else ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
-from vitkit.checkpoints.formats import Format, all_formats, formats_for, list_formats
+from vitkit.checkpoints.formats import Format, all_formats, builtin_formats, formats_for, list_formats
 from vitkit.checkpoints.json_files import Json
 from vitkit.checkpoints.table import COUNTER, SAME, Rule, Table
 from vitkit.checkpoints.tensors import Tensors
@@ -61,9 +61,13 @@ def detect_format(
     model has transformers' pooler: 0 is the class token, the width of the pooler its output. Raises CheckpointError if
     no format matches; the message names the model family or some of the tensors.
     """
-    formats = all_formats() if format_name is None else tuple(formats_for(format_name))
+    formats = builtin_formats() if format_name is None else tuple(formats_for(format_name))
     names = Names(tensors)
     found = [each for each in (_try(layout, names, config, pre_logits) for layout in formats) if each is not None]
+    if format_name is None and not any(not each.unknown and not each.outside for each in found):
+        # Formats of plug-ins, which need not be loaded for files that vitkit itself reads.
+        others = (_try(each, names, config, pre_logits) for each in all_formats() if each not in formats)
+        found += [each for each in others if each is not None]
     if not found:
         raise CheckpointError(_unknown_error(tensors, config, format_name))
     if all(0 in info.shape for info in tensors.infos.values()):

@@ -42,7 +42,12 @@ def usage() -> str:
     for name in commands():
         summary = (command(name).__doc__ or "").strip().splitlines()[0]
         lines.append(f"  {name:<10} {summary}")
-    lines += ["", "`vitkit COMMAND --help` lists the options of a command, `vitkit --version` prints the version."]
+    lines += [
+        "",
+        "`vitkit COMMAND --help` lists the options of a command, `vitkit --version` prints the version.",
+        "Every command takes --plugin FILE, which adds the models, objectives and other components of a Python file",
+        "(docs/plugins.md). Those of installed plug-ins are always there.",
+    ]
     return "\n".join(lines)
 
 
@@ -75,8 +80,34 @@ def _run(words: list[str]) -> int | None:
 
         print(f"vitkit {__version__}")
         return 0
+    words, plugins = _take_plugins(words)
+    if not words:
+        raise ValueError("--plugin needs a command: vitkit COMMAND ... --plugin FILE")
     from vitkit import logs
 
+    if plugins and not {"-h", "--help"} & {*words}:
+        from vitkit import discovery
+
+        for plugin in plugins:
+            discovery.load(plugin)
     arguments = parse(words[0], words[1:])
     with logs.shown():
         return command(words[0])(**arguments)
+
+
+def _take_plugins(words: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the words without the option --plugin, which every command has, and its values."""
+    rest: list[str] = []
+    plugins: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word == "--":
+            rest += [word, *left]
+        elif word == "--plugin" or word.startswith("--plugin="):
+            value = word.partition("=")[2] if "=" in word else next(left, "")
+            if not value or value.startswith("-"):
+                raise ValueError("--plugin needs a value: a Python file such as ./mine.py, or an installed module")
+            plugins.append(value)
+        else:
+            rest.append(word)
+    return rest, plugins

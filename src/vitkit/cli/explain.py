@@ -5,16 +5,13 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-# The modules of `vitkit.explanation`, which imports torch and would slow down --help.
-Method = Literal["attention", "distance", "filters", "foreground", "gradient", "pca", "positions", "rollout"]
-
 
 def explain(
     model: Annotated[Positional[str], arg(metavar="MODEL")],
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE...")] = (),
     *,
     out: Path,
-    method: Method = "rollout",
+    method: Annotated[str, arg(metavar="METHOD")] = "rollout",
     layer: int | None = None,
     head: int | None = None,
     label: str | None = None,
@@ -43,7 +40,7 @@ def explain(
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
         images: Image files, folders or globs, or - for standard input. Not used by --method positions and filters.
         out: Output PNG file.
-        method: Explanation method.
+        method: Explanation method: one of those above, one of a plug-in, or ./mine.py:NAME.
         layer: Layer to explain, or the last layer that --method rollout includes. Negative numbers count from the end.
             If not set: -1.
         head: Attention head to draw. With --method attention and no --layer, this head is drawn for every layer.

@@ -1,6 +1,7 @@
 """The `vitkit models` command."""
 
 import json as json_format
+import sys
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -19,6 +20,7 @@ def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: 
     """
     from vitkit import models as zoo
     from vitkit.api.list_models import list_models
+    from vitkit.discovery import reason
     from vitkit.tables import table
 
     found = list_models(name) or [each for each in (zoo.canonical_name(name),) if each]
@@ -26,7 +28,11 @@ def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: 
         raise ValueError(f"no architecture name contains '{name}'{zoo.did_you_mean(name)}")
     rows = []
     for preset in found:
-        model = zoo.build(zoo.preset(preset), device="meta")
+        try:
+            model = zoo.build(zoo.preset(preset), device="meta")
+        except Exception as error:  # the code of a plug-in may raise anything
+            print(f"vitkit: the model '{preset}' cannot be built: {reason(error)}", file=sys.stderr)
+            continue
         parameters = sum(parameter.numel() for parameter in model.parameters())
         rows.append({"name": preset, "parameters": parameters, "width": model.width})
         if json:

@@ -7,17 +7,20 @@ subset of another source, `vtab:` a task of VTAB-1k. To add a source, add one fi
 `processor` is the evaluation preprocessing that is saved with the weights; `augment` and `loader` serve training.
 """
 
+import inspect
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TypedDict, Unpack
 
 import numpy as np
 
-from vitkit.config import nearest
+from vitkit.config import nearest, parse_options
+from vitkit.discovery import Component, PluginError, resolve
 from vitkit.images import AnyImage, ImageError, Limits, Profile, open_channels
-from vitkit.registry import Registry
+from vitkit.registry import Registry, namespace, options_class
 
 Label = int | tuple[int, ...]
 # Data sources of files, by suffix.
@@ -29,7 +32,6 @@ SUFFIX_SOURCES = {
     ".tar": "webdataset",
     ".txt": "list",
 }
-SOURCES = Registry(f"{__name__}.sources", "data source", needs=["open_source"])
 
 
 class ReadOptions(TypedDict, total=False):
@@ -255,8 +257,55 @@ def check_kind(source: Source, *, regression: bool, name: str) -> None:
         )
 
 
+def _validate(module: ModuleType) -> None:
+    """Raises PluginError if `open_source` is no function of one argument."""
+    try:
+        inspect.signature(module.open_source).bind("")
+    except TypeError:
+        raise PluginError(f"open_source is {module.open_source!r}; expected open_source(location)") from None
+
+
+def _adapt(component: Component) -> ModuleType:
+    """Returns the module of a data source that is a function or a subclass of `Source`.
+
+    It takes its `location` as it is, or options: `shapes(*, number: int = 100)` is opened as `shapes:number=5`.
+    """
+    target, form = component.target, "shapes(*, number: int = 100) with any options, or shapes(location)"
+    if not callable(target):
+        raise PluginError(f"'{component.name}' of {component.origin} is {target!r}; expected a function {form}")
+    if isinstance(target, type) and inspect.isabstract(target):
+        names = " and no ".join(sorted(target.__abstractmethods__))
+        raise PluginError(f"the data source '{component.name}' of {component.origin} has no method {names}")
+    if list(inspect.signature(target).parameters) == ["location"]:
+        return namespace(component, open_source=lambda location: _as_splits(component.name, target(location)))
+    options = options_class(component, 0, form, defaults=False)
+
+    def open_source(location: str) -> dict[str, Source]:
+        config = parse_options(options, location, component.name)
+        return _as_splits(component.name, target(**vars(config)))
+
+    return namespace(component, open_source=open_source)
+
+
+def _as_splits(name: str, found: object) -> dict[str, Source]:
+    """Returns what a function of a data source returned as splits. Raises PluginError if it is something else."""
+    splits = {"all": found} if isinstance(found, Source) else found
+    if not isinstance(splits, dict) or not all(isinstance(each, Source) for each in splits.values()):
+        raise PluginError(
+            f"the data source '{name}' returned {type(found).__name__}; expected a Source, or a dict of Sources by "
+            "split: train and val, or all"
+        )
+    return splits
+
+
+SOURCES = Registry(
+    f"{__name__}.sources", "data source", {"open_source": "a function open_source(location) that returns Sources"},
+    plugin_kind="source", adapt=_adapt, validate=_validate,
+)  # fmt: skip
+
+
 def source_names() -> list[str]:
-    """Returns the names of all data sources, which are the public modules in `sources/`."""
+    """Returns the names of all data sources: the public modules in `sources/`, and those of plug-ins."""
     return SOURCES.names()
 
 
@@ -287,20 +336,42 @@ def source_of(name: str | os.PathLike[str]) -> str:
 def splits(name: str, *, needs_labels: bool = True) -> dict[str, Source]:
     """Opens a source and returns its splits by name. Examples: `splits("digits")`, `splits("folder:images/")`.
 
+    A source of a file is opened with its options as `splits("./mine.py:shapes?number=5")`; the file is loaded.
+
     The keys are the published splits, or `all`; those without labels are left out if others have labels. Raises
     ValueError for an unknown source, for an invalid location, and for a source without labels if they are needed.
     """
-    kind, colon, location = source_of(name).partition(":")
-    if kind not in source_names():
-        where = f" in '{name}'" if colon else ", and there is no such file or folder"
-        raise ValueError(f"unknown data source '{kind}'{where}{nearest(kind, source_names())}")
-    found: dict[str, Source] = SOURCES.get(kind).open_source(location)
+    kind, location = named(source_of(name))
+    try:
+        module = SOURCES.get(kind)
+    except PluginError:
+        raise
+    except ValueError:
+        where = f" in '{name}'" if ":" in name else ", and there is no such file or folder"
+        raise ValueError(f"unknown data source '{kind}'{where}{nearest(kind, source_names())}") from None
+    found = _as_splits(kind, module.open_source(location))
     labelled = {split: each for split, each in found.items() if each.classes}
     if needs_labels and found and not labelled:
         reason = next(iter(found.values())).unlabelled
         raise ValueError(f"{reason}; to train without labels, choose a pre-training recipe (`vitkit recipes`)")
     # Test sets are published without labels. Training images without labels are used with all other images.
     return labelled if needs_labels or labelled.keys() & {"train", "all"} else found
+
+
+def canonical(name: str) -> str:
+    """Returns the name of a data source in a file (`./mine.py:shapes?number=5`), which is loaded, as `shapes:number=5`.
+
+    Any other name is returned unchanged, also in the source of a part (`part:number=5@./mine.py:shapes`).
+    """
+    inner = name.rpartition("@")[2]
+    return name.removesuffix(inner) + resolve("source", inner)
+
+
+def named(name: str) -> tuple[str, str]:
+    """Splits a name such as `folder:images/` into the name of the data source and the location."""
+    kind, _, location = canonical(name).partition(":")
+    kind, mark, query = kind.partition("?")
+    return kind, query if mark else location
 
 
 def source(name: str) -> Source:

@@ -12,9 +12,10 @@ An unreadable image ends neither training nor evaluation: it is replaced by anot
 """
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vitkit import discovery
 from vitkit.data import Label, Source
 from vitkit.data.augment import Augment, Transform
 from vitkit.data.augment.mixing import mix_groups, partner, sample_mix
@@ -200,8 +202,37 @@ class _Sample:
     start: int = 0
 
 
+class _PluginFiles:
+    """Plug-in files of this process. A process that unpickles the object loads them."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _load_plugins, (discovery.loaded(),)
+
+
+class _Portable:
+    """Mixin of datasets. Worker processes that unpickle one load the plug-in files of this process first."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        reduced = super().__reduce_ex__(protocol)
+        # Arguments are unpickled in order: the files are loaded before objects whose classes they define.
+        return (_restored, (_PluginFiles(), *reduced[:3])) if discovery.loaded() else reduced
+
+
+def _load_plugins(files: Iterable[str]) -> None:
+    for file in files:
+        discovery.load(file)
+
+
+def _restored(
+    plugins: None, create: Callable[..., Any], arguments: tuple[object, ...], state: Mapping[str, object]
+) -> object:
+    restored = create(*arguments)
+    restored.__dict__.update(state)
+    return restored
+
+
 @dataclass(frozen=True)
-class _Training(Dataset[_Sample | TooManyUnreadable]):
+class _Training(_Portable, Dataset[_Sample | TooManyUnreadable]):
     source: Source
     transform: Transform
     seed: int
@@ -222,7 +253,7 @@ class _Training(Dataset[_Sample | TooManyUnreadable]):
 
 
 @dataclass(frozen=True)
-class _Evaluation(Dataset[_Sample | UnreadableImage]):
+class _Evaluation(_Portable, Dataset[_Sample | UnreadableImage]):
     source: Source
     transform: Transform
 

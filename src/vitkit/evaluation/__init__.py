@@ -13,7 +13,7 @@ It may define `check`, which raises an error for unsuitable data before any imag
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from types import ModuleType
 
@@ -23,10 +23,11 @@ from torch import Tensor
 
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
+from vitkit.discovery import Component, PluginError, resolve
 from vitkit.layers import eval_mode
 from vitkit.layers.features import Features
 from vitkit.models import Backbone
-from vitkit.registry import Registry
+from vitkit.registry import Registry, namespace
 from vitkit.task import PROBLEM_TYPES, SINGLE_LABEL, Task
 from vitkit.text import percent
 
@@ -37,7 +38,6 @@ NUMBERS = {
     *("blocks", "brier", "classes", "gradient", "images", "l2", "loss", "mean_patch", "nll", "objects", "rate"),
     "temperature",
 }
-_EVALUATORS = Registry(__name__, "evaluator", ("evaluate",), exclude=("protocol", "requirements"))
 
 
 @dataclass(frozen=True)
@@ -192,17 +192,60 @@ class _Outputs:
         return self.vectors
 
 
+READS = ("predictions", "representations", "images", "model")
+FORM = "metric(subject), or metric(subject, argument)"
+
+
+def _validate(module: ModuleType) -> None:
+    """Raises PluginError if an attribute of an evaluator has another form than the contract says."""
+    if not callable(module.evaluate):
+        raise PluginError(f"evaluate is {module.evaluate!r}; expected a function {FORM}")
+    parameters = inspect.signature(module.evaluate).parameters
+    if len(parameters) not in (1, 2):
+        raise PluginError(f"its function takes {inspect.signature(module.evaluate)}; expected {FORM}")
+    if (reads := getattr(module, "READS", "predictions")) not in READS:
+        raise PluginError(f"READS is {reads!r}; expected one of {', '.join(READS)}")
+    for each in getattr(module, "PROBLEM_TYPES", ()):
+        if each not in PROBLEM_TYPES:
+            raise PluginError(f"PROBLEM_TYPES contains {each!r}; expected some of {', '.join(PROBLEM_TYPES)}")
+
+
+def _adapt(component: Component) -> ModuleType:
+    """Returns the module of an evaluator that is a function. A single number that it returns is named `value`."""
+    function = component.target
+    if not callable(function) or isinstance(function, type):
+        raise PluginError(f"'{component.name}' of {component.origin} is {function!r}; expected a function {FORM}")
+
+    @wraps(function)
+    def evaluate(*arguments: object) -> dict[str, float]:
+        found = function(*arguments)
+        return {name: float(value) for name, value in (found if isinstance(found, dict) else {"value": found}).items()}
+
+    names = ("READS", "PROBLEM_TYPES", "FRACTIONS", "check")
+    given = {name: getattr(function, name) for name in names if hasattr(function, name)}
+    return namespace(component, evaluate=evaluate, **given)
+
+
+_EVALUATORS = Registry(__name__, "evaluator", {"evaluate": f"a function {FORM}"}, ("protocol", "requirements"),
+                       plugin_kind="evaluator", adapt=_adapt, validate=_validate)  # fmt: skip
+
+
+def canonical(spec: str) -> str:
+    """Returns the name of an evaluator in a file (`./mine.py:metric`), which is loaded, or any other name unchanged."""
+    return resolve("evaluator", spec)
+
+
 def evaluators() -> list[str]:
     """Returns the names of all evaluators."""
     return _EVALUATORS.names()
 
 
 def evaluator(spec: str) -> ModuleType:
-    """Returns the Python module of an evaluator, by a name such as `top1` or `real:labels.json`.
+    """Returns the Python module of an evaluator, by a name such as `top1`, `real:labels.json` or `./mine.py:metric`.
 
     Raises ValueError for an unknown evaluator, and for a missing or unexpected argument.
     """
-    name, colon, argument = spec.partition(":")
+    name, colon, argument = canonical(spec).partition(":")
     module = _EVALUATORS.get(name)
     parameters = list(inspect.signature(module.evaluate).parameters.values())
     if colon and (len(parameters) == 1 or not argument):
@@ -271,7 +314,7 @@ def evaluate(subject: ModelOutputs, names: Iterable[str]) -> dict[str, float]:
     Metrics of an evaluator with an argument are named `evaluator:argument.metric`. Raises ValueError for an evaluator
     that does not fit the task of the model.
     """
-    modules = {name: evaluator(name) for name in names}
+    modules = {name: evaluator(name) for name in map(canonical, names)}
     check_task(modules, subject.task)
     numbers: dict[str, float] = {}
     for spec, module in modules.items():

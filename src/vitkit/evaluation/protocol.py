@@ -10,7 +10,7 @@ import torch
 
 from vitkit import __version__, checkpoints, evaluation
 from vitkit.config import to_dict
-from vitkit.data import Source, check_kind, fitted, splits, train_and_val
+from vitkit.data import Source, canonical, check_kind, fitted, splits, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.fixes import Fix, Part, apply
 from vitkit.data.labels import matched
@@ -50,7 +50,10 @@ class EvaluationConfig:
     fixes: tuple[Fix, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError if a setting is invalid, before any image is read."""
+        """Raises ValueError if a setting is invalid, before any image is read. Loads the plug-in files of evaluators."""
+        object.__setattr__(self, "evaluators", tuple(map(evaluation.canonical, self.evaluators)))
+        object.__setattr__(self, "data", canonical(self.data))
+        object.__setattr__(self, "train", None if self.train is None else canonical(self.train))
         if not 0.0 <= self.max_unreadable <= 1.0:
             raise ValueError(f"max_unreadable is {self.max_unreadable}; it must be between 0 and 1")
         if not self.evaluators:

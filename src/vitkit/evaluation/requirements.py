@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from vitkit.data import Source
 from vitkit.data.processor import Processor
-from vitkit.evaluation import evaluator, reads
+from vitkit.evaluation import canonical, evaluator, reads
 from vitkit.models import Backbone
 from vitkit.text import plural
 
@@ -67,7 +67,7 @@ def check(data: EvaluationData, names: Iterable[str]) -> dict[str, tuple[str, ..
     if not len(data.source):
         raise ValueError("there are no images to evaluate on; expected at least one")
     known: dict[str, tuple[str, ...] | None] = {}
-    for spec in names:
+    for spec in map(canonical, names):
         module, (name, colon, argument) = evaluator(spec), spec.partition(":")
         _check_inputs(data, spec)
         prefix = f"{name}:{Path(argument).stem}" if colon else name

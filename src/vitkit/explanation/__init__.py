@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,14 @@ from PIL import Image
 from torch import Tensor
 
 from vitkit import atomic, screen
+from vitkit.discovery import Component, PluginError
 from vitkit.explanation import _plots
 from vitkit.explanation._hooks import check_not_exported
 from vitkit.explanation.drawings import Curve, Curves, Dots, Drawing, Map, Overlay, Tiles
 from vitkit.images import ImageError
 from vitkit.models import Backbone
-from vitkit.registry import Registry
+from vitkit.registry import Registry, namespace
 from vitkit.text import plural, shortened
-
-_METHODS = Registry(__name__, "explanation", ("explain",), exclude=("drawings",))
 
 
 # Names of the arrays that do not have one row per image.
@@ -132,22 +132,43 @@ class Explanation:
             np.savez_compressed(file, **dict[str, Any](self.arrays))
 
 
+def _validate(module: ModuleType) -> None:
+    """Raises PluginError if `explain` of a method cannot be called with `ExplainInputs`."""
+    if not callable(module.explain) or not inspect.signature(module.explain).parameters:
+        raise PluginError(f"explain is {module.explain!r}; expected a function explain(subject, *, option=default)")
+
+
+def _adapt(component: Component) -> ModuleType:
+    """Returns the module of an explanation method that is a function `explain(subject, *, option=default)`."""
+    return namespace(component, explain=component.target)
+
+
+_METHODS = Registry(__name__, "explanation", {"explain": "a function explain(subject, *, option=default)"},
+                    ("drawings",), plugin_kind="explanation", adapt=_adapt, validate=_validate)  # fmt: skip
+
+
 def methods() -> list[str]:
     """Returns the names of all explanation methods."""
     return _METHODS.names()
 
 
 def explain(method: str, subject: ExplainInputs, **options: object) -> Explanation:
-    """Runs an explanation method. Raises ValueError if the method or an option is unknown."""
-    function = _METHODS.get(method).explain
+    """Runs an explanation method, by its name or in a file (`./mine.py:saliency`).
+
+    Raises ValueError if the method or an option is unknown.
+    """
+    function = _METHODS.find(method).explain
     check_not_exported(subject.model)
-    known = [name for name in inspect.signature(function).parameters if name != "subject"]
+    known = list(inspect.signature(function).parameters)[1:]
     for name in options:
         if name not in known:
             raise ValueError(
                 f"the method '{method}' has no option '{name}'; its options are: {', '.join(known) or 'none'}"
             )
-    return function(subject, **options)
+    found = function(subject, **options)
+    if not isinstance(found, Explanation):
+        raise PluginError(f"the method '{method}' returned {type(found).__name__}; expected an Explanation")
+    return found
 
 
 __all__ = [

@@ -10,8 +10,9 @@ are timm's.
 """
 
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import ClassVar, Unpack
 
@@ -20,12 +21,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import config as configs
+from vitkit import discovery
 from vitkit.config import AnyConfig, Dataclass, Json, JsonDict
+from vitkit.discovery import PluginError
 from vitkit.layers import Blocks, Features, PatchEmbed, PositionInput, ResNetStem, TapOptions, Taps, make_taps
 from vitkit.models import _names, _positions
-from vitkit.registry import Registry
-
-_FAMILIES = Registry(__name__, "model family", ("Config", "Model", "PRESETS", "TINY"))
+from vitkit.registry import Registry, warn_left_out
 
 
 class Backbone(nn.Module, ABC):
@@ -223,24 +224,79 @@ class TokenBackbone(Backbone):
         return self.encode(embedded) if taps is None else taps.attach(self.encode(embedded, taps))
 
 
+FIELDS = ("image_size", "channels", "num_classes", "task")
+NEEDS = {
+    "Config": f"a frozen dataclass with the fields {', '.join(FIELDS)}",
+    "Model": "a subclass of Backbone, or a function of a Config that returns a Backbone",
+    "PRESETS": 'a dict of configs by name, such as {"patch-mean/16": Config()}',
+    "TINY": "a Config of a model that runs in milliseconds, for checks",
+}
+
+
+def _validate(module: ModuleType) -> None:
+    """Raises PluginError if an attribute of a model family has a wrong type, or if its model lacks a method."""
+    if not dataclasses.is_dataclass(module.Config) or not isinstance(module.Config, type):
+        raise PluginError(f"Config is {module.Config!r}; expected {NEEDS['Config']}")
+    fields = {field.name for field in dataclasses.fields(module.Config)}
+    if absent := [name for name in FIELDS if name not in fields]:
+        raise PluginError(f"Config has no {', no '.join(absent)}; expected {NEEDS['Config']}")
+    if not module.Config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise PluginError("Config is not frozen; write @dataclass(frozen=True, kw_only=True)")
+    if not callable(module.Model):
+        raise PluginError(f"Model is {module.Model!r}; expected {NEEDS['Model']}")
+    if isinstance(module.Model, type) and not issubclass(module.Model, Backbone):
+        raise PluginError(f"Model is the class {module.Model.__name__}, which is not a subclass of Backbone")
+    if inspect.isabstract(module.Model):
+        raise PluginError(_abstract(module.Model))
+    if not isinstance(module.PRESETS, Mapping):
+        raise PluginError(f"PRESETS is {module.PRESETS!r}; expected {NEEDS['PRESETS']}")
+    for name, config in {"TINY": module.TINY, **module.PRESETS}.items():
+        if not isinstance(name, str) or not hasattr(config, "num_classes") or not dataclasses.is_dataclass(config):
+            where = "TINY" if name == "TINY" else f"PRESETS[{name!r}]"
+            raise PluginError(f"{where} is {config!r}; expected a Config")
+
+
+def _abstract(model: type) -> str:
+    """Returns the error for a model class without some of the methods of `Backbone`, with their signatures."""
+    names = sorted(getattr(model, "__abstractmethods__", ()))
+    forms = [f"{name}{inspect.signature(getattr(Backbone, name, getattr(model, name)))}" for name in names]
+    short = [form.replace("jaxtyping.", "").replace("torch.", "").partition(" ->")[0] for form in forms]
+    methods = "method" if len(names) == 1 else "methods"
+    return f"{model.__name__} has no {methods} {' and no '.join(names)}; define {' and '.join(short)}"
+
+
+_FAMILIES = Registry(__name__, "model family", NEEDS, plugin_kind="model", validate=_validate)
+
+
 def families() -> list[str]:
     """Returns the names of the model families."""
     return _FAMILIES.names()
 
 
 def family(name: str) -> ModuleType:
-    """Returns the Python module of a model family. Raises ValueError if the name is unknown."""
-    return _FAMILIES.get(name)
+    """Returns the Python module of a model family, by its name or by its file (`./mine.py`).
+
+    Raises ValueError if the name is unknown, and PluginError if the module lacks a part of its contract.
+    """
+    return _FAMILIES.find(name)
 
 
 def family_of(config: object) -> str:
     """Returns the name of the model family of a config."""
-    return type(config).__module__.rpartition(".")[2]
+    return _FAMILIES.name_of(type(config))
 
 
 def presets() -> dict[str, AnyConfig]:
-    """Returns the presets of all model families by name."""
-    return {name: config for each in families() for name, config in family(each).PRESETS.items()}
+    """Returns the presets of all model families by name. A family that lacks a part of its contract is left out."""
+    found: dict[str, AnyConfig] = {}
+    owners: dict[str, str] = {}
+    for each, module in sorted(_FAMILIES, key=lambda pair: discovery.component("model", pair[0]) is not None):
+        for name, config in module.PRESETS.items():
+            if owners.setdefault(name, each) == each:
+                found[name] = config
+            else:
+                warn_left_out(f"the preset '{name}' of the model family '{each}', which '{owners[name]}' has, too")
+    return found
 
 
 def preset(name: str, **changes: object) -> AnyConfig:
@@ -281,10 +337,10 @@ def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialize: 
 
     Raises ValueError for a config that the model or its task does not support.
     """
-    module = family(family_of(config))
+    module = _FAMILIES.get(family_of(config))
     config.task.check(config.num_classes)
     with torch.device("meta"):
-        model = module.Model(config)
+        model = _constructed(module, config)
     if torch.device(device).type == "meta":
         return model
     model = model.to_empty(device=device)
@@ -292,6 +348,21 @@ def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialize: 
         model.init_weights()
     else:
         model.init_buffers()
+    return model
+
+
+def _constructed(module: ModuleType, config: AnyConfig) -> Backbone:
+    """Calls `Model` of a family. Raises PluginError if this is no Backbone, or if its class lacks a method."""
+    try:
+        model = module.Model(config)
+    except TypeError as error:
+        if "abstract" not in str(error):
+            raise
+        raise PluginError(f"the model family '{family_of(config)}' is incomplete: {error}") from None
+    if not isinstance(model, Backbone):
+        raise PluginError(
+            f"Model of the model family '{family_of(config)}' returned a {type(model).__name__}; expected a Backbone"
+        )
     return model
 
 
@@ -305,4 +376,4 @@ def from_dict(data: Json) -> AnyConfig:
     if not isinstance(data.get("family"), str):
         raise ValueError("the model config has no key 'family' with the name of a model family")
     rest = {key: value for key, value in data.items() if key != "family"}
-    return configs.from_dict(family(data["family"]).Config, rest)
+    return configs.from_dict(_FAMILIES.get(data["family"]).Config, rest)

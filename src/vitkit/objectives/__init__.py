@@ -6,11 +6,14 @@ teacher, a center, a mask token) is a submodule, parameter or buffer of the obje
 saved and restored with it. An objective that does not read `Batch.targets` declares `NEEDS_LABELS = False`.
 """
 
+import dataclasses
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
+from typing import get_type_hints
 
 import torch
 from jaxtyping import Float
@@ -21,10 +24,9 @@ from vitkit.checkpoints.pretraining import Layout, load_parts
 from vitkit.config import AnyConfig, Dataclass, Json, JsonDict
 from vitkit.data import Source
 from vitkit.data.loader import Batch
+from vitkit.discovery import Component, PluginError
 from vitkit.models import Backbone
-from vitkit.registry import Registry
-
-_OBJECTIVES = Registry(__name__, "objective", ("Config", "build"))
+from vitkit.registry import Registry, namespace, options_class
 
 
 class Objective(nn.Module, ABC):
@@ -97,25 +99,105 @@ def digest(state: Mapping[str, Tensor]) -> Tensor:
     return torch.frombuffer(bytearray(sha256.digest()), dtype=torch.uint8).clone()
 
 
+class FunctionObjective(Objective):
+    """Objective of a function `loss(backbone, batch, **options)`, which returns the loss or a dict of scalars."""
+
+    def __init__(self, function: Callable[..., Tensor | dict[str, Tensor]], config: AnyConfig, backbone: Backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.config = config
+        self.function = function
+
+    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Returns the `loss` of a batch, and other scalars if the function returns a dict."""
+        options = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(self.config)}
+        found = self.function(self.backbone, batch, **options)
+        scalars = {"loss": found} if isinstance(found, Tensor) else found
+        if not isinstance(scalars, dict) or not isinstance(scalars.get("loss"), Tensor) or scalars["loss"].ndim:
+            what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"{type(found).__name__}"
+            name = getattr(self.function, "__name__", "loss")
+            raise PluginError(
+                f"the objective '{name}' returned {what}; expected a scalar tensor, or a dict with 'loss'"
+            )
+        return scalars
+
+
+NEEDS = {
+    "Config": "a frozen dataclass with the options, all with default values",
+    "build": "a function build(config, backbone) that returns an Objective",
+}
+FORM = "loss(backbone, batch, *, gamma: float = 2.0) with any options"
+
+
+def _validate(module: ModuleType) -> None:
+    """Raises PluginError if `Config` or `build` of an objective have another form than `NEEDS`."""
+    if not isinstance(module.Config, type) or not dataclasses.is_dataclass(module.Config):
+        raise PluginError(f"Config is {module.Config!r}; expected {NEEDS['Config']}")
+    required = [each.name for each in dataclasses.fields(module.Config)
+                if each.init and each.default is each.default_factory is dataclasses.MISSING]  # fmt: skip
+    if required:
+        raise PluginError(f"the field {required[0]} of Config has no default value; expected {NEEDS['Config']}")
+    if not callable(module.build):
+        raise PluginError(f"build is {module.build!r}; expected {NEEDS['build']}")
+    if isinstance(module.build, type) and inspect.isabstract(module.build):
+        names = ", ".join(sorted(module.build.__abstractmethods__))
+        raise PluginError(f"{module.build.__name__} has no method {names}; define forward(self, batch)")
+    try:
+        inspect.signature(module.build).bind(None, None)
+    except TypeError:
+        raise PluginError(f"build takes {inspect.signature(module.build)}; expected build(config, backbone)") from None
+
+
+def _adapt(component: Component) -> ModuleType:
+    """Returns the module of an objective that is a function (see `FORM`), or a subclass of `Objective`."""
+    target = component.target
+    labels = bool(getattr(target, "NEEDS_LABELS", True))
+    if isinstance(target, type) and issubclass(target, Objective):
+        config = getattr(target, "Config", None) or get_type_hints(target.__init__).get("config")
+        if config is None:
+            raise PluginError(
+                f"'{component.name}' of {component.origin} does not say which config it takes; annotate it: "
+                "__init__(self, config: Config, backbone: Backbone)"
+            )
+        return namespace(component, Config=config, build=target, NEEDS_LABELS=labels)
+    if not callable(target) or isinstance(target, type):
+        raise PluginError(f"'{component.name}' of {component.origin} is {target!r}; expected a function {FORM}")
+    options = options_class(component, 2, FORM, defaults=True)
+    return namespace(component, Config=options, build=partial(FunctionObjective, target), NEEDS_LABELS=labels)
+
+
+_OBJECTIVES = Registry(__name__, "objective", NEEDS, plugin_kind="objective", adapt=_adapt, validate=_validate)
+
+
 def objectives() -> list[str]:
     """Returns the names of the objectives."""
     return _OBJECTIVES.names()
 
 
 def objective(name: str) -> ModuleType:
-    """Returns the Python module of an objective. Raises ValueError if the name is unknown."""
-    return _OBJECTIVES.get(name)
+    """Returns the Python module of an objective, by its name or in a file (`./mine.py`, `./mine.py:loss`).
+
+    Raises ValueError if the name is unknown, and PluginError if the module lacks a part of its contract.
+    """
+    return _OBJECTIVES.find(name)
 
 
 def build(config: Dataclass, backbone: Backbone) -> Objective:
     """Builds the objective of a config for a backbone."""
-    built: Objective = objective(_name(config)).build(config, backbone)
+    built = _OBJECTIVES.get(name_of(config)).build(config, backbone)
+    if not isinstance(built, Objective):
+        raise PluginError(f"build of the objective '{name_of(config)}' returned {built!r}; expected an Objective")
     return built
+
+
+def name_of(config: Dataclass) -> str:
+    """Returns the name of the objective of a config."""
+    return _OBJECTIVES.name_of(type(config))
 
 
 def needs_labels(config: Dataclass) -> bool:
     """Returns whether the objective of a config needs labeled images."""
-    return bool(getattr(objective(_name(config)), "NEEDS_LABELS", True))
+    return bool(getattr(_OBJECTIVES.get(name_of(config)), "NEEDS_LABELS", True))
 
 
 def fitted(config: AnyConfig, training: Source) -> AnyConfig:
@@ -125,7 +207,7 @@ def fitted(config: AnyConfig, training: Source) -> AnyConfig:
 
 def to_dict(config: Dataclass) -> JsonDict:
     """Converts the config of an objective to a dict for JSON. The key `objective` has the name of the objective."""
-    return {"objective": _name(config), **configs.to_dict(config)}
+    return {"objective": name_of(config), **configs.to_dict(config)}
 
 
 def from_dict(data: Json) -> AnyConfig:
@@ -133,15 +215,11 @@ def from_dict(data: Json) -> AnyConfig:
     if not isinstance(data.get("objective"), str):
         raise ValueError("the config of the objective has no field 'objective' with the name of an objective")
     rest = {key: value for key, value in data.items() if key != "objective"}
-    return configs.from_dict(objective(data["objective"]).Config, rest, where="objective")
+    return configs.from_dict(_OBJECTIVES.get(data["objective"]).Config, rest, where="objective")
 
 
 def _copy_progress_to_host(objective: Objective, _: object) -> None:
     objective.done = float(objective.get_buffer("progress").item())
-
-
-def _name(config: object) -> str:
-    return type(config).__module__.rpartition(".")[2]
 
 
 def _remove_from_state_dict(

@@ -3,14 +3,16 @@
 Each file of this folder lists its recipes in `RECIPES`. To add a recipe, add an entry to a list or add a file.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
 
 from vitkit.config import nearest
-from vitkit.registry import Registry
+from vitkit.discovery import Component, PluginError, component, module_of, parse, resolve
+from vitkit.registry import Registry, namespace, warn_left_out
 from vitkit.training.run import Run
-
-_MODULES = Registry(__name__, "recipe file", ("RECIPES",))
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,93 @@ class Recipe:
         return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
+def _validate(module: ModuleType) -> None:
+    """Raises PluginError if `RECIPES` is not a list of recipes."""
+    wrong = (
+        [each for each in module.RECIPES if not isinstance(each, Recipe)]
+        if _is_list(module.RECIPES)
+        else [module.RECIPES]
+    )
+    if wrong:
+        raise PluginError(f"RECIPES contains {wrong[0]!r}; expected a list or tuple of vitkit.recipes.Recipe")
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _adapt(component: Component) -> ModuleType:
+    """Returns the module of a recipe that is a function without required parameters, a `Run` or a `Recipe`."""
+    target, where = component.target, f"'{component.name}' of {component.origin}"
+    if isinstance(target, Recipe):
+        return namespace(component, RECIPES=(replace(target, name=component.name),))
+    if not callable(target) and not isinstance(target, Run):
+        raise PluginError(f"{where} is {target!r}; expected a function without parameters that returns a Run")
+
+    def base(name: str) -> Run:
+        run = target() if callable(target) else target
+        if not isinstance(run, Run):
+            raise PluginError(f"{where} returned {type(run).__name__}; expected a vitkit.training.Run")
+        return replace(run, name=name)
+
+    if callable(target):
+        try:
+            inspect.signature(target).bind()
+        except TypeError as error:
+            raise PluginError(
+                f"{where} cannot be called without arguments: {error}; give each a default value"
+            ) from None
+    text = (inspect.getdoc(target) if callable(target) else None) or f"Run of {component.origin}"
+    summary = text.partition("\n")[0].removesuffix(".")
+    return namespace(
+        component, RECIPES=(Recipe(component.name, summary, base, notes=f"Defined in {component.origin}."),)
+    )
+
+
+_MODULES = Registry(
+    __name__, "recipe file", {"RECIPES": "a tuple of vitkit.recipes.Recipe"},
+    plugin_kind="recipe", adapt=_adapt, validate=_validate,
+)  # fmt: skip
+
+
 def recipes() -> dict[str, Recipe]:
-    """Returns all recipes by name."""
-    return {entry.name: entry for _, module in _MODULES for entry in module.RECIPES}
+    """Returns all recipes by name. Those of an invalid plug-in, and those whose name another one has, are left out."""
+    found: dict[str, Recipe] = {}
+    for name, module in sorted(_MODULES, key=lambda pair: component("recipe", pair[0]) is not None):
+        for entry in module.RECIPES:
+            if entry.name in found:
+                warn_left_out(f"the recipe '{entry.name}' of '{name}', because another recipe has the name")
+            else:
+                found[entry.name] = entry
+    return found
+
+
+def entry(name: str) -> Recipe:
+    """Returns a recipe by its name, or in a file (`./mine.py:small`), which is loaded.
+
+    Raises ValueError if the name is unknown.
+    """
+    reference = parse(name)
+    if reference is not None:
+        listed = [each.name for each in getattr(module_of(reference.file), "RECIPES", ())]
+        given = {reference.name, f"{Path(reference.file).stem}.{reference.name}"} if reference.name else {*listed}
+        chosen = [each for each in listed if each in given]
+        if len(chosen) > 1:
+            raise PluginError(
+                f"the file {reference.file} has the recipes {', '.join(listed)}; write {reference.file}:NAME"
+            )
+        name = chosen[0] if chosen else resolve("recipe", name)
+    known = recipes()
+    if name not in known:
+        if component("recipe", name) is not None:
+            _MODULES.get(name)  # raises the error of an invalid one
+        raise ValueError(f"unknown recipe '{name}'{nearest(name, known)}")
+    return known[name]
 
 
 def recipe(name: str) -> Run:
-    """Returns the config of the training run of a recipe. Raises ValueError if the name is unknown."""
-    known = recipes()
-    if name not in known:
-        raise ValueError(f"unknown recipe '{name}'{nearest(name, known)}")
-    return known[name].run()
+    """Returns the config of the training run of a recipe, by its name or in a file (`./mine.py:small`).
+
+    Raises ValueError if the name is unknown.
+    """
+    return entry(name).run()

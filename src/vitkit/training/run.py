@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vitkit import atomic, models, objectives
+from vitkit import atomic, discovery, evaluation, models, objectives
 from vitkit import config as configs
 from vitkit.config import AnyConfig, Json, JsonDict
+from vitkit.data import canonical, named
 from vitkit.data.augment import Augment
 from vitkit.data.fixes import Fix
 from vitkit.data.processor import Processor
 from vitkit.images import DEFAULT_LIMITS, Limits
 from vitkit.regular import read_text
+from vitkit.training import plugins
 from vitkit.training.optim import Optimizer
 from vitkit.training.schedule import Schedule
 from vitkit.training.tuning import Tuning
@@ -51,7 +53,10 @@ class Data:
     fixes: tuple[Fix, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError if a limit is out of range."""
+        """Raises ValueError if a limit is out of range. Sources in plug-in files are replaced with their names."""
+        for name in ("source", "val"):
+            if getattr(self, name):
+                object.__setattr__(self, name, canonical(getattr(self, name)))
         if not 0.0 <= self.max_unreadable <= 1.0:
             raise ValueError(f"data.max_unreadable is {self.max_unreadable}; it must be between 0 and 1")
         for name in ("max_pixels", "max_bytes"):
@@ -146,7 +151,11 @@ class Run:
     hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:
-        """Raises ValueError if a setting is out of range or contradicts another setting."""
+        """Raises ValueError if a setting is out of range or contradicts another setting.
+
+        Evaluators in plug-in files (`./mine.py:metric`) are replaced with their names.
+        """
+        object.__setattr__(self, "evaluators", tuple(map(evaluation.canonical, self.evaluators)))
         check_length(self.steps, self.epochs, self.minutes)
         for name in ("batch_size", "grad_accum_steps", "evaluate_every", "patience"):
             value = getattr(self, name)
@@ -197,11 +206,25 @@ def check_length(steps: int | None, epochs: float | None, minutes: float | None)
 def to_dict(run: Run) -> JsonDict:
     """Converts the config of a run to a dict for JSON."""
     data = configs.to_dict(run)
-    return data | {"model": models.to_dict(run.model), "objective": objectives.to_dict(run.objective)}
+    data |= {"model": models.to_dict(run.model), "objective": objectives.to_dict(run.objective)}
+    used = _plugins(run)
+    return data | {"plugins": used} if used else data
+
+
+def _plugins(run: Run) -> list[JsonDict]:
+    """Returns where the components of a run come from that are not built-in, for `plugins.restore`."""
+    sources = [part for name in (run.data.source, run.data.val) if name for part in name.split("@")]
+    names = [("model", models.family_of(run.model)), ("objective", objectives.name_of(run.objective))]
+    names += [("evaluator", spec.partition(":")[0]) for spec in run.evaluators]
+    names += [("source", named(each)[0]) for each in sources]
+    return plugins.described(names)
 
 
 def from_dict(data: Json) -> Run:
     """Converts the output of `to_dict` back to the config of a run. Raises ValueError for an invalid dict."""
+    if "plugins" in data:
+        plugins.restore(data["plugins"])
+        data = {name: value for name, value in data.items() if name != "plugins"}
     for key in ("model", "objective"):
         if not isinstance(data.get(key), Mapping):
             raise ValueError(f"the field '{key}' of the run config is missing or is not an object with named fields")
@@ -222,7 +245,7 @@ def from_json(text: str) -> Run:
 def differences(one: Run, other: Run) -> list[str]:
     """Returns the settings that differ between two runs, such as `optimizer.lr`, except those of `hardware`."""
     first, second = _flat(to_dict(one)), _flat(to_dict(other))
-    names = sorted(first.keys() | second.keys())
+    names = sorted((first.keys() | second.keys()) - {"plugins"})
     return [name for name in names if first.get(name) != second.get(name) and not name.startswith("hardware.")]
 
 
@@ -304,6 +327,7 @@ class RunFolder:
                 f"the path '{self.path}' is not a run folder, because it has no readable config.json"
             ) from None
         try:
-            return from_json(text)
+            with discovery.without_code_of(self.path):
+                return from_json(text)
         except ValueError as error:
             raise ValueError(f"{self.config} is not the config of a run: {error}") from None

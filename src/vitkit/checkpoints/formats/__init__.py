@@ -13,12 +13,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vitkit import discovery
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.json_files import Json
 from vitkit.checkpoints.table import Table
 from vitkit.checkpoints.tensors import Tensors
 from vitkit.config import nearest
 from vitkit.data.processor import Processor
+from vitkit.discovery import Component, PluginError
+from vitkit.registry import warn_left_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +89,37 @@ class Format:
 
 
 @cache
-def all_formats() -> tuple[Format, ...]:
+def builtin_formats() -> tuple[Format, ...]:
     """Returns every format in this folder and its subfolders, sorted by name."""
     modules = pkgutil.walk_packages(__path__, f"{__name__}.")
     names = [each.name for each in modules if not each.ispkg and not each.name.rpartition(".")[2].startswith("_")]
     return tuple(sorted((importlib.import_module(name).FORMAT for name in names), key=lambda each: each.name))
+
+
+def all_formats() -> tuple[Format, ...]:
+    """Returns every format, sorted by name. A format of a plug-in that is invalid is left out and warned of."""
+    found = {each.name: each for each in builtin_formats()}
+    for component in discovery.components("format").values():
+        try:
+            layout = plugin_format(component)
+            if layout.name in found:
+                raise PluginError(f"the format '{layout.name}' of {component.origin}, a name that another format has")
+        except PluginError as error:
+            warn_left_out(str(error))
+        else:
+            found[layout.name] = layout
+    return tuple(sorted(found.values(), key=lambda each: each.name))
+
+
+def plugin_format(component: Component) -> Format:
+    """Returns the format of a plug-in. Raises PluginError if it is no `Format`, or one without a target."""
+    layout = getattr(component.target, "FORMAT", component.target)
+    where = f"'{component.name}' of {component.origin}"
+    if not isinstance(layout, Format):
+        raise PluginError(f"{where} is not a checkpoint format: it is {layout!r}; expected a Format")
+    if not layout.targets:
+        raise PluginError(f"{where} is a checkpoint format without targets; expected targets=('{layout.name}',)")
+    return layout
 
 
 def list_formats() -> list[str]:
@@ -101,8 +130,11 @@ def list_formats() -> list[str]:
 def formats_for(target: str) -> list[Format]:
     """Returns the formats that the name `target` selects for `to=` and `format=`, starting with the one of this name.
 
-    Raises ValueError for an unknown target.
+    The target of a plug-in file is written as `./mine.py`. Raises ValueError for an unknown target.
     """
+    if discovery.parse(target):
+        component = discovery.component("format", discovery.resolve("format", target))
+        target = plugin_format(component).targets[0] if component is not None else target
     selected = [each for each in all_formats() if target in each.targets]
     if not selected:
         raise ValueError(f"unknown format '{target}'{nearest(target, list_formats())}")

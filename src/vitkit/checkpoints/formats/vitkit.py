@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vitkit import config as configs
-from vitkit import models
+from vitkit import discovery, models
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.bounds import check_config
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
@@ -12,7 +12,9 @@ from vitkit.checkpoints.formats import Description, Format, Json, RawCheckpoint
 from vitkit.checkpoints.infer.vit import check_fixed_positions, parse_overrides
 from vitkit.checkpoints.json_files import write_json
 from vitkit.checkpoints.table import Rule, Table
+from vitkit.config import JsonDict
 from vitkit.data.processor import Processor
+from vitkit.text import printable
 
 VERSION = 1
 TABLE = Table((Rule("{name}", ("{name}",)),))
@@ -25,6 +27,7 @@ def describe(raw: RawCheckpoint) -> Description:
         raise CheckpointError(
             f"config.json has version {file_config['vitkit']!r} of vitkit's layout, expected {VERSION}"
         )
+    _check_family(file_config)
     try:
         config = models.from_dict(file_config["model"])
         config = configs.override(config, parse_overrides(type(config), raw.overrides))
@@ -44,6 +47,22 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=tuple(labels))
 
 
+def _check_family(file_config: Json) -> None:
+    """Raises CheckpointError for a model family of a plug-in that is not loaded. A checkpoint never loads code itself."""
+    family, plugin = file_config["model"].get("family"), file_config.get("plugin")
+    if not isinstance(family, str) or family in models.families():
+        return
+    if not isinstance(plugin, dict) or not isinstance(plugin.get("name"), str):
+        return  # `models.from_dict` names similar families
+    name, is_file = printable(plugin["name"]), bool(plugin.get("is_file"))
+    where = f"the plug-in file {name}" if is_file else f"the plug-in {name}, which is not installed"
+    reference = name if is_file else "FILE.py"
+    raise CheckpointError(
+        f"config.json: the model family '{printable(family)}' belongs to {where}; load {'it' if is_file else 'its file'} "
+        f"first: --plugin {reference}, or vitkit.plugins.load('{reference}') in Python"
+    )
+
+
 def accepts(config: Json | None) -> bool:
     """Returns whether config.json was written by vitkit."""
     return config is not None and "vitkit" in config and isinstance(config.get("model"), dict)
@@ -52,11 +71,16 @@ def accepts(config: Json | None) -> bool:
 def write(checkpoint: Checkpoint, folder: Path) -> None:
     """Writes config.json, model.safetensors and preprocessor_config.json."""
     write_weights(checkpoint.model.state_dict(), folder)
-    config_json = {
+    config_json: JsonDict = {
         "vitkit": VERSION,
         "model": models.to_dict(checkpoint.model.config),
         "labels": list(checkpoint.labels),
     }
+    plugin = discovery.describe("model", checkpoint.model.family)
+    if plugin is not None:  # without the folder of the file, which is private
+        file = plugin["plugin"].endswith(".py")
+        name = Path(plugin["plugin"]).name if file else plugin["package"] or plugin["plugin"]
+        config_json["plugin"] = {"name": name, "is_file": file}
     write_json(config_json, folder / "config.json")
     write_json(checkpoint.processor.to_huggingface(), folder / "preprocessor_config.json")
 

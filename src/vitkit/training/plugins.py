@@ -1,0 +1,51 @@
+"""Plug-ins of a run: its config names the components that are not part of vitkit, and where they come from."""
+
+from collections.abc import Iterable, Mapping
+
+from vitkit import discovery
+from vitkit.config import JsonDict
+from vitkit.discovery import PluginError, component
+from vitkit.text import printable
+
+KEYS = ("kind", "name", "plugin")
+
+
+def described(names: Iterable[tuple[str, str]]) -> list[JsonDict]:
+    """Returns an object for JSON for each component, given as (kind, name), that comes from a plug-in."""
+    return [found for kind, name in dict.fromkeys(names) if (found := discovery.describe(kind, name)) is not None]
+
+
+def restore(descriptions: object) -> None:
+    """Loads the plug-ins of the components in a run config (see `described`), unless they are registered already.
+
+    A run config is trusted like a script: it names files that are executed. Raises PluginError if a plug-in cannot be
+    loaded, or does not have the component any more.
+    """
+    for each in descriptions if isinstance(descriptions, list) else [descriptions]:
+        if not isinstance(each, Mapping) or not all(isinstance(each.get(key), str) for key in KEYS):
+            raise PluginError(
+                f"'plugins' of the run config contains {each!r}; expected an object with {', '.join(KEYS)}"
+            )
+        kind, name, plugin = each["kind"], each["name"], each["plugin"]
+        if kind not in discovery.ATTRIBUTES:
+            raise PluginError(f"'plugins' of the run config has the kind '{printable(kind)}', which is unknown")
+        if component(kind, name) is None and (why := _load(kind, name, plugin)):
+            source = printable(plugin or "a script or a notebook")
+            raise PluginError(
+                f"the run uses the {kind} '{printable(name)}' of {source}, {why}; give the file that has it "
+                "(--plugin FILE, or vitkit.plugins.load)"
+            )
+
+
+def _load(kind: str, name: str, plugin: str) -> str:
+    """Loads a plug-in for one of its components. Returns why the component is still missing, or ""."""
+    if not plugin:
+        return "which is not loaded"
+    try:
+        if plugin.endswith(".py"):
+            discovery.resolve(kind, f"{plugin}:{name.rpartition('.')[2]}")
+        else:
+            discovery.load(plugin)
+    except PluginError as error:
+        return f"which cannot be used: {error}"
+    return "" if component(kind, name) is not None else "which does not have it any more"
