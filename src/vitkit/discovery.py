@@ -140,7 +140,7 @@ def register(kind: str, target: object, name: str | None = None, *, origin: Orig
     origin = origin or origin_of(target)
     if name in builtin(kind):
         raise PluginError(
-            f"{origin} registers the {kind} '{name}', but vitkit has a built-in {kind} of that name; choose another name"
+            f"{origin} registers the {kind} '{name}', which is the name of a built-in {kind}; choose another name"
         )
     other = _components[kind].get(name)
     if other is not None and other.origin != origin:
@@ -203,7 +203,7 @@ def load(reference: str | os.PathLike[str]) -> list[Component]:
 
 
 def find_installed() -> None:
-    """Loads the plug-ins of installed packages and of VITKIT_PLUGINS, once. Those that fail are reported as warnings."""
+    """Loads the plug-ins of installed packages and of VITKIT_PLUGINS, once. Warns of those that fail."""
     if _found:
         return
     _found.append(True)
@@ -288,8 +288,8 @@ def _load(origin: Origin, name: str, import_module: Callable[[], ModuleType]) ->
     if origin.reference not in _modules:
         if any(Path(origin.reference).is_relative_to(folder) for folder in _untrusted):
             raise PluginError(
-                f"the plug-in file {origin} belongs to the folder that names it, which must not bring code; if you trust "
-                "it, load it first (--plugin FILE, or vitkit.plugins.load)"
+                f"the plug-in file {origin} is inside the folder whose config.json names it; if you trust it, load it "
+                "first (--plugin FILE, or vitkit.plugins.load)"
             )
         before = {kind: dict(each) for kind, each in _components.items()}
         try:

@@ -2,7 +2,7 @@
 
 Every folder of implementations (models, objectives, evaluators, data sources, commands, ...) is a package whose public
 modules have the same attributes. Adding an implementation is adding a file. Modules that start with an underscore are
-private helpers. A registry with a `plugin_kind` also has the components of that kind from plug-ins (`vitkit.discovery`).
+private helpers. A registry with a `plugin_kind` also has the components of plug-ins (`vitkit.discovery`).
 """
 
 import dataclasses
@@ -63,8 +63,8 @@ class Registry:
     def get(self, name: str) -> ModuleType:
         """Returns the module with this name, which may come from a file that is not trusted: no plug-in file is loaded.
 
-        Raises ValueError with similar names if the name is unknown, and PluginError if the module or the component lacks
-        a part of its contract.
+        Raises ValueError with similar names if the name is unknown, and PluginError if the module or the component
+        lacks a part of its contract.
         """
         if name in self._files():
             module = import_module(f"{self.package}.{name}")
@@ -93,12 +93,12 @@ class Registry:
             if self._config_of(component) is config:
                 return component.name
         raise ValueError(
-            f"the config class {config.__name__} of the module {config.__module__} belongs to no registered {self.kind}; "
-            f"register it with vitkit.plugins.register_{self.plugin_kind}"
+            f"the config class {config.__name__} of the module {config.__module__} belongs to no registered "
+            f"{self.kind}; register it with vitkit.plugins.register_{self.plugin_kind}"
         )
 
     def __iter__(self) -> Iterator[tuple[str, ModuleType]]:
-        """Yields (name, module) for every implementation. One that lacks a part of its contract is left out and warned of."""
+        """Yields (name, module) for every implementation. Leaves out invalid ones with a warning."""
         for name in self.names():
             try:
                 module = self.get(name)
@@ -125,16 +125,19 @@ class Registry:
             return component.target
         if self.adapt is None:
             raise PluginError(
-                f"'{component.name}' of {component.origin} is not a {self.kind}; write {', '.join(self.needs)} into a file, "
-                f"or use vitkit.plugins.register_{self.plugin_kind}"
+                f"'{component.name}' of {component.origin} is not a {self.kind}; write {', '.join(self.needs)} into "
+                f"a file, or use vitkit.plugins.register_{self.plugin_kind}"
             )
         return self.adapt(component)
 
     def _checked(self, name: str, target: object, module: ModuleType, where: str) -> ModuleType:
         if name in self._valid and self._valid[name][0] is target:
             return module
-        missing = [f"{each}{_description(text)}{_similar(each, module)}" for each, text in self.needs.items()
-                   if not hasattr(module, each)]  # fmt: skip
+        missing = [
+            f"{each}{_description(text)}{_similar(each, module)}"
+            for each, text in self.needs.items()
+            if not hasattr(module, each)
+        ]
         if missing:
             raise PluginError(f"{where} is not a {self.kind}, because it has no {', no '.join(missing)}")
         if self.validate is not None:
@@ -182,8 +185,10 @@ def options_class(component: Component, positional: int, form: str, *, defaults:
     fields: list[tuple[str, Any, Any]] = []
     for each in options:
         if each.name not in hints and each.default in (each.empty, None):
-            raise PluginError(f"the option '{each.name}' of '{component.name}' of {component.origin} has no type; "
-                              f"write {each.name}: float, for example")  # fmt: skip
+            raise PluginError(
+                f"the option '{each.name}' of '{component.name}' of {component.origin} has no type; "
+                f"write {each.name}: float, for example"
+            )
         default = dataclasses.MISSING if each.default is each.empty else each.default
         fields.append((each.name, hints.get(each.name, type(each.default)), dataclasses.field(default=default)))
     made = dataclasses.make_dataclass("Config", fields, frozen=True, kw_only=True)

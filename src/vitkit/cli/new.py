@@ -21,7 +21,7 @@ def new(
 
     Args:
         kind: Kind of the component: model, objective, source, recipe, evaluator or explanation.
-        name: Name of the component and of the file: small letters, digits and underscores.
+        name: Name of the component and of the file: lower-case letters, digits and underscores.
         out: Folder of the file.
     """
     from vitkit.plugins import new as plugin_file

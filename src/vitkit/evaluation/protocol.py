@@ -50,7 +50,7 @@ class EvaluationConfig:
     fixes: tuple[Fix, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError if a setting is invalid, before any image is read. Loads the plug-in files of evaluators."""
+        """Raises ValueError if a setting is invalid, before any image is read. Loads plug-in files."""
         object.__setattr__(self, "evaluators", tuple(map(evaluation.canonical, self.evaluators)))
         object.__setattr__(self, "data", canonical(self.data))
         object.__setattr__(self, "train", None if self.train is None else canonical(self.train))

@@ -130,7 +130,7 @@ def register_evaluator(
         target: The function, if the decorator is used without parentheses.
         name: Name of the evaluator. If None: the name of the function.
         reads: Part of `subject` that is read: predictions, representations, images or model.
-        problem_types: Problem types of `vitkit.task` that the evaluator supports. If None: both kinds of classification.
+        problem_types: Supported problem types of `vitkit.task`. If None: both kinds of classification.
         fractions: Whether the numbers are fractions between 0 and 1, which are shown in percent.
     """
     attributes: dict[str, object] = {"READS": reads, "FRACTIONS": fractions}

@@ -105,7 +105,7 @@ def _undecorated(target: str, kind: str | None) -> Iterator[Component]:
 
 
 def kind_of(value: object) -> str | None:
-    """Returns the kind of component that an object is, by its type or its annotations, or None if they do not show it."""
+    """Returns the kind of an object by its type or its annotations, or None if they do not show it."""
     if isinstance(value, Run | Recipe):
         return "recipe"
     if isinstance(value, type):
@@ -134,4 +134,4 @@ def _nothing(target: str, kind: str | None) -> str:
     kinds = {kind: EXAMPLES[kind]} if kind else EXAMPLES
     forms = "; ".join(f"{each}: {attributes}" for each, attributes in kinds.items())
     what = f"no {kind}" if kind else "no component"
-    return f"'{target}' has {what}; write the attributes of one of these kinds, or use a decorator of vitkit.plugins: {forms}"
+    return f"'{target}' has {what}; use a decorator of vitkit.plugins, or write the attributes of a kind ({forms})"

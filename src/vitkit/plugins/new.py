@@ -16,16 +16,14 @@ KINDS = ("model", "objective", "source", "recipe", "evaluator", "explanation")
 def new(kind: str, name: str, folder: str | Path = ".") -> Path:
     """Writes the file FOLDER/NAME.py with a complete component of a kind, and returns its path.
 
-    Raises PluginError for an unknown kind, for a name that is not that of a module or that a built-in component has, and
-    if the file exists.
+    Raises PluginError for an unknown kind, for a name that is not that of a module or that a built-in component has,
+    and if the file exists.
     """
     if kind not in KINDS:
         raise PluginError(f"there is no file to start a '{kind}' from{nearest(kind, KINDS)}")
     name = name.removesuffix(".py")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise PluginError(
-            f"the name is '{name}'; expected the name of a Python file: small letters, digits and '_', such as my_{kind}"
-        )
+        raise PluginError(f"the name is '{name}'; expected lower-case letters, digits and '_', such as my_{kind}")
     if name in discovery.builtin(kind):
         raise PluginError(f"vitkit has a built-in {kind} named '{name}'; choose another name, such as my_{name}")
     path = Path(folder) / f"{name}.py"

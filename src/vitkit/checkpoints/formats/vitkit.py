@@ -48,19 +48,20 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def _check_family(file_config: Json) -> None:
-    """Raises CheckpointError for a model family of a plug-in that is not loaded. A checkpoint never loads code itself."""
+    """Raises CheckpointError for a model family of a plug-in that is not loaded; checkpoints load no code."""
     family, plugin = file_config["model"].get("family"), file_config.get("plugin")
     if not isinstance(family, str) or family in models.families():
         return
     if not isinstance(plugin, dict) or not isinstance(plugin.get("name"), str):
         return  # `models.from_dict` names similar families
-    name, is_file = printable(plugin["name"]), bool(plugin.get("is_file"))
-    where = f"the plug-in file {name}" if is_file else f"the plug-in {name}, which is not installed"
-    reference = name if is_file else "FILE.py"
-    raise CheckpointError(
-        f"config.json: the model family '{printable(family)}' belongs to {where}; load {'it' if is_file else 'its file'} "
-        f"first: --plugin {reference}, or vitkit.plugins.load('{reference}') in Python"
-    )
+    name = printable(plugin["name"])
+    if plugin.get("is_file"):
+        where = (
+            f"the plug-in file {name}; load it first, with --plugin {name} or, in Python, vitkit.plugins.load('{name}')"
+        )
+    else:
+        where = f"the plug-in {name}, which is not installed; install it, or load its file (--plugin FILE)"
+    raise CheckpointError(f"config.json: the model family '{printable(family)}' belongs to {where}")
 
 
 def accepts(config: Json | None) -> bool:

@@ -1,6 +1,6 @@
 """Contract checks: one module per kind of component, each with `CHECKS`, which vitkit's own tests run, too.
 
-A check is a function of one subject (the name of a component, or a dataclass with the name). It raises `CheckFailed`,
+A check is a function of one subject (the name of a component, or a dataclass with the name). It raises `ContractError`,
 whose message says what was wrong, what was expected and what to do. Its name is its title.
 """
 
@@ -16,17 +16,17 @@ from vitkit.discovery import PluginError, reason
 Check = Callable[[Any], None]
 
 
-class CheckFailed(PluginError):
+class ContractError(PluginError):
     """Raised by a check if a component does not keep its contract."""
 
 
-class CheckSkipped(Exception):
+class NotApplicableError(Exception):
     """Raised by a check that does not apply to the component, with the reason."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a check of a component: `status` is ok, failed or skipped, and `message` the reason of the latter two."""
+    """Result of a check of a component: `status` is ok, failed or skipped, and `message` says why."""
 
     kind: str
     name: str
@@ -80,7 +80,7 @@ def run_checks(kind: str, name: str, checks: tuple[Check, ...], subject: object)
             torch.manual_seed(0)
             try:
                 check(subject)
-            except CheckSkipped as error:
+            except NotApplicableError as error:
                 yield Result(kind, name, title(check), "skipped", str(error))
             except (Exception, SystemExit) as error:  # the code of the plug-in may raise anything
                 yield Result(kind, name, title(check), "failed", reason(error) + _place(error))
@@ -91,9 +91,9 @@ def run_checks(kind: str, name: str, checks: tuple[Check, ...], subject: object)
 
 
 def expect(condition: object, message: str) -> None:
-    """Raises CheckFailed with a message unless the condition is true."""
+    """Raises ContractError with a message unless the condition is true."""
     if not condition:
-        raise CheckFailed(message)
+        raise ContractError(message)
 
 
 def _place(error: BaseException) -> str:

@@ -95,8 +95,11 @@ def the_model_runs_once_in_eval_mode(subject: Subject) -> None:
     # An evaluator of DINO's kind reads the last blocks, so it runs its own forward passes.
     if evaluation.reads(subject.spec) not in ("model", "representations"):
         once = subject.passes in ([False], [])
-        expect(once, f"the images were read {len(subject.passes)} times; use subject.predictions, subject.vectors or "
-               "subject.representations, which run the model once for all evaluators")  # fmt: skip
+        expect(
+            once,
+            f"the images were read {len(subject.passes)} times; use subject.predictions, subject.vectors or "
+            "subject.representations, which run the model once for all evaluators",
+        )
     expect(subject.model.training, "the model is in eval mode after the evaluation; use vitkit.layers.eval_mode(model)")
     with torch.no_grad():
         expected = subject.model.eval()(subject.images)

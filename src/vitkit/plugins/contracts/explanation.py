@@ -11,7 +11,7 @@ from PIL import Image
 from vitkit import explanation, models
 from vitkit.explanation import Drawing, ExplainInputs, Explanation
 from vitkit.models import Backbone, vit
-from vitkit.plugins.contracts import CheckFailed, expect
+from vitkit.plugins.contracts import ContractError, expect
 
 
 def inputs(model: Backbone, number: int = 2) -> ExplainInputs:
@@ -36,10 +36,14 @@ def it_explains_two_images(method: str) -> None:
     """Checks the result of the method for two images: finite arrays and a drawing."""
     found: object = explanation.explain(method, inputs(small_model()))
     if not isinstance(found, Explanation):
-        raise CheckFailed(f"explain returned {type(found).__name__}; expected an Explanation(arrays=..., drawing=...)")
+        raise ContractError(
+            f"explain returned {type(found).__name__}; expected an Explanation(arrays=..., drawing=...)"
+        )
     for name, array in found.arrays.items():
-        expect(isinstance(name, str) and isinstance(array, np.ndarray), f"arrays[{name!r}] is {type(array).__name__}; "
-               "expected a numpy array: tensor.cpu().numpy()")  # fmt: skip
+        expect(
+            isinstance(name, str) and isinstance(array, np.ndarray),
+            f"arrays[{name!r}] is {type(array).__name__}; expected a numpy array: tensor.cpu().numpy()",
+        )
         expect(
             array.dtype.kind not in "fc" or np.isfinite(array).all(), f"arrays['{name}'] has values that are not finite"
         )

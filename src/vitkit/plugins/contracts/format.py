@@ -13,7 +13,7 @@ from vitkit.config import AnyConfig
 from vitkit.data.labels import default_labels
 from vitkit.data.processor import Processor
 from vitkit.models import vit
-from vitkit.plugins.contracts import CheckFailed, CheckSkipped, expect
+from vitkit.plugins.contracts import ContractError, NotApplicableError, expect
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class Subject:
 
     @property
     def format(self) -> Format:
-        """The format. Raises CheckFailed if it is not in the list."""
+        """The format. Raises ContractError if it is not listed."""
         found = [each for each in all_formats() if each.name == self.name]
         if not found:
-            raise CheckFailed("the format is not in the list of formats; expected a Format with a unique name")
+            raise ContractError("the format is not in the list of formats; expected a Format with a unique name")
         return found[0]
 
     def checkpoint(self) -> Checkpoint:
-        """Returns a checkpoint with random weights. Raises CheckSkipped if the format does not support the config."""
+        """Returns a checkpoint with random weights. Raises NotApplicableError if unsupported."""
         config = self.config or (vit if self.format.family is None else models.family(self.format.family)).TINY
         if reason := self.format.unsupported_reason(config):
-            raise CheckSkipped(f"it does not support the small model of vitkit's tests: {reason}")
+            raise NotApplicableError(f"it does not support the small model of vitkit's tests: {reason}")
         model = models.build(config)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -50,8 +50,10 @@ def the_format_is_complete(subject: Subject) -> None:
     """Checks the targets of the format and the functions that it is made of."""
     layout = subject.format
     expect(layout.name in layout.targets or layout.targets, f"targets is {layout.targets}; expected ('{layout.name}',)")
-    expect(layout.family is None or layout.family in models.families(), f"family is '{layout.family}'; expected one of "
-           f"{', '.join(models.families())}, or None for any")  # fmt: skip
+    expect(
+        layout.family is None or layout.family in models.families(),
+        f"family is '{layout.family}'; expected one of {', '.join(models.families())}, or None for any",
+    )
 
 
 def tables_convert_state_dicts_both_ways(subject: Subject) -> None:
@@ -75,15 +77,20 @@ def a_saved_checkpoint_loads_bit_for_bit(subject: Subject) -> None:
             written == layout.name, f"to='{layout.targets[0]}' wrote the format '{written}'; expected '{layout.name}'"
         )
         loaded = checkpoints.load(target)
-        expect(loaded.origin.format == layout.name, f"the file is recognized as '{loaded.origin.format}'; `accepts` and "
-               f"`anchors` must distinguish '{layout.name}'")  # fmt: skip
+        expect(
+            loaded.origin.format == layout.name,
+            f"the file is recognized as '{loaded.origin.format}'; `accepts` and "
+            f"`anchors` must distinguish '{layout.name}'",
+        )
         state = made.model.state_dict()
         differ = [name for name, each in loaded.model.state_dict().items() if not torch.equal(each, state[name])]
         expect(not differ, f"the loaded weights differ in {', '.join(differ[:5])}")
         expect(loaded.labels == made.labels, f"the labels {made.labels} were loaded as {loaded.labels}")
         if layout.suffix == "":
-            expect(loaded.model.config == made.model.config, f"the config {made.model.config} was loaded as "
-                   f"{loaded.model.config}")  # fmt: skip
+            expect(
+                loaded.model.config == made.model.config,
+                f"the config {made.model.config} was loaded as {loaded.model.config}",
+            )
             expect(loaded.processor == made.processor, f"{made.processor} was loaded as {loaded.processor}")
         images = torch.randn(2, made.model.config.channels, *made.model.config.image_size)
         expect(torch.equal(loaded.model(images), made.model(images)), "the loaded model has other logits")

@@ -1,6 +1,5 @@
 """Contract of model families. The subject of the checks is the name of a family."""
 
-import dataclasses
 import math
 import tempfile
 from pathlib import Path
@@ -38,13 +37,20 @@ def config_model_presets_and_tiny_are_valid(family: str) -> None:
     module = models.family(family)
     model = models.build(module.TINY, device="meta")
     expect(module.PRESETS, 'PRESETS is empty; expected at least one, such as {"patch-mean/16": Config()}')
-    expect(type(getattr(model, "config", None)) is type(module.TINY), "the model does not save its config; "
-           "write self.config = config")  # fmt: skip
+    expect(
+        type(getattr(model, "config", None)) is type(module.TINY),
+        "the model does not save its config; write self.config = config",
+    )
     expect(isinstance(getattr(model, "width", None), int), "the model has no width; set self.width to that of a token")
-    expect(isinstance(getattr(model, "head", None), nn.Module), "the model has no module 'head'; use nn.Linear(width, "
-           "num_classes), or nn.Identity() for num_classes=0")  # fmt: skip
-    expect(isinstance(getattr(model, "blocks", None), nn.ModuleList), "the model has no nn.ModuleList 'blocks'; write "
-           "self.blocks = nn.ModuleList() for a model without encoder blocks")  # fmt: skip
+    expect(
+        isinstance(getattr(model, "head", None), nn.Module),
+        "the model has no module 'head'; use nn.Linear(width, num_classes), or nn.Identity() for num_classes=0",
+    )
+    expect(
+        isinstance(getattr(model, "blocks", None), nn.ModuleList),
+        "the model has no nn.ModuleList 'blocks'; write "
+        "self.blocks = nn.ModuleList() for a model without encoder blocks",
+    )
     expect(model.family == family, f"the family of its config is '{model.family}'; expected '{family}'")
 
 
@@ -53,16 +59,24 @@ def features_and_logits_have_the_documented_shapes(family: str) -> None:
     model = tiny(family)
     images = images_for(model)
     features = model.features(images)
-    expect(isinstance(features, Features), f"features(images) returned {type(features).__name__}; expected "
-           "vitkit.layers.Features(tokens=tokens, grid=(rows, columns), num_special=...)")  # fmt: skip
+    expect(
+        isinstance(features, Features),
+        f"features(images) returned {type(features).__name__}; expected "
+        "vitkit.layers.Features(tokens=tokens, grid=(rows, columns), num_special=...)",
+    )
     number = features.num_special + math.prod(features.grid)
     expected = (images.shape[0], number, model.width)
-    expect(tuple(features.tokens.shape) == expected, f"the tokens have the shape {tuple(features.tokens.shape)}; expected "
-           f"{expected}: {features.num_special} special tokens, then {features.grid[0]} x {features.grid[1]} patches of "
-           f"width {model.width}")  # fmt: skip
+    expect(
+        tuple(features.tokens.shape) == expected,
+        f"the tokens have the shape {tuple(features.tokens.shape)}; expected "
+        f"{expected}: {features.num_special} special tokens, then {features.grid[0]} x {features.grid[1]} patches of "
+        f"width {model.width}",
+    )
     logits, classes = model(images), model.config.num_classes
-    expect(tuple(logits.shape) == (2, classes), f"the logits of 2 images have the shape {tuple(logits.shape)}; expected "
-           f"{(2, classes)}")  # fmt: skip
+    expect(
+        tuple(logits.shape) == (2, classes),
+        f"the logits of 2 images have the shape {tuple(logits.shape)}; expected {(2, classes)}",
+    )
 
 
 def images_of_other_sizes_are_accepted(family: str) -> None:
@@ -72,8 +86,11 @@ def images_of_other_sizes_are_accepted(family: str) -> None:
         images = images_for(model, factor=factor)
         features, size = model.features(images), tuple(images.shape[2:])
         number = features.num_special + math.prod(features.grid)
-        expect(features.tokens.shape[1] == number, f"images of {size[0]} x {size[1]} pixels have "
-               f"{features.tokens.shape[1]} tokens; expected {number} for the grid {features.grid}")  # fmt: skip
+        expect(
+            features.tokens.shape[1] == number,
+            f"images of {size[0]} x {size[1]} pixels have "
+            f"{features.tokens.shape[1]} tokens; expected {number} for the grid {features.grid}",
+        )
         expect(model(images).isfinite().all(), f"the logits of images of {size[0]} x {size[1]} pixels are not finite")
 
 
@@ -82,8 +99,11 @@ def an_image_does_not_depend_on_its_neighbors(family: str) -> None:
     model = tiny(family)
     images = images_for(model, batch=3)
     difference = float((model(images)[1:2] - model(images[1:2])).abs().max())
-    expect(difference < 1e-5 * (1 + float(model(images).abs().max())), f"the logits of an image differ by {difference:.2g} "
-           "if other images are in the batch; in eval mode, they must not depend on them")  # fmt: skip
+    expect(
+        difference < 1e-5 * (1 + float(model(images).abs().max())),
+        f"the logits of an image differ by {difference:.2g} "
+        "if other images are in the batch; in eval mode, they must not depend on them",
+    )
 
 
 def init_weights_fills_everything_from_the_meta_device(family: str) -> None:
@@ -133,8 +153,11 @@ def configs_survive_json(family: str) -> None:
             restored = models.from_dict(models.to_dict(config))
         except (TypeError, ValueError) as error:
             restored = error
-        expect(restored == config, f"{name} is {config!r}, but after saving as JSON {restored!r}; use numbers, strings, "
-               "tuples and frozen dataclasses")  # fmt: skip
+        expect(
+            restored == config,
+            f"{name} is {config!r}, but after saving as JSON {restored!r}; use numbers, strings, "
+            "tuples and frozen dataclasses",
+        )
         number = sum(parameter.numel() for parameter in models.build(config, device="meta").parameters())
         expect(number > 0, f"the model of {name} has no parameters")
 
@@ -147,14 +170,21 @@ def reset_head_zeros_the_head_and_updates_the_config(family: str) -> None:
     model.reset_head(7)
     expect(model.config.num_classes == 7, f"after reset_head(7), config.num_classes is {model.config.num_classes}")
     logits = model(images_for(model))
-    expect(tuple(logits.shape) == (2, 7), f"after reset_head(7), the logits have the shape {tuple(logits.shape)}; "
-           "expected (2, 7)")  # fmt: skip
-    expect((logits == 0).all(), "after reset_head(7), the logits are not zero; override reset_head if the head is not "
-           "the module 'head'")  # fmt: skip
+    expect(
+        tuple(logits.shape) == (2, 7),
+        f"after reset_head(7), the logits have the shape {tuple(logits.shape)}; expected (2, 7)",
+    )
+    expect(
+        (logits == 0).all(),
+        "after reset_head(7), the logits are not zero; override reset_head if the head is not the module 'head'",
+    )
     after = {name: tuple(each.shape) for name, each in model.named_parameters()}
     changed = {name for name in after if after[name] != before.get(name)}
-    expect(changed == heads == set(model.head_parameters()), f"reset_head changed the shapes of {sorted(changed)}, but "
-           f"head_parameters() has {sorted(heads)}; list all heads in head_modules")  # fmt: skip
+    expect(
+        changed == heads == set(model.head_parameters()),
+        f"reset_head changed the shapes of {sorted(changed)}, but "
+        f"head_parameters() has {sorted(heads)}; list all heads in head_modules",
+    )
     models.build(model.config).load_state_dict(model.state_dict())
     model.reset_head(0)
     expected = (2, model.pool_width)
@@ -166,11 +196,19 @@ def wrong_channels_and_too_small_images_are_rejected(family: str) -> None:
     """Checks that wrong images raise a ValueError that says so."""
     model = tiny(family)
     rows, columns = model.config.image_size
-    _expect_error(model, torch.randn(1, model.config.channels + 1, rows, columns), "channels",
-                  "images with another number of channels")  # fmt: skip
+    _expect_error(
+        model,
+        torch.randn(1, model.config.channels + 1, rows, columns),
+        "channels",
+        "images with another number of channels",
+    )
     if isinstance(model, TokenBackbone):
-        _expect_error(model, torch.randn(1, model.config.channels, 1, columns), "smaller than one patch",
-                      "images smaller than one patch")  # fmt: skip
+        _expect_error(
+            model,
+            torch.randn(1, model.config.channels, 1, columns),
+            "smaller than one patch",
+            "images smaller than one patch",
+        )
 
 
 def _expect_error(model: Backbone, images: Tensor, words: str, what: str) -> None:
@@ -178,8 +216,11 @@ def _expect_error(model: Backbone, images: Tensor, words: str, what: str) -> Non
         model(images)
     except Exception as error:
         right = isinstance(error, ValueError) and words in str(error)
-        expect(right, f"{what} raise {type(error).__name__} ({' '.join(str(error).split())[:80]}); expected a ValueError "
-               f"with '{words}', as vitkit.layers.PatchEmbed raises it")  # fmt: skip
+        expect(
+            right,
+            f"{what} raise {type(error).__name__} ({' '.join(str(error).split())[:80]}); expected a ValueError "
+            f"with '{words}', as vitkit.layers.PatchEmbed raises it",
+        )
     else:
         expect(False, f"{what} are accepted; expected a ValueError with '{words}'")
 
@@ -187,9 +228,12 @@ def _expect_error(model: Backbone, images: Tensor, words: str, what: str) -> Non
 def token_backbones_split_into_embed_and_encode(family: str) -> None:
     """Checks that `encode(embed(images))` equals `features(images)`, for models with encoder blocks."""
     model = tiny(family)
-    expect(isinstance(model, TokenBackbone) == bool(len(model.blocks)), "a model with encoder blocks is a TokenBackbone, "
-           f"and one without is not; blocks has {len(model.blocks)} modules, and the class derives from "
-           f"{'TokenBackbone' if isinstance(model, TokenBackbone) else 'Backbone'}")  # fmt: skip
+    expect(
+        isinstance(model, TokenBackbone) == bool(len(model.blocks)),
+        "a model with encoder blocks is a TokenBackbone, "
+        f"and one without is not; blocks has {len(model.blocks)} modules, and the class derives from "
+        f"{'TokenBackbone' if isinstance(model, TokenBackbone) else 'Backbone'}",
+    )
     if isinstance(model, TokenBackbone):
         images = images_for(model)
         same = torch.equal(model.encode(model.embed(images)).tokens, model.features(images).tokens)
@@ -204,8 +248,11 @@ def every_parameter_has_a_layer(family: str) -> None:
     order = [names.get(id(block)) for block in model.blocks]
     expect(order == [f"blocks.{number}" for number in range(depth)], f"the blocks are {order}; expected blocks.0, ...")
     layers = {name: model.layer_of(name) for name, _ in model.named_parameters()}
-    expect(set(layers.values()) == set(range(depth + 2)), f"layer_of returns the layers {sorted(set(layers.values()))}; "
-           f"expected 0 to {depth + 1}: name the modules before the blocks in embedding_modules")  # fmt: skip
+    expect(
+        set(layers.values()) == set(range(depth + 2)),
+        f"layer_of returns the layers {sorted(set(layers.values()))}; "
+        f"expected 0 to {depth + 1}: name the modules before the blocks in embedding_modules",
+    )
     for name in model.head_parameters():
         expect(layers[name] == depth + 1, f"layer_of('{name}') is {layers[name]}; expected {depth + 1} for a head")
     ran: list[int] = []
@@ -226,8 +273,11 @@ def a_saved_model_loads_with_the_same_logits(family: str) -> None:
         checkpoints.save(checkpoints.Checkpoint(model=model, processor=processor, labels=labels), target, to="vitkit")
         loaded = checkpoints.load(target)
         expect(loaded.model.config == model.config, f"the config {model.config} was loaded as {loaded.model.config}")
-        expect(torch.equal(loaded.model(images), model(images)), "the loaded model has other logits; every tensor must be "
-               "in the state dict, or be a buffer that init_buffers sets")  # fmt: skip
+        expect(
+            torch.equal(loaded.model(images), model(images)),
+            "the loaded model has other logits; every tensor must be "
+            "in the state dict, or be a buffer that init_buffers sets",
+        )
 
 
 def supervised_training_takes_two_steps(family: str) -> None:

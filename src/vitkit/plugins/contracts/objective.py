@@ -11,7 +11,7 @@ from vitkit.config import AnyConfig
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone
 from vitkit.objectives import Objective
-from vitkit.plugins.contracts import CheckFailed, CheckSkipped, expect
+from vitkit.plugins.contracts import ContractError, NotApplicableError, expect
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,22 @@ def batch_for(model: Backbone, num: int = 4) -> Batch:
 def config_and_build_are_valid(subject: Subject) -> None:
     """Checks the attributes of the module, and that `build` returns an `Objective` with its backbone."""
     built = subject.build()
-    expect(isinstance(getattr(built, "backbone", None), Backbone), "the objective has no backbone; write self.backbone = "
-           "backbone")  # fmt: skip
+    expect(
+        isinstance(getattr(built, "backbone", None), Backbone),
+        "the objective has no backbone; write self.backbone = backbone",
+    )
 
 
 def scalars(built: Objective, batch: Batch) -> dict[str, Tensor]:
-    """Runs an objective, and returns its scalars. Raises CheckFailed if they are not finite tensors without axes."""
+    """Runs an objective, and returns its scalars. Raises ContractError if they are not finite tensors without axes."""
     found = built(batch)
     example = '{"loss": loss}'
     if not isinstance(found, dict) or "loss" not in found:
-        raise CheckFailed(f"forward(batch) returned {type(found).__name__}; expected a dict with the loss: {example}")
+        raise ContractError(f"forward(batch) returned {type(found).__name__}; expected a dict with the loss: {example}")
     for name, value in found.items():
         if not isinstance(value, Tensor) or value.ndim or not value.isfinite():
             shown = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) and value.ndim else repr(value)
-            raise CheckFailed(f"the value '{name}' is {shown}; expected a finite scalar tensor, such as a .mean()")
+            raise ContractError(f"the value '{name}' is {shown}; expected a finite scalar tensor, such as a .mean()")
     return found
 
 
@@ -72,7 +74,7 @@ def two_steps_change_the_loss(subject: Subject) -> None:
     for step in range(2):
         found = scalars(built, batch)
         if not found["loss"].requires_grad:
-            raise CheckFailed("the loss has no gradient; compute it from the backbone without no_grad or detach")
+            raise ContractError("the loss has no gradient; compute it from the backbone without no_grad or detach")
         optimizer.zero_grad()
         found["loss"].backward()
         optimizer.step()
@@ -97,14 +99,17 @@ def the_state_dict_restores_the_objective(subject: Subject) -> None:
     for module in (one, other):
         torch.manual_seed(1)  # for masks and views, as the training loop does before every step
         losses.append(scalars(module.eval(), batch_for(one.backbone))["loss"])
-    expect(torch.equal(*losses), f"the loss is {losses[0].item():.6g}, and {losses[1].item():.6g} after loading the state "
-           "dict; store everything that changes in parameters or buffers, and use torch's random numbers")  # fmt: skip
+    expect(
+        torch.equal(*losses),
+        f"the loss is {losses[0].item():.6g}, and {losses[1].item():.6g} after loading the state "
+        "dict; store everything that changes in parameters or buffers, and use torch's random numbers",
+    )
 
 
 def labels_are_read_only_if_needed(subject: Subject) -> None:
     """Checks that an objective with `NEEDS_LABELS = False` has the same loss without labels."""
     if objectives.needs_labels(subject.settings):
-        raise CheckSkipped("it needs labels")
+        raise NotApplicableError("it needs labels")
     built = subject.build().eval()
     batch = batch_for(built.backbone)
     losses = []
@@ -118,11 +123,16 @@ def the_config_survives_json(subject: Subject) -> None:
     """Checks that the config can be saved with a run, and that a wrong key is an error."""
     config = subject.settings
     data = objectives.to_dict(config)
-    expect(data["objective"] == subject.name, f"the config belongs to the objective '{data['objective']}'; expected "
-           f"'{subject.name}'")  # fmt: skip
+    expect(
+        data["objective"] == subject.name,
+        f"the config belongs to the objective '{data['objective']}'; expected '{subject.name}'",
+    )
     restored = objectives.from_dict(data)
-    expect(restored == config, f"the config is {config!r}, but after saving as JSON {restored!r}; use numbers, strings, "
-           "tuples and frozen dataclasses")  # fmt: skip
+    expect(
+        restored == config,
+        f"the config is {config!r}, but after saving as JSON {restored!r}; use numbers, strings, "
+        "tuples and frozen dataclasses",
+    )
     try:
         objectives.from_dict({**data, "nonsense": 1})
     except ValueError as error:

@@ -28,10 +28,16 @@ def the_run_survives_json(name: str) -> None:
 def the_settings_fit_together(name: str) -> None:
     """Checks image sizes, channels and other settings that do not depend on the data."""
     run = recipes.recipe(name)
-    expect(tuple(run.model.image_size) == tuple(run.processor.size), f"the model has image_size {run.model.image_size}, "
-           f"but the processor has size {run.processor.size}; they must be equal")  # fmt: skip
-    expect(run.model.channels == run.processor.channels, f"the model has {run.model.channels} channels, but the processor "
-           f"has {run.processor.channels}; they must be equal")  # fmt: skip
+    expect(
+        tuple(run.model.image_size) == tuple(run.processor.size),
+        f"the model has image_size {run.model.image_size}, "
+        f"but the processor has size {run.processor.size}; they must be equal",
+    )
+    expect(
+        run.model.channels == run.processor.channels,
+        f"the model has {run.model.channels} channels, but the processor "
+        f"has {run.processor.channels}; they must be equal",
+    )
     checks.check_patch_size(run.model)
     checks.check_objective(run)
     checks.check_settings(run, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Contract of data sources. The subject of the checks is the name of a source, such as `digits` or `shapes:number=5`."""
+"""Contract of data sources. The subject of the checks is the name of a source, such as `digits` or `shapes:n=5`."""
 
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
@@ -45,8 +45,10 @@ def the_classes_are_names(name: str) -> None:
         valid = isinstance(names, tuple) and all(isinstance(each, str) for each in names)
         expect(valid, f"classes of the split '{split}' is {names!r}; expected a tuple of strings")
         expect(len(set(source.classes)) == len(source.classes), f"classes of the split '{split}' repeats a name")
-        expect(source.classes or source.unlabelled, f"the split '{split}' has no classes; set `unlabelled` to what labels "
-               "would need")  # fmt: skip
+        expect(
+            source.classes or source.unlabelled,
+            f"the split '{split}' has no classes; set `unlabelled` to what labels would need",
+        )
 
 
 def labels_are_class_indices(name: str) -> None:
@@ -55,8 +57,11 @@ def labels_are_class_indices(name: str) -> None:
         label = source.label(index)
         numbers = label if isinstance(label, tuple) else (label,)
         right = all(type(each) is int and -1 <= each < max(len(source.classes), 0) for each in numbers)
-        expect(right, f"label({index}) of the split '{split}' is {label!r}; expected an int from 0 to "
-               f"{len(source.classes) - 1}, -1 for no label, or a tuple of them")  # fmt: skip
+        expect(
+            right,
+            f"label({index}) of the split '{split}' is {label!r}; expected an int from 0 to "
+            f"{len(source.classes) - 1}, -1 for no label, or a tuple of them",
+        )
         if source.regression:
             values = source.targets(index)
             right = isinstance(values, tuple) and len(values) == len(source.classes)
@@ -69,15 +74,24 @@ def reading_returns_the_image_with_its_label(name: str) -> None:
     keys: dict[tuple[str, str], int] = {}
     for split, source, index in examples(name):
         example = source.read(index, **options)
-        expect(isinstance(example, Example), f"read({index}) returned {type(example).__name__}; expected a "
-               "vitkit.data.Example(image=..., label=..., key=...)")  # fmt: skip
+        expect(
+            isinstance(example, Example),
+            f"read({index}) returned {type(example).__name__}; expected a "
+            "vitkit.data.Example(image=..., label=..., key=...)",
+        )
         mode = getattr(example.image, "mode", None)
-        expect(mode == "RGB", f"the image of read({index}) has the mode {mode!r}; expected an RGB image of PIL: "
-               'image.convert("RGB")')  # fmt: skip
-        expect(example.label == source.label(index), f"read({index}) has the label {example.label!r}, but label({index}) is "
-               f"{source.label(index)!r}")  # fmt: skip
-        expect(isinstance(example.key, str) and example.key, f"the key of read({index}) is {example.key!r}; expected a name "
-               "for messages, such as a file name")  # fmt: skip
+        expect(
+            mode == "RGB",
+            f'the image of read({index}) has the mode {mode!r}; expected an RGB image of PIL: image.convert("RGB")',
+        )
+        expect(
+            example.label == source.label(index),
+            f"read({index}) has the label {example.label!r}, but label({index}) is {source.label(index)!r}",
+        )
+        expect(
+            isinstance(example.key, str) and example.key,
+            f"the key of read({index}) is {example.key!r}; expected a name for messages, such as a file name",
+        )
         other = keys.setdefault((split, example.key), index)
         expect(other == index, f"images {other} and {index} of the split '{split}' have the same key '{example.key}'")
 
@@ -87,8 +101,10 @@ def reading_twice_returns_the_same_image(name: str) -> None:
     options = Transform(Processor.squash(16)).read_options
     for _, source, index in examples(name):
         one, other = (np.asarray(source.read(index, **options).image) for _ in range(2))
-        expect(np.array_equal(one, other), f"read({index}) returned two different images; use a random generator with the "
-               "seed (seed, index), if any")  # fmt: skip
+        expect(
+            np.array_equal(one, other),
+            f"read({index}) returned two different images; use a random generator with the seed (seed, index), if any",
+        )
         break
     first, second = opened(name), opened(name)
     same = {split: len(source) for split, source in first.items()} == {s: len(each) for s, each in second.items()}
@@ -101,8 +117,11 @@ def worker_processes_can_read_it(name: str) -> None:
         try:
             ForkingPickler.dumps(source)
         except Exception as error:
-            expect(False, f"the split '{split}' cannot be sent to worker processes ({error}); open files in `read`, and "
-                   "use no lambdas or local classes")  # fmt: skip
+            expect(
+                False,
+                f"the split '{split}' cannot be sent to worker processes ({error}); open files in `read`, and "
+                "use no lambdas or local classes",
+            )
 
 
 def batches_can_be_loaded(name: str) -> None:

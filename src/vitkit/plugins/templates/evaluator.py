@@ -10,8 +10,8 @@ The metrics are named after the file: my_evaluator.confidence and my_evaluator.o
 from vitkit.evaluation import ModelOutputs
 from vitkit.evaluation.requirements import EvaluationData
 
-# What the evaluator reads: "predictions" (logits of labeled images), "representations" (inputs of the head, with labeled
-# training images), "images" (inputs of the head, without labels), or "model".
+# What the evaluator reads: "predictions" (logits of labeled images), "representations" (inputs of the head, with
+# labeled training images), "images" (inputs of the head, without labels), or "model".
 READS = "predictions"
 # Whether the metrics are fractions between 0 and 1, which are shown in percent.
 FRACTIONS = True

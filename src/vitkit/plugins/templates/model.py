@@ -8,14 +8,13 @@ The family is named after the file. A saved checkpoint names it, and is loaded w
 """
 
 from dataclasses import dataclass
-from typing import Unpack
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit.layers import Blocks, Features, PatchEmbed, TapOptions, Taps, make_taps
+from vitkit.layers import Features, PatchEmbed, Taps
 from vitkit.models import TokenBackbone
 from vitkit.task import SINGLE_LABEL, Task
 
@@ -75,7 +74,7 @@ class MyModel(TokenBackbone):
         return Features(tokens=rearrange(patches, "b d r c -> b (r c) d"), grid=grid)
 
     def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
-        """Runs tokens through all blocks and the final norm. `taps` collects the outputs of blocks that callers want."""
+        """Runs tokens through all blocks and the final norm. `taps` collects the outputs of chosen blocks."""
         tokens = embedded.tokens
         for index, block in enumerate(self.blocks):
             tokens = block(tokens)
