@@ -40,7 +40,6 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "recipe": ("RECIPES",),
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_REFERENCE = re.compile(r"(?P<file>.+?\.py)(?::(?P<name>[^:?]*))?(?:[:?](?P<argument>.*))?", re.DOTALL)
 
 
 class PluginError(ValueError):
@@ -87,15 +86,6 @@ class Component:
     origin: Origin
 
 
-@dataclass(frozen=True)
-class Reference:
-    """A component in a file, written as `FILE.py:NAME` or, with an argument, as `FILE.py:NAME?ARGUMENT`."""
-
-    file: str
-    name: str
-    argument: str | None
-
-
 _components: dict[str, dict[str, Component]] = {kind: {} for kind in ATTRIBUTES}
 _modules: dict[str, ModuleType] = {}
 _failed: dict[str, str] = {}
@@ -110,12 +100,6 @@ def shown(path: str) -> str:
         return str(Path(path).relative_to(Path.cwd()))
     except (ValueError, OSError):
         return path
-
-
-def parse(text: str) -> Reference | None:
-    """Parses a reference to a component in a file. Returns None for any other text, such as a name."""
-    match = _REFERENCE.fullmatch(text)
-    return None if match is None else Reference(match["file"], match["name"] or "", match["argument"])
 
 
 def snake_case(name: str) -> str:
@@ -157,6 +141,11 @@ def unregister(kind: str, name: str) -> None:
     if name not in _components.get(kind, {}):
         raise PluginError(f"no plug-in has registered the {kind} '{name}'")
     del _components[kind][name]
+
+
+def registered(kind: str) -> dict[str, Component]:
+    """Returns the components of a kind that are registered already, without loading installed plug-ins."""
+    return dict(_components[kind])
 
 
 def components(kind: str) -> dict[str, Component]:
@@ -226,51 +215,9 @@ def loaded() -> tuple[str, ...]:
     return tuple(reference for reference in _modules if reference.endswith(".py"))
 
 
-def module_of(file: str) -> ModuleType:
-    """Loads a plug-in file and returns its module."""
-    load(file)
-    return _modules[str(Path(file).expanduser().resolve())]
-
-
-def resolve(kind: str, text: str) -> str:
-    """Converts `FILE.py:NAME?ARGUMENT` to the name of the component, as `NAME:ARGUMENT`, and registers it if needed.
-
-    Any other text is returned unchanged. Raises PluginError if the file has no such component.
-    """
-    reference = parse(text)
-    if reference is None or text.partition(":")[0] in builtin(kind) | _components[kind].keys():
-        return text
-    name = _component_in(kind, reference).name
-    return name if reference.argument is None else f"{name}:{reference.argument}"
-
-
-def _component_in(kind: str, reference: Reference) -> Component:
-    """Returns the component that a reference selects. The file may have one of the kind, or the reference names it."""
-    module, name = module_of(reference.file), reference.name
-    path = str(module.__file__)
-    mine = [each for each in _components[kind].values() if each.origin.reference == path]
-    if not name:
-        if len(mine) == 1:
-            return mine[0]
-        names = ", ".join(each.name for each in mine)
-        raise PluginError(
-            f"the file {shown(path)} has {f'several components of the kind {kind} ({names})' if mine else f'no {kind}'}"
-            f"; write {printable(reference.file)}:NAME"
-        )
-    target = getattr(module, name, None)
-    for each in mine:
-        if name in (each.name, each.name.rpartition(".")[2]) or (target is not None and each.target is target):
-            return each
-    if target is None:
-        raise PluginError(f"the file {shown(path)} has no '{printable(name)}'{nearest(name, public(module))}")
-    full = f"{Path(path).stem}.{name}" if kind == "recipe" else name
-    return register(kind, target, full, origin=Origin(path))
-
-
-def public(module: ModuleType) -> dict[str, object]:
-    """Returns the public functions, classes and other objects that a module defines itself."""
-    named = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    return {name: value for name, value in named.items() if getattr(value, "__module__", "") == module.__name__}
+def loaded_module(reference: str) -> ModuleType | None:
+    """Returns the module of a loaded plug-in, by the reference of its origin, or None if it is not loaded."""
+    return _modules.get(reference)
 
 
 def _attempt(what: str, function: Callable[[], object]) -> None:
@@ -355,6 +302,9 @@ def _exists(module: str) -> bool:
 
 def _import_file(path: Path) -> ModuleType:
     """Imports a file. Modules next to it can be imported, after those that are installed."""
+    for imported in list(sys.modules.values()):  # `import mine` before `load("./mine.py")`
+        if vars(imported).get("__file__") == str(path) and imported.__name__ != "__main__":
+            return imported
     name = f"{FILES}.{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{zlib.crc32(os.fsencode(path)):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -377,7 +327,15 @@ def origin_of(target: object) -> Origin:
         return _loading[-1]
     module = target.__name__ if isinstance(target, ModuleType) else getattr(target, "__module__", None)
     known = next((Origin(path) for path, each in _modules.items() if each.__name__ == module), None)
-    return known or Origin("" if module in (None, "__main__") else str(module))
+    if known is not None or module in (None, "__main__"):
+        return known or Origin("")
+    file = getattr(sys.modules.get(str(module)), "__file__", None)
+    # A module outside of any package is a file, which `load` finds by its path wherever it is called.
+    return (
+        Origin(str(Path(file).resolve()))
+        if file and "." not in str(module) and file.endswith(".py")
+        else Origin(module)
+    )
 
 
 def describe(kind: str, name: str) -> dict[str, str] | None:

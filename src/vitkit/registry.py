@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 from vitkit import discovery
 from vitkit.config import nearest
 from vitkit.discovery import Component, PluginError, PluginWarning
+from vitkit.references import resolve
 
 Needs = Sequence[str] | Mapping[str, str]
 
@@ -82,7 +83,7 @@ class Registry:
 
         Loads the file. Raises the same errors as `get`, and PluginError if the file has no such component.
         """
-        return self.get(discovery.resolve(self.plugin_kind, text))
+        return self.get(resolve(self.plugin_kind, text))
 
     def name_of(self, config: type) -> str:
         """Returns the name of the implementation whose `Config` is this class. Raises ValueError if there is none."""

@@ -17,6 +17,7 @@ from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.explanation import ExplainInputs, Overlay, _inputs, _plots, explain
 from vitkit.explanation._plots import CAPTION, CELL, DPI, FOOTER, MARGIN, TITLE, overlay
 from vitkit.models import Backbone
+from vitkit.plugins.contracts import explanation as contract
 
 LABELS = ("one", "two", "three", "four", "five")
 
@@ -45,6 +46,13 @@ def test_every_explanation_of_images_works_for_every_family(tiny: Backbone, meth
         assert all(caption.split()[0] in LABELS for caption in explanation.drawing.captions)
         grid = tiny.features(inputs.pixels).grid
         assert all(each.values.shape == (2, *grid) for each in explanation.drawing.maps)
+
+
+@pytest.mark.parametrize("method", explanation.methods())
+def test_every_method_keeps_the_contract(method: str) -> None:
+    torch.manual_seed(0)
+    for check in contract.CHECKS:
+        check(method)
 
 
 @pytest.mark.parametrize("method", explanation.methods())

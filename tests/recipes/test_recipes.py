@@ -18,22 +18,18 @@ from vitkit.config import override
 from vitkit.data.augment.presets import deit, deit3
 from vitkit.data.sources import vtab as tasks
 from vitkit.data.sources.digits import Digits
+from vitkit.plugins.contracts import recipe as contract
 from vitkit.recipes import digits, vtab
 from vitkit.recipes import vtab as evaluate_vtab
 from vitkit.recipes.digits import side_by_side, text_lines
 from vitkit.training import Result, Run, checks, train
-from vitkit.training import run as runs
 from vitkit.training.schedule import factor
 
 
 @pytest.mark.parametrize("name", recipes.recipes())
-def test_a_recipe_has_a_command_and_survives_json(name: str) -> None:
-    entry = recipes.recipes()[name]
-    assert f"vitkit train {name} --data " in entry.description
-    assert len(entry.summary.splitlines()) == 1
-    run = entry.run()
-    assert run.name == name
-    assert runs.from_json(runs.to_json(run)) == run
+def test_every_recipe_keeps_the_contract(name: str) -> None:
+    for check in contract.CHECKS:
+        check(name)
 
 
 def test_names_are_unique_and_begin_with_their_file() -> None:

@@ -18,8 +18,9 @@ from typing import TypedDict, Unpack
 import numpy as np
 
 from vitkit.config import nearest, parse_options
-from vitkit.discovery import Component, PluginError, resolve
+from vitkit.discovery import Component, PluginError
 from vitkit.images import AnyImage, ImageError, Limits, Profile, open_channels
+from vitkit.references import resolve
 from vitkit.registry import Registry, namespace, options_class
 
 Label = int | tuple[int, ...]

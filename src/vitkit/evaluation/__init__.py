@@ -23,10 +23,11 @@ from torch import Tensor
 
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
-from vitkit.discovery import Component, PluginError, resolve
+from vitkit.discovery import Component, PluginError
 from vitkit.layers import eval_mode
 from vitkit.layers.features import Features
 from vitkit.models import Backbone
+from vitkit.references import resolve
 from vitkit.registry import Registry, namespace
 from vitkit.task import PROBLEM_TYPES, SINGLE_LABEL, Task
 from vitkit.text import percent

@@ -17,6 +17,7 @@ from vitkit.models import Backbone
 from vitkit.objectives import Objective
 from vitkit.plugins.contracts import Report, Result, run_checks
 from vitkit.recipes import Recipe
+from vitkit.references import Reference, module_of, parse, public, resolve
 from vitkit.training import Run
 
 # Attributes of a module with similar names or purposes, for which other attributes are still missing.
@@ -35,7 +36,7 @@ def check_plugin(target: str, kind: str | None = None) -> Report:
     """Checks a file, a component `FILE.py:NAME`, or an installed package. See `vitkit.plugins.check`."""
     if kind is not None and kind not in ATTRIBUTES:
         raise PluginError(f"unknown kind of component '{kind}'{nearest(kind, ATTRIBUTES)}")
-    reference = discovery.parse(target)
+    reference = parse(target)
     if reference is not None and reference.name:
         found = [_chosen(target, reference, kind)]
     else:
@@ -70,9 +71,9 @@ def _recipes_of(component: Component) -> list[str]:
     return names or [component.name]
 
 
-def _chosen(target: str, reference: discovery.Reference, kind: str | None) -> Component:
+def _chosen(target: str, reference: Reference, kind: str | None) -> Component:
     """Returns the component that `FILE.py:NAME` names, of the kind that it is registered as or that its type shows."""
-    module = discovery.module_of(reference.file)
+    module = module_of(reference.file)
     value = getattr(module, reference.name, None)
     registered = [
         each
@@ -86,7 +87,7 @@ def _chosen(target: str, reference: discovery.Reference, kind: str | None) -> Co
             f"vitkit.plugins.register_objective or its like, or give its kind: {', '.join(ATTRIBUTES)}"
         )
     chosen = kinds[0] if kinds else "objective"
-    name = discovery.resolve(chosen, target).partition(":")[0]
+    name = resolve(chosen, target).partition(":")[0]
     component = discovery.component(chosen, name)
     assert component is not None, "resolve registers it"
     return component
@@ -94,12 +95,12 @@ def _chosen(target: str, reference: discovery.Reference, kind: str | None) -> Co
 
 def _undecorated(target: str, kind: str | None) -> Iterator[Component]:
     """Registers and yields the functions, classes and objects of a file whose types or annotations show their kind."""
-    if discovery.parse(target) is None:
+    if parse(target) is None:
         return
-    for name, value in discovery.public(discovery.module_of(target)).items():
+    for name, value in public(module_of(target)).items():
         shown = kind_of(value)
         if shown is not None and kind in (None, shown):
-            found = discovery.component(shown, discovery.resolve(shown, f"{target}:{name}"))
+            found = discovery.component(shown, resolve(shown, f"{target}:{name}"))
             if found is not None:
                 yield found
 

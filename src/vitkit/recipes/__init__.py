@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 from vitkit.config import nearest
-from vitkit.discovery import Component, PluginError, component, module_of, parse, resolve
+from vitkit.discovery import Component, PluginError, component
+from vitkit.references import module_of, parse, resolve
 from vitkit.registry import Registry, namespace, warn_left_out
 from vitkit.training.run import Run
 

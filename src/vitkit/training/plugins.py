@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from vitkit import discovery
 from vitkit.config import JsonDict
 from vitkit.discovery import PluginError, component
+from vitkit.references import resolve
 from vitkit.text import printable
 
 KEYS = ("kind", "name", "plugin")
@@ -43,7 +44,7 @@ def _load(kind: str, name: str, plugin: str) -> str:
         return "which is not loaded"
     try:
         if plugin.endswith(".py"):
-            discovery.resolve(kind, f"{plugin}:{name.rpartition('.')[2]}")
+            resolve(kind, f"{plugin}:{name.rpartition('.')[2]}")
         else:
             discovery.load(plugin)
     except PluginError as error:

@@ -21,6 +21,7 @@ from vitkit.checkpoints.tensors import Tensors
 from vitkit.config import nearest
 from vitkit.data.processor import Processor
 from vitkit.discovery import Component, PluginError
+from vitkit.references import parse, resolve
 from vitkit.registry import warn_left_out
 
 
@@ -132,8 +133,8 @@ def formats_for(target: str) -> list[Format]:
 
     The target of a plug-in file is written as `./mine.py`. Raises ValueError for an unknown target.
     """
-    if discovery.parse(target):
-        component = discovery.component("format", discovery.resolve("format", target))
+    if parse(target):
+        component = discovery.component("format", resolve("format", target))
         target = plugin_format(component).targets[0] if component is not None else target
     selected = [each for each in all_formats() if target in each.targets]
     if not selected:

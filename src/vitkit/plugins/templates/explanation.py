@@ -3,7 +3,8 @@
     vitkit check ./my_explanation.py
     vitkit explain MODEL photo.jpg --method ./my_explanation.py --out photo.png
 
-The method is named after the file.
+The method is named after the file. `vitkit.explanation` has the kinds of drawings: Overlay (maps over images), Tiles,
+Dots and Curves.
 """
 
 import numpy as np
