@@ -246,8 +246,9 @@ def _load(origin: Origin, name: str, import_module: Callable[[], ModuleType]) ->
                 _register_module(module, name)
         except (Exception, SystemExit) as error:
             _modules.pop(origin.reference, None)
-            for kind, each in before.items():
-                _components[kind] = each
+            for kind, each in before.items():  # not those of other plug-ins that this one has loaded
+                kept = {name: found for name, found in _components[kind].items() if found.origin != origin}
+                _components[kind] = kept | {name: found for name, found in each.items() if found.origin == origin}
             raise PluginError(f"cannot load the plug-in {origin}: {reason(error, origin)}") from error
     return [each for kind in _components.values() for each in kind.values() if each.origin == origin]
 

@@ -128,12 +128,18 @@ def entry(name: str) -> Recipe:
     """
     reference = parse(name)
     if reference is not None:
-        listed = [each.name for each in getattr(module_of(reference.file), "RECIPES", ())]
+        module = module_of(reference.file)
+        listed = [each.name for each in getattr(module, "RECIPES", ()) if isinstance(each, Recipe)]
         given = {reference.name, f"{Path(reference.file).stem}.{reference.name}"} if reference.name else {*listed}
         chosen = [each for each in listed if each in given]
         if len(chosen) > 1:
             raise PluginError(
                 f"the file {reference.file} has the recipes {', '.join(listed)}; write {reference.file}:NAME"
+            )
+        if reference.name and not chosen and listed and not hasattr(module, reference.name):
+            short = [each.rpartition(".")[2] for each in listed]
+            raise PluginError(
+                f"the file {reference.file} has no recipe '{reference.name}'{nearest(reference.name, short)}"
             )
         name = chosen[0] if chosen else resolve("recipe", name)
     known = recipes()
