@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from vitkit.config import nearest
@@ -257,7 +257,7 @@ def _register_module(module: ModuleType, name: str) -> None:
     """Registers a module for each kind of which it has the attributes. Functions imported from vitkit do not count."""
     for kind, attributes in ATTRIBUTES.items():
         given = [getattr(module, each) for each in attributes if hasattr(module, each)]
-        homes = [str(getattr(value, "__module__", "")) for value in given]
+        homes = [value.__module__ or "" if isinstance(value, type | FunctionType) else "" for value in given]
         if any(kind == "model" or not home.startswith("vitkit.") or home.startswith(FILES) for home in homes):
             register(kind, module, name)
 

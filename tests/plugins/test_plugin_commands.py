@@ -129,7 +129,8 @@ def test_annotations_show_the_kind_of_functions_without_decorators(tmp_path: Pat
         "import torch.nn.functional as F\n"
         "from vitkit.data.loader import Batch\nfrom vitkit.evaluation import ModelOutputs\n"
         "from vitkit.models import Backbone\nfrom vitkit.recipes.digits import tiny\nfrom vitkit.training import Run\n"
-        "def loss(backbone: Backbone, batch: Batch):\n    return F.cross_entropy(backbone(batch.images), batch.targets)\n"
+        "def loss(backbone: Backbone, batch: Batch):\n"
+        "    return F.cross_entropy(backbone(batch.images), batch.targets)\n"
         "def metric(subject: ModelOutputs) -> float:\n    return 0.5\n"
         "def short() -> Run:\n    return tiny()\n"
         "def helper(x: int) -> int:\n    return x\n"
@@ -207,7 +208,8 @@ def test_help_loads_no_plugin_and_no_torch(tmp_path: Path) -> None:
     file.write_text("print('loaded')\n")
     script = (
         "import sys; from vitkit import cli\n"
-        f"for words in (['--help'], ['check', '--help'], ['new', '--help'], ['models', '--plugin', {str(file)!r}, '-h']):\n"
+        f"plugin = ['--plugin', {str(file)!r}]\n"
+        "for words in (['--help'], ['check', '--help'], ['new', '--help'], ['models', *plugin, '-h']):\n"
         "    try: cli.main(words)\n"
         "    except SystemExit: pass\n"
         "print('torch' in sys.modules)"

@@ -126,7 +126,7 @@ def test_errors_suggest_names_of_plugins(mine: str) -> None:
         models.preset("stripes/8")
     with pytest.raises(ValueError, match=r"unknown recipe 'mine.quik'; did you mean 'mine.quick'"):
         recipes.recipe("mine.quik")
-    with pytest.raises(ValueError, match="unknown data source 'few-digit' in .*; did you mean 'few-digits'"):
+    with pytest.raises(ValueError, match=r"unknown data source 'few-digit' in .*; did you mean 'few-digits'"):
         data.splits("few-digit:number=2")
 
 
@@ -191,7 +191,7 @@ def test_a_recipe_is_a_function_or_an_entry(mine: str, start: Write) -> None:
     assert recipes.recipe(f"{two}:wide").model.width == 96
     with pytest.raises(PluginError, match=r"has the recipes two.small, two.wide; write .*two.py:NAME"):
         recipes.recipe(two)
-    with pytest.raises(PluginError, match="two.py has no recipe 'wiide'; did you mean 'wide'"):
+    with pytest.raises(PluginError, match=r"two.py has no recipe 'wiide'; did you mean 'wide'"):
         recipes.recipe(f"{two}:wiide")
 
 
@@ -235,7 +235,7 @@ def test_two_plugins_with_one_name_are_an_error(start: Write, tmp_path: Path) ->
     plugins.load(start("objective", "focal"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "focal.py").write_text((tmp_path / "focal.py").read_text())
-    with pytest.raises(PluginError, match="registers the objective 'focal', but .*focal.py has registered it already"):
+    with pytest.raises(PluginError, match=r"registers the objective 'focal', but .*focal.py has registered it already"):
         plugins.load(tmp_path / "other" / "focal.py")
     assert discovery.registered("objective")["focal"].origin.reference == str(tmp_path / "focal.py")
 
@@ -374,5 +374,5 @@ def test_a_config_class_that_is_not_registered_is_an_error() -> None:
     class Other:
         num_classes: int = 2
 
-    with pytest.raises(ValueError, match="the config class Other .* belongs to no registered model family; register"):
+    with pytest.raises(ValueError, match=r"the config class Other .* belongs to no registered model family; register"):
         models.family_of(Other())

@@ -1,15 +1,22 @@
 """Installed packages with the entry points `vitkit.plugins`: lists, checks, and packages that fail."""
 
 import importlib.util
-import os
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from vitkit import checkpoints, data, evaluation, explanation, models, objectives, recipes
+from vitkit.cli import main
+from vitkit.data.labels import default_labels
+from vitkit.data.processor import Processor
+from vitkit.plugins import PluginWarning
 from vitkit.plugins import new as plugin_file
+
+Start = Callable[[str, str], str]
 
 COMPONENTS = {
     "model": "dotted_model", "objective": "dotted_loss", "source": "dotted_data", "evaluator": "dotted_metric",
@@ -55,22 +62,21 @@ version = "0.3"
 [project.entry-points."vitkit.plugins"]
 {entry_points}
 """
-LISTS = """
-from vitkit import checkpoints, data, evaluation, explanation, models, objectives, recipes
-print(*models.families(), *models.presets(), *objectives.objectives(), *data.source_names(), *evaluation.evaluators(),
-      *explanation.methods(), *recipes.recipes(), *checkpoints.list_formats())
-"""
 
 
-def run(*words: str, site: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs Python with the packages in a folder."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(site)]),
-    }
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0 or not check, done.stdout[-2000:] + done.stderr[-2000:]
-    return done
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Adds a folder of installed packages to `sys.path`, and removes the modules that were imported from it."""
+    folders: list[Path] = []
+
+    def add(folder: Path) -> None:
+        monkeypatch.syspath_prepend(str(folder))
+        folders.append(folder)
+
+    yield add
+    for name, module in list(sys.modules.items()):
+        if any(Path(getattr(module, "__file__", None) or "/").is_relative_to(folder) for folder in folders):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
@@ -89,33 +95,54 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("pip") is None or importlib.util.find_spec("setuptools") is None:
         pytest.skip("needs pip and setuptools to install a package")
     options = ["--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check", "--quiet"]
-    run("-m", "pip", "install", *options, "--target", str(site), str(root), site=site)
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     return site
 
 
-def test_every_component_of_a_package_is_in_its_list(site: Path) -> None:
-    found = set(run("-c", LISTS, site=site).stdout.split())
-    expected = {
-        "dotted_model",
-        "dotted-model/16",
-        "dotted_loss",
-        "dotted_data",
-        "dotted_metric",
-        "dotted_map",
-        "dotted",
-    }
-    assert expected | {"dotted_recipe.small", "dotted_recipe.wide"} <= found
-    assert {"vit-b/16", "supervised", "digits", "top1", "rollout", "digits.tiny", "huggingface"} <= found
+def test_every_component_of_a_package_is_in_its_list(site: Path, install: Callable[[Path], None]) -> None:
+    install(site)
+    assert {"dotted_model", "vit"} <= set(models.families())
+    assert {"dotted-model/16", "vit-b/16"} <= set(models.presets())
+    assert {"dotted_loss", "supervised"} <= set(objectives.objectives())
+    assert {"dotted_data", "digits"} <= set(data.source_names())
+    assert {"dotted_metric", "top1"} <= set(evaluation.evaluators())
+    assert {"dotted_map", "rollout"} <= set(explanation.methods())
+    assert {"dotted_recipe.small", "dotted_recipe.wide", "digits.tiny"} <= set(recipes.recipes())
+    assert {"dotted", "huggingface"} <= set(checkpoints.list_formats())
 
 
-def test_a_package_passes_the_checks(site: Path) -> None:
-    done = run("-m", "vitkit", "check", "vitkit-dotted", site=site)
+def test_a_package_passes_the_checks(
+    site: Path, install: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(site)
+    assert main(["check", "vitkit-dotted"]) == 0
+    shown = capsys.readouterr().out
     for kind, name in COMPONENTS.items():
-        assert f"{kind} {name}" in done.stdout
-    assert "format dotted" in done.stdout
-    assert "failed" not in done.stdout
-    assert "skipped a saved" not in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("vitkit-dotted: ")
+        assert f"{kind} {name}" in shown
+    assert "format dotted\n  ok      the format is complete\n  ok      tables" in shown
+    assert "failed" not in shown
+    assert shown.splitlines()[-1].startswith("vitkit-dotted: ")
+
+
+def test_a_checkpoint_in_the_format_of_a_package_is_recognized(
+    site: Path, install: Callable[[Path], None], tmp_path: Path, forget: Callable[[], None]
+) -> None:
+    install(site)
+    checkpoints.save(small_checkpoint("vit"), tmp_path / "model", to="dotted")
+    assert checkpoints.load(tmp_path / "model").origin.format == "dotted"
+    forget()
+    sys.path.remove(str(site))
+    with pytest.raises(checkpoints.CheckpointError):
+        checkpoints.load(tmp_path / "model")
+
+
+def small_checkpoint(family: str) -> checkpoints.Checkpoint:
+    """A checkpoint of the small model of a family."""
+    config = models.family(family).TINY
+    labels = default_labels(config.num_classes)
+    return checkpoints.Checkpoint(model=models.build(config), processor=Processor.squash(32), labels=labels)
 
 
 def write_package(site: Path, name: str, code: str) -> None:
@@ -130,8 +157,8 @@ def write_package(site: Path, name: str, code: str) -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import no_such_thing\n", "the plug-in 'faulty' of the package faulty 1.2 was left out: cannot load the plug-in "
-         "faulty 1.2: ModuleNotFoundError: No module named 'no_such_thing'"),
+        ("import no_such_thing\n", "the plug-in 'faulty' of the package faulty 1.2 was left out: cannot load the "
+         "plug-in faulty 1.2: ModuleNotFoundError: No module named 'no_such_thing'"),
         ("def evaluate(): ...\n", ""),
         ("PRESETS = {}\n", "left out: 'faulty' of faulty 1.2 is not a model family, because it has no Config"),
         ("def evaluate(subject): ...\ndef build(config): ...\n", ""),
@@ -139,41 +166,56 @@ def write_package(site: Path, name: str, code: str) -> None:
         ("FORMAT = 5\n", ""),
     ],
 )  # fmt: skip
-def test_a_faulty_package_breaks_no_command(code: str, message: str, tmp_path: Path) -> None:
+def test_a_faulty_package_breaks_no_command(
+    code: str, message: str, tmp_path: Path, install: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     write_package(tmp_path, "faulty", code)
-    for words, shown in ((["models", "vit-b/16"], "vit-b/16"), (["recipes", "digits"], "digits.tiny")):
-        done = run("-m", "vitkit", *words, site=tmp_path)
-        assert shown in done.stdout
-        assert "Traceback" not in done.stderr
-        assert len(done.stderr.splitlines()) <= 1, done.stderr
-        if ("PRESETS" in code) == (words[0] == "models") and message:
-            assert message in done.stderr
-    help_text = run("-m", "vitkit", "--help", site=tmp_path)
-    assert help_text.stderr == ""
+    install(tmp_path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert main(["models", "vit-b/16"]) == 0
+        assert "vit-b/16" in capsys.readouterr().out
+        assert main(["recipes", "digits"]) == 0
+        assert "digits.tiny" in capsys.readouterr().out
+    lines = [str(each.message) for each in caught]
+    assert len(lines) == (1 if message else 0), lines
+    assert all(message in line and "\n" not in line for line in lines)
 
 
-def test_a_model_that_cannot_be_built_is_left_out_of_the_list(tmp_path: Path, start: Callable[[str, str], str]) -> None:
+def test_a_model_that_cannot_be_built_is_left_out_of_the_list(
+    tmp_path: Path, start: Start, install: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     code = Path(start("model", "first_try")).read_text()
     (tmp_path / "site").mkdir()
-    write_package(tmp_path / "site", "first_try", code.replace("self.head = ", "self.head = self.heads = missing or "))
-    done = run("-m", "vitkit", "models", site=tmp_path / "site")
-    assert "vit-b/16" in done.stdout
-    lines = done.stderr.splitlines()
-    assert [
-        line for line in lines if "'first-try/16' cannot be built: NameError: name 'missing' is not defined" in line
-    ]
+    code = code.replace("self.head = ", "self.head = self.heads = missing or ").replace('"first-try/', '"vit-mu/first-')
+    write_package(tmp_path / "site", "first_try", code)
+    install(tmp_path / "site")
+    assert main(["models", "vit-mu/"]) == 0
+    shown = capsys.readouterr()
+    assert "vit-mu/16" in shown.out
+    assert "vit-mu/first" not in shown.out
+    lines = shown.err.splitlines()
     assert len(lines) == 2, "one line per preset"
+    assert "'vit-mu/first-16' cannot be built: NameError: name 'missing' is not defined" in lines[0]
 
 
-def test_a_model_of_a_package_says_that_the_package_is_missing(site: Path, tmp_path: Path) -> None:
-    code = (
-        "from vitkit import checkpoints, models; from vitkit.data.processor import Processor; import sys\n"
-        "model = models.build(models.family('dotted_model').TINY)\n"
-        "processor = Processor.squash(32)\n"
-        "checkpoint = checkpoints.Checkpoint(model=model, processor=processor, labels=tuple('abcde'))\n"
-        "checkpoints.save(checkpoint, sys.argv[1])"
-    )
-    run("-c", code, str(tmp_path / "model"), site=site)
-    done = run("-m", "vitkit", "inspect", str(tmp_path / "model"), site=tmp_path, check=False)
-    assert done.returncode == 1
-    assert "belongs to the plug-in vitkit-dotted 0.3, which is not installed; install it" in done.stderr
+def test_a_checkpoint_of_a_package_says_that_the_package_is_missing(
+    site: Path, install: Callable[[Path], None], tmp_path: Path, forget: Callable[[], None]
+) -> None:
+    install(site)
+    checkpoints.save(small_checkpoint("dotted_model"), tmp_path / "model")
+    forget()
+    sys.path.remove(str(site))
+    with pytest.raises(
+        ValueError, match=r"belongs to the plug-in vitkit-dotted 0\.3, which is not installed; install it"
+    ):
+        checkpoints.load(tmp_path / "model")
+
+
+def test_an_entry_point_that_is_no_module_is_named(tmp_path: Path, install: Callable[[Path], None]) -> None:
+    write_package(tmp_path, "faulty", "def f(): ...\n")
+    file = tmp_path / "faulty-1.2.dist-info" / "entry_points.txt"
+    file.write_text("[vitkit.plugins]\nfaulty = faulty:f\n")
+    install(tmp_path)
+    with pytest.warns(PluginWarning, match="the entry point 'faulty' is 'faulty:f'; expected the name of a module"):
+        objectives.objectives()

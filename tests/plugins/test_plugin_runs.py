@@ -113,7 +113,7 @@ def test_a_run_folder_does_not_bring_its_own_code(start: Start, tmp_path: Path, 
     (folder / "config.json").write_text(json.dumps(saved))
     forget()
     with pytest.raises(
-        ValueError, match="uses the objective 'focal' of .* is inside the folder whose config.json names"
+        ValueError, match=r"uses the objective 'focal' of .* is inside the folder whose config.json names"
     ):
         RunFolder(folder).run()
     forget()
