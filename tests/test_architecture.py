@@ -12,14 +12,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # A file imports only from lower levels or from its own folder; `models` and `data` do not import each other.
 LEVELS: dict[str, float] = {
-<<<<<<< HEAD
-    "kernels": -1, "config": 0, "task": 0, "discovery": 0.05, "registry": 0.1, "atomic": 0, "memory": 0,
-    "distributed": 0, "text": 0, "regular": 0, "logs": 0.1, "tables": 0.2, "screen": 0,
-=======
-    "kernels": -1, "config": 0, "task": 0, "atomic": 0, "discovery": 0.05, "references": 0.07, "registry": 0.1,
-    "memory": 0, "distributed": 0,
-    "text": 0, "regular": 0,
->>>>>>> 7696772d (Run the contract checks of plug-ins in the tests of built-in components)
+    "kernels": -1, "config": 0, "task": 0, "discovery": 0.05, "references": 0.07, "registry": 0.1, "atomic": 0,
+    "memory": 0, "distributed": 0, "text": 0, "regular": 0, "logs": 0.1, "tables": 0.2, "screen": 0,
     "layers": 0.5, "images": 0.5,
     "models": 1, "data": 1,
     "checkpoints": 1.5,  # a teacher is a checkpoint
