@@ -130,6 +130,21 @@ def test_errors_suggest_names_of_plugins(mine: str) -> None:
         data.splits("few-digit:number=2")
 
 
+def test_a_preset_of_a_file(mine: str, start: Write) -> None:
+    assert models.preset(mine, image_size=64).image_size == (64, 64)
+    assert models.preset(f"{mine}:stripes/4").width == models.preset("stripes/4").width
+    two = start("model", "two_sizes")
+    assert models.preset(f"{two}:two-sizes/32").patch_size == (32, 32)
+    with pytest.raises(
+        PluginError, match=r"has several models \(two-sizes/16, two-sizes/32\); write .*two_sizes.py:NAME"
+    ):
+        models.preset(two)
+    with pytest.raises(PluginError, match=r"has no model 'two-sizes/8'; did you mean 'two-sizes/16' or"):
+        models.preset(f"{two}:two-sizes/8")
+    with pytest.raises(PluginError, match="has no model; write"):
+        models.preset(start("objective", "focal"))
+
+
 def test_an_objective_is_a_function_with_options(mine: str) -> None:
     config = objectives.objective(f"{mine}:cool_loss").Config(temperature=4.0)
     saved = objectives.to_dict(config)

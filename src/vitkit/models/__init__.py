@@ -26,6 +26,7 @@ from vitkit.config import AnyConfig, Dataclass, Json, JsonDict
 from vitkit.discovery import PluginError
 from vitkit.layers import Blocks, Features, PatchEmbed, PositionInput, ResNetStem, TapOptions, Taps, make_taps
 from vitkit.models import _names, _positions
+from vitkit.references import parse
 from vitkit.registry import Registry, warn_left_out
 
 
@@ -303,8 +304,10 @@ def preset(name: str, **changes: object) -> AnyConfig:
     """Returns the config of a preset with some fields changed, such as `preset("vit-b/16", image_size=384)`.
 
     Names of timm, transformers and the papers are understood, too: `vit_base_patch16_384` is `vit-b/16` with images of
-    384 x 384. An int for a size means a square. Raises ValueError with similar names for an unknown one.
+    384 x 384. A preset in a plug-in file is given as `./mine.py:NAME`, or as `./mine.py` if there is only one; the file
+    is loaded. An int for a size means a square. Raises ValueError with similar names for an unknown one.
     """
+    name = _loaded_preset(name)
     known = presets()
     found = _names.canonical(name, known)
     if found is None:
@@ -330,6 +333,21 @@ def did_you_mean(name: str) -> str:
     if not near:
         return "; `vitkit models` lists the architectures"
     return f"; did you mean {' or '.join(repr(each) for each in near)}?"
+
+
+def _loaded_preset(name: str) -> str:
+    """Loads the file of a reference such as `./mine.py:patch-mean/16`, and returns the name of the preset."""
+    reference = parse(name)
+    if reference is None:
+        return name
+    found = [each.name for each in discovery.load(reference.file) if each.kind == "model"]
+    own = [preset for each in found for preset in _FAMILIES.get(each).PRESETS]
+    chosen = [preset for preset in own if reference.name in (preset, "")]
+    if len(chosen) != 1:
+        near = configs.nearest(reference.name, own) if reference.name else f" ({', '.join(own)})"
+        what = f"no model '{reference.name}'" if reference.name else "several models" if own else "no model"
+        raise PluginError(f"the file {reference.file} has {what}{near if own else ''}; write {reference.file}:NAME")
+    return chosen[0]
 
 
 def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialize: bool = True) -> Backbone:
