@@ -215,7 +215,7 @@ def test_the_check_finds_all_calls_that_rename(code: str) -> None:
 # appended to, to pipes, /proc and /dev/null.
 WRITES = {
     "atomic.py", "checkpoints/json_files.py", "checkpoints/containers/npz.py", "cli/embed.py",
-    "explanation/__init__.py",
+    "explanation/__init__.py", "inference/_files.py", "plugins/new.py",
     "explanation/_plots.py", "jax/npz.py", "training/checkpointing/files.py", "training/events.py", "bench/worker.py",
     "cli/_streams.py",
 }  # fmt: skip

@@ -66,8 +66,8 @@ def maps_of_activations(tree: tuple[ast.AST, ...]) -> Iterator[int]:
 
 def test_activations_are_listed_once() -> None:
     found = findings()["maps_of_activations"]
-    # _program_check.py has a list of torch's operations, in one string.
-    allowed = {"layers/activations.py", "inference/runtimes/_program_check.py"}
+    # _program_check.py has a list of torch's operations, in one string; watch.py names functions of torch.
+    allowed = {"layers/activations.py", "inference/runtimes/_program_check.py", "inference/engine/watch.py"}
     assert "layers/activations.py" in found
     assert found.keys() <= allowed, f"use layers.activations in these lines: {found}"
 
@@ -136,7 +136,8 @@ def lists_of_splits(tree: tuple[ast.AST, ...]) -> Iterator[int]:
 
 def test_names_of_splits_are_listed_once() -> None:
     found = findings()["lists_of_splits"]
-    assert found.keys() == {"data/sources/__init__.py"}, f"use data.sources.SPLITS in these lines: {found}"
+    # _arguments.py lists options of other tools.
+    assert found.keys() == {"data/sources/__init__.py", "cli/_arguments.py"}, f"use data.sources.SPLITS in these lines: {found}"
 
 
 def test_the_check_of_splits_finds_lists() -> None:

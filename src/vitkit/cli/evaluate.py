@@ -75,6 +75,7 @@ def evaluate(
     """
     from vitkit.api.evaluate import evaluate as start
     from vitkit.cli._outcomes import json_line, limits, load_model
+    from vitkit.regular import read_text
 
     images = limits(max_pixels, max_bytes)
     classifier = load_model(model, revision, None, set)
@@ -99,7 +100,7 @@ def evaluate(
     )
     if json:
         # What was written also names the files.
-        content = found.to_dict() if out is None else loads((out / "evaluation.json").read_text(encoding="utf-8"))
+        content = found.to_dict() if out is None else loads(read_text(out / "evaluation.json"))
         print(json_line(content))
     else:
         _write_table(found)
