@@ -129,8 +129,9 @@ def predict(
         raise ValueError(f"the data source '{data}' has no split '{split}'{nearest(split, found)}")
     chosen = found if split is None else {split: found[split]}
     places = [(name, source, index) for name, source in chosen.items() for index in range(len(source))]
+    keys: dict[int, str] = {}
     results = classifier.classify(
-        _images(places, classifier.processor, limits or DEFAULT_LIMITS),
+        _images(places, classifier.processor, limits or DEFAULT_LIMITS, keys),
         top=top,
         threshold=threshold,
         errors="yield",
@@ -142,8 +143,8 @@ def predict(
         progress=progress,
     )
     rows = []
-    for (name, source, index), each in zip(places, results, strict=True):
-        key, truth = _key(source, index), _truth(source, index)
+    for number, ((name, source, index), each) in enumerate(zip(places, results, strict=True)):
+        key, truth = keys.get(number, f"image {index}"), _truth(source, index)
         rows.append(
             LabelledPrediction(
                 each.image, key, each.error, logits=each.logits, decoding=each.decoding, split=name, truth=truth
@@ -152,27 +153,25 @@ def predict(
     return LabelledPredictions(rows)
 
 
-def _images(places: Sequence[tuple[str, Source, int]], processor: Processor, limits: Limits) -> Iterator[ImageInput]:
-    """Yields the images of a source: as files if they are encoded, which worker threads decode, else decoded."""
-    for _, source, index in places:
+def _images(
+    places: Sequence[tuple[str, Source, int]], processor: Processor, limits: Limits, keys: dict[int, str]
+) -> Iterator[ImageInput]:
+    """Yields the images of a source: as files if they are encoded, which worker threads decode, else decoded.
+
+    Their keys are written to `keys`, by their position.
+    """
+    for number, (_, source, index) in enumerate(places):
         try:
             if isinstance(source, EncodedSource):
-                yield source.encoded(index)[0]
+                image, keys[number] = source.encoded(index)
             else:
-                yield source.read(index, **{**read_options(processor), "limits": limits}).image
+                example = source.read(index, **{**read_options(processor), "limits": limits})
+                image, keys[number] = example.image, example.key
+            yield image
         except ImageError as error:
             yield Unlisted(f"image {index}", error)
         except (OSError, ValueError) as error:
             yield Unlisted(f"image {index}", ImageError("unreadable", str(error)))
-
-
-def _key(source: Source, index: int) -> str:
-    if isinstance(source, EncodedSource):
-        try:
-            return str(source.encoded(index)[1])
-        except (OSError, ValueError):
-            pass
-    return f"image {index}"
 
 
 def _truth(source: Source, index: int) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from typing import Any
 from vitkit import config as configs
 from vitkit import models, objectives
 from vitkit.checkpoints.preprocessing import resized
-from vitkit.config import nearest
 from vitkit.training.adapt import open_data
 from vitkit.training.run import LENGTH, Run
 
@@ -25,7 +24,13 @@ class Override:
 
     def follow(self, name: str, value: object, because: str) -> None:
         """Changes a setting that follows from a chosen one, unless it was chosen itself. Adds a note."""
-        if any(name == each or name.startswith(f"{each}.") for each in self.chosen):
+        # The name of a model or an objective chooses none of its fields.
+        whole = [
+            each
+            for each, given in self.chosen.items()
+            if each not in ("model", "objective") or not isinstance(given, str)
+        ]
+        if any(name == each or name.startswith(f"{each}.") for each in whole):
             return
         before: Any = self.run
         for part in name.split("."):
@@ -81,8 +86,6 @@ def _model(name: str, run: Run) -> Any:
 
 
 def _objective(name: str, run: Run) -> Any:
-    if name not in objectives.objectives():
-        raise ValueError(f"unknown objective '{name}'{nearest(name, objectives.objectives())}")
     return objectives.objective(name).Config()
 
 
