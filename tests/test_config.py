@@ -98,3 +98,19 @@ def test_overrides_are_applied_at_once() -> None:
         assert models.preset("r+vit-ti/16", **{name: {"width": 64, "num_heads": 4}[name] for name in names}).width == 64
     changed = configs.override(Outer(size=(1, 2)), {"inner.rate": "0.5", "inner.kind": "none", "name": "y"})
     assert changed == Outer(size=(1, 2), name="y", inner=Inner(rate=0.5, kind="none"))
+
+
+def test_a_name_given_twice_is_an_error_with_both_values() -> None:
+    assert configs.once([("a", "1"), ("b", "2")]) == {"a": "1", "b": "2"}
+    with pytest.raises(ValueError, match=r"--set a was given twice, as '1' and as '2\\n'; give it once"):
+        configs.once([("a", "1"), ("a", "2\n")], "--set ")
+
+
+def test_an_error_lists_the_choices_once() -> None:
+    with pytest.raises(ValueError, match="expected one of 'adamw'") as caught:
+        configs.convert("zzz", Literal["adamw", "sgd"], "optimizer.name", text="zzz")
+    assert str(caught.value).count("adamw") == 1
+    with pytest.raises(ValueError, match=r"; did you mean 'adamw'\?"):
+        configs.convert("adam", Literal["adamw", "sgd"], "optimizer.name", text="adam")
+    assert configs.nearest("zzz", range(100)).endswith("28, 29 and 70 more")
+    assert configs.nearest("zzz", ["a"]) == "; choose from a"

@@ -31,6 +31,8 @@ class Dataclass(Protocol):
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
 
 
+# Most options that an error lists.
+LISTED = 30
 Config = TypeVar("Config", bound=Dataclass)
 ConfigClass = TypeVar("ConfigClass")
 # A parsed JSON object. The types of its values are not known before the code that uses them has checked them.
@@ -144,7 +146,7 @@ def convert(value: Converted, hint: Hint, where: str, *, text: object = None) ->
             return text
         if any(value == option and type(value) is type(option) for option in arguments):
             return value
-        near = nearest(value, arguments) if isinstance(value, str) else ""
+        near = similar(value, arguments) if isinstance(value, str) else ""
         raise ValueError(f"'{where}' is {_show(value)}; expected one of {', '.join(map(repr, arguments))}{near}")
     if origin is tuple:
         return _convert_tuple(value, arguments, where)
@@ -199,13 +201,33 @@ def _convert_tuple(value: object, arguments: tuple[Hint, ...], where: str) -> tu
     return tuple(convert(item, hint, f"{where}[{index}]") for index, (item, hint) in pairs)
 
 
+def once(pairs: Iterable[tuple[str, str]], where: str = "") -> dict[str, str]:
+    """Returns pairs of names and values as a dict. Raises ValueError that shows both values of a name given twice.
+
+    `where` precedes the name in the error, as in "--set ".
+    """
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name in found:
+            shown = name if name.isprintable() else repr(name)
+            raise ValueError(f"{where}{shown} was given twice, as {found[name]!r} and as {value!r}; give it once")
+        found[name] = value
+    return found
+
+
 def nearest(word: str, options: Iterable[object], *, limit: int = 3) -> str:
-    """Returns the end of an error message, which suggests options similar to `word`, or lists all options."""
+    """Returns the end of an error message, which suggests options similar to `word`, or lists the options."""
     names = [str(option) for option in options]
-    near = difflib.get_close_matches(word, names, n=limit, cutoff=0.6)
-    if near:
-        return f"; did you mean {' or '.join(repr(name) for name in near)}?"
-    return f"; choose from {', '.join(names)}" if names else ""
+    if near := similar(word, names, limit=limit):
+        return near
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"; choose from {', '.join(names[:LISTED])}{more}" if names else ""
+
+
+def similar(word: str, options: Iterable[object], *, limit: int = 3) -> str:
+    """Returns the end of an error message that has listed the options: a suggestion of similar ones, or ""."""
+    near = difflib.get_close_matches(word, [str(option) for option in options], n=limit, cutoff=0.6)
+    return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
 def _plain(value: object) -> object:

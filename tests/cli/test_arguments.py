@@ -1,5 +1,7 @@
 """Contract of all options of all commands: what is given twice, unknown options, missing values, and the help."""
 
+import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -100,6 +102,73 @@ def test_mistakes_are_one_line_with_the_right_form(
     assert not printed.out
     assert expected in printed.err
     assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["train", "digits.tiny", "--set", "optimizer.name=qqq"],
+        ["train", "digits.tiny", "--set", "augment.crop.kind=qqq"],
+        ["train", "digits.tiny", "--set", "qqq=1"],
+        ["train", "digits.tiny", "--set", "qqq.qqq=1"],
+        ["train", "digits.tiny", "--objective", "qqq"],
+        ["train", "digits.tiny", "--mode", "qqq"],
+        ["train", "digits.tiny", "--data", "qqq"],
+        ["train", "digits.tiny", "--data", "part:qqq=1@digits"],
+        ["train", "digits.tiny", "--data", "part:split=qqq@digits"],
+        ["train", "digits.tiny", "--data", "csv:x.csv#qqq=1"],
+        ["train", "digits.tiny", "--data", "vtab:qqq@x"],
+        ["train", "qqq"],
+        ["recipes", "qqq"],
+        ["models", "qqq"],
+        ["paper", "qqq"],
+        ["bench", "qqq"],
+        ["bench", "inference", "--peers", "qqq"],
+        ["bench", "inference", "--precision", "qqq"],
+        ["convert", "x", "y", "--to", "qqq"],
+        ["export", "x", "--to", "qqq"],
+        ["explain", "x", "--out", "x.png", "--method", "qqq"],
+        ["inspect", "vit-b/16", "--set", "qqq=1"],
+        ["inspect", "vit-b/16", "--set", "pool=qqq"],
+        ["qqq"],
+    ],
+    ids=" ".join,
+)
+def test_an_error_lists_its_choices_once(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line) == 1
+    error = capsys.readouterr().err
+    words = re.findall(r"[\w./+-]{3,}(?=,)", error)
+    assert len(words) == len(set(words)), error
+    assert len(error) < 900, "a long list of choices is shortened"
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["train", "digits.tiny", "--data", "csv:x.csv#image=a,image=b"], "image was given twice, as 'a' and as 'b'"),
+        (
+            ["train", "digits.tiny", "--data", "part:number=1,number=2@digits"],
+            "number was given twice, as '1' and as '2'",
+        ),
+        (["train", "digits.tiny", "--steps", "3", "--set", "steps=4"], "'steps' was given twice, as 3 and as 4"),
+        (["train", "digits.tiny", "--rate", "3", "--set", "optimizer.lr=4"], "'optimizer.lr' was given twice"),
+        (
+            ["finetune", "x", "--data", "y", "--batch-size", "3", "--set", "batch_size=4"],
+            "'batch_size' was given twice",
+        ),
+        (["finetune", "x", "--data", "y", "--data", "z"], "--data was given twice, as 'y' and as 'z'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_given_twice_in_other_ways_is_an_error(
+    line: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "y" / "z").mkdir(parents=True)
+    assert main(line) == 1
+    assert words in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["y", "z"]
 
 
 @pytest.mark.parametrize("name", commands())

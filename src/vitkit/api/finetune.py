@@ -92,10 +92,13 @@ def finetune(
     from vitkit.data.fixes import read_fixes
     from vitkit.training.finetune import finetune as plan
 
-    source = source_name(data)
+    rest = {"device": device, "parallel": parallel, "max_pixels": max_pixels, "max_bytes": max_bytes}
+    planned = {"steps": steps, "epochs": epochs, "minutes": minutes, "lr": lr, "batch_size": batch_size}
+    # Before any image is read: errors for settings that are given twice.
+    chosen(settings, objective=objective, patience=patience, val=val, fix=fix, held_out=held_out, **planned, **rest)
     run = plan(
         str(model),
-        str(source),
+        str(source_name(data)),
         val=source_name(val),
         held_out=0.2 if held_out is None else held_out,
         image_size=image_size,
@@ -111,9 +114,5 @@ def finetune(
         tune_threshold=tune_threshold,
         fixes=() if fix is None else read_fixes(fix),
     )
-    rest = {"device": device, "parallel": parallel, "max_pixels": max_pixels, "max_bytes": max_bytes}
-    lengths = {"steps": steps, "epochs": epochs, "minutes": minutes, "lr": lr, "batch_size": batch_size}
-    # The first call raises errors for settings that are given twice; only these are not in the run yet.
-    chosen(settings, objective=objective, patience=patience, val=val, fix=fix, held_out=held_out, **lengths, **rest)
     run = overridden(run, chosen(settings, objective=objective, **rest))
     return start(run, out or Path("runs") / folder_name(run.name), progress=progress)

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitkit.config import Json
+from vitkit.config import Json, once
 from vitkit.images import DEFAULT_LIMITS, Limits, Unlisted, sniff
 from vitkit.inference.expand import expand
 from vitkit.logs import LOGGER
@@ -25,16 +25,11 @@ if TYPE_CHECKING:
 
 def settings(words: Sequence[str]) -> dict[str, str]:
     """Parses settings of the form `NAME=VALUE`. Raises ValueError for another form, and for a name given twice."""
-    found: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
+    pairs = [word.partition("=") for word in words]
+    for (name, equals, _), word in zip(pairs, words, strict=True):
         if not name or not equals:
             raise ValueError(f"--set takes NAME=VALUE, such as num_heads=12, not '{printable(word)}'")
-        if name in found:
-            first, second = printable(found[name]), printable(value)
-            raise ValueError(f"--set {printable(name)} was given twice, as '{first}' and as '{second}'; give it once")
-        found[name] = value
-    return found
+    return once(((name, value) for name, _, value in pairs), "--set ")
 
 
 # Options that --resume accepts.

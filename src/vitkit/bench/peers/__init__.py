@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from types import ModuleType
 
 from vitkit.bench import Candidate
-from vitkit.config import nearest
+from vitkit.config import nearest, once
 from vitkit.registry import Registry
 
 _PEERS = Registry(__name__, "peer", ("NEEDS", "precisions"))
@@ -73,7 +73,7 @@ def _parse(spec: str, kind: str, device: str, precisions: Sequence[str]) -> list
     for (key, equals, value), part in zip(pairs, parts, strict=True):
         if not (key and equals and value):
             raise ValueError(f"the setting '{part}' of '{spec}' is not of the form NAME=VALUE, such as precision=int8")
-    settings = {key: value for key, _, value in pairs}
+    settings = once(((key, value) for key, _, value in pairs), f"the setting of '{spec}' named ")
     own = _precisions(name, kind, device)
     precision = settings.pop("precision", "")
     if precision and precision not in own:

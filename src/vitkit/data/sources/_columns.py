@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vitkit.config import nearest
+from vitkit.config import nearest, once, similar
 from vitkit.data import EncodedSource, Label
 
 #: Larger labels are ids, not class indices.
@@ -71,7 +71,7 @@ def parse(location: str) -> tuple[str, dict[str, str]]:
     if not mark or "=" not in text:
         return location, {}
     parts = [part.partition("=") for part in text.split(",")]
-    chosen = {kind: column for kind, _, column in parts}
+    chosen = once(((kind, column) for kind, _, column in parts if kind != "target"), f"the column in '#{text}' for ")
     if targets := [column for kind, _, column in parts if kind == "target"]:
         chosen["target"] = ",".join(targets)
     if {"label", "target"} <= chosen.keys():
@@ -79,7 +79,7 @@ def parse(location: str) -> tuple[str, dict[str, str]]:
     for kind in chosen:
         if kind not in NAMES:
             raise ValueError(
-                f"unknown column kind '{kind}' in '#{text}'; expected {', '.join(NAMES)}{nearest(kind, NAMES)}"
+                f"unknown column kind '{kind}' in '#{text}'; expected {', '.join(NAMES)}{similar(kind, NAMES)}"
             )
     return path, chosen
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from vitkit.config import nearest
+from vitkit.config import nearest, once
 from vitkit.data import Relabelled, Source, Subset, splits
 
 
@@ -64,6 +64,8 @@ def read(text: str) -> Part:
     """Parses the settings of a subset, such as `classes=0-4,fraction=0.1`."""
     known = {field.name: field.type for field in fields(Part)}
     part = Part()
+    pairs = [setting.partition("=") for setting in text.split(",")]
+    once(((name, value) for name, _, value in pairs), f"the setting in 'part:{text}' of ")
     for setting in text.split(","):
         name, equals, value = setting.partition("=")
         if not equals or name not in known:
