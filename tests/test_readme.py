@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 from PIL import Image
 from slow_cases import slow_except
 
-from vitkit import checkpoints, models, training
+from vitkit import checkpoints, models, recipes, training
 from vitkit.cli import main
 from vitkit.data.processor import Processor
+from vitkit.training.schedule import Schedule
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md"]
@@ -50,6 +52,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Image.fromarray(generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / name)
     ages = [f"{name},{20 + index}" for index, name in enumerate(classes)]
     (tmp_path / "photos.csv").write_text("\n".join(["path,age", *ages]))
+    (tmp_path / "runs" / "flowers").mkdir(parents=True)
+    run = recipes.recipe("digits.tiny")  # for --resume
+    (tmp_path / "runs" / "flowers" / "config.json").write_text(training.run.to_json(run))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -60,7 +65,11 @@ def test_the_readme_has_python_blocks_and_commands() -> None:
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.splitlines()[0])
-def test_python_blocks(block: str, place: Path) -> None:
+def test_python_blocks(block: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Training takes minutes: the run has one step.
+    train = training.train
+    short = {"steps": 1, "epochs": None, "minutes": None, "schedule": Schedule(), "batch_size": 4}
+    monkeypatch.setattr(training, "train", lambda run, folder, **options: train(replace(run, **short), folder))
     with contextlib.redirect_stdout(io.StringIO()):
         exec(block, {})  # the README is ours
 

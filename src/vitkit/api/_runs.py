@@ -160,7 +160,9 @@ def overridden(run: "Run", settings: Settings, *, adapt_to_data: bool = False) -
     run, notes = override(run, settings)
     if adapt_to_data and run.data.source:
         # The name of an architecture does not choose its number of classes.
-        run, more = adapt(run, {name for name, value in settings.items() if name != "model" or not isinstance(value, str)})
+        run, more = adapt(
+            run, {name for name, value in settings.items() if name != "model" or not isinstance(value, str)}
+        )
         notes += more
     run, more = fit_warmup(run, settings)
     for note in [*notes, *more]:

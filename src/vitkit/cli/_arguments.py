@@ -36,7 +36,7 @@ SYNONYMS = {
     **dict.fromkeys(("imgsz", "img-size", "size", "resolution", "input-size"), "--image-size"),
     **dict.fromkeys(("output", "output-dir", "out-dir", "save-dir", "project", "to"), "--out"),
     **dict.fromkeys(("dataset", "data-dir", "train-data", "images"), "--data"),
-    **dict.fromkeys(("val-data", "validation", "val-dir", "valid"), "--val"),
+    **dict.fromkeys(("val-data", "val-dir", "eval-data", "eval-dir"), "--val"),
     **dict.fromkeys(("num-steps", "max-steps", "iterations", "iters", "num-iterations"), "--steps"),
     **dict.fromkeys(("num-epochs", "max-epochs", "num-train-epochs"), "--epochs"),
     **dict.fromkeys(("time", "max-time", "duration", "max-minutes"), "--minutes"),
