@@ -161,7 +161,8 @@ def test_the_stub_lists_every_name_once() -> None:
     assert sorted(one for one, _ in names) == [name for name in NAMES if name != "__version__"]
 
 
-FUNCTIONS = [name for name in NAMES if name in Path(vitkit.__file__).read_text("utf-8") and name.islower() and name != "plugins" and "__" not in name]
+LISTED = re.findall(r"(?m)^    ([a-z_]+)  ", vitkit.__doc__ or "")
+FUNCTIONS = [name for name in LISTED if name in NAMES]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -2,6 +2,7 @@
 
 This is the only list of them: a name is imported from its module when it is first used.
 """
+# ruff: noqa: I001 - one import per module
 
 from vitkit import plugins as plugins
 from vitkit.api._runs import TrainedRun as TrainedRun

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +14,7 @@ import torch
 from PIL import Image
 
 from vitkit import checkpoints, models
-from vitkit.cli import command, commands, main
-from vitkit.cli._arguments import options
+from vitkit.cli import _arguments, command, commands, main
 from vitkit.data.processor import Processor
 from vitkit.inference import load
 
@@ -362,7 +360,7 @@ def test_every_command_documents_itself(name: str, capsys: pytest.CaptureFixture
         main([name, "--help"])
     assert caught.value.code == 0
     assert doc.splitlines()[0] in capsys.readouterr().out
-    for option in options(command(name)).values():
+    for option in _arguments.options(command(name)).values():
         assert option.help, f"`vitkit {name}` does not document {option.name}"
 
 

@@ -1,6 +1,6 @@
 """`vitkit.evaluate`: evaluates a model on labeled images."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,7 +62,7 @@ def evaluate(
         fix: CSV file of corrections, such as the fixes.csv of a report: images to relabel or to drop, by their keys.
         held_out: Fraction of the images of each class to evaluate on. The others are used like those of `train`.
         seed: Seed of the held-out split.
-        tune_threshold: Also find the threshold with the best F1 for each independent label, as `threshold` of the result.
+        tune_threshold: Also find the threshold of each independent label with the best F1 (`threshold` of the result).
         out: Folder for evaluation.json and report.html. If None: nothing is written.
         precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.

@@ -97,8 +97,8 @@ def predict(
 
     Args:
         model: A classifier of `vitkit.load`, a folder, a file or a Hub id such as google/vit-base-patch16-224.
-        data: Images: a folder (with or without one folder per class), a .csv, .jsonl, .parquet or .tar file, or the name
-            of a data source such as `hub:cifar10`.
+        data: Images: a folder (with or without one folder per class), a .csv, .jsonl, .parquet or .tar file, or a data
+            source such as `hub:cifar10`.
         split: Split of the data, such as `val`. If None: all splits.
         top: Number of predictions per image, best first.
         threshold: For multi-label models: only the labels whose score is at least this value, from 0 to 1.

@@ -140,7 +140,7 @@ def resumed(training: "TrainingOptions", others: Mapping[str, object]) -> "Train
     if named:
         raise ValueError(
             f"--resume takes everything from the folder '{training.resume}' and cannot be combined with "
-            f"{' and '.join(named)}; it accepts --steps, --epochs, --minutes, --patience, --device, --parallel and --set"
+            f"{' and '.join(named)}; it accepts --steps, --epochs, --minutes, --patience, --device, --parallel, --set"
         )
     return resume(training.resume or "", **taken, settings=given["settings"], progress=True)
 

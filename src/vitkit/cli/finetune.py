@@ -35,7 +35,7 @@ def finetune(
     if not model or training.data is None:
         missing = [name for name, value in (("MODEL", model), ("--data SOURCE", training.data)) if not value]
         raise ValueError(
-            f"`vitkit finetune` needs {' and '.join(missing)}, as in vitkit finetune MODEL --data photos/, or --resume with "
-            "a run folder"
+            f"`vitkit finetune` needs {' and '.join(missing)}, as in vitkit finetune MODEL --data photos/, or --resume "
+            "with a run folder"
         )
     finished(start(model, **training_arguments(training), progress=True))

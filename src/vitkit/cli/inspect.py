@@ -22,8 +22,8 @@ def inspect(
     preprocessing, labels and origin.
 
     Args:
-        model: Checkpoint folder or file, Hugging Face Hub id, or name of an architecture (`vitkit models`), also its name
-            in timm.
+        model: Checkpoint folder or file, Hugging Face Hub id, or name of an architecture (`vitkit models`), also in
+            timm.
         json: Print the description as one JSON object.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.

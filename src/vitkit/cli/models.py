@@ -14,8 +14,8 @@ def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: 
     details of a model. Names of timm and transformers, such as vit_base_patch16_224, are accepted, too.
 
     Args:
-        name: List only the architectures whose name contains this text, or matches it with the wildcards * and ?. A name
-            of timm or transformers lists its architecture.
+        name: List only the architectures whose name contains this text, or matches it with the wildcards * and ?. The
+            name of timm or transformers lists its architecture.
         json: Print one line of JSON per architecture.
     """
     from vitkit import models as zoo

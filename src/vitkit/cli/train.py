@@ -50,8 +50,8 @@ def train(
         raise ValueError(f"give either the name of a recipe or --from; got '{recipe}' and '{repeat}'")
     if not recipe and repeat is None and model is None:
         raise ValueError(
-            "give the name of a recipe (`vitkit recipes`), --model with --data, --resume with a run folder, or --from with "
-            "the config.json of a run"
+            "give the name of a recipe (`vitkit recipes`), --model with --data, --resume with a run folder, or "
+            "--from with the config.json of a run"
         )
     found = recipe or None if repeat is None else runs.from_json(read_text(repeat))
     options: dict[str, Any] = training_arguments(training) | {"model": model, "init_from": init_from}

@@ -328,7 +328,7 @@ def canonical_name(name: str) -> str | None:
 
 
 def did_you_mean(name: str) -> str:
-    """Returns the end of an error message, which suggests presets with a similar name, or says where they are listed."""
+    """Returns the end of an error message, which suggests similar presets, or says where they are listed."""
     near = _names.similar(name, presets())
     if not near:
         return "; `vitkit models` lists the architectures"

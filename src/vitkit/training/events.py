@@ -23,7 +23,6 @@ from vitkit.training import run as runs
 from vitkit.training.run import Run
 from vitkit.training.utilization import Peak
 
-
 # Seconds between two lines of progress without a terminal: at first, and at most.
 LINE_SECONDS = (5.0, 60.0)
 
