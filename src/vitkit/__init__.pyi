@@ -113,4 +113,5 @@ from vitkit.transformers import (
     pipeline as pipeline,
 )
 
+__all__: list[str]
 __version__: str

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from vitkit.api._model import Model, Precision, Size, opened
 from vitkit.api._runs import Name
@@ -48,6 +48,15 @@ class LabelledPrediction(Classification):
 class LabelledPredictions(Classifications):
     """The predictions for the images of a data source: a sequence of `LabelledPrediction`."""
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, index: int) -> LabelledPrediction: ...
+        @overload
+        def __getitem__(self, index: slice) -> "LabelledPredictions": ...
+        def __getitem__(self, index: int | slice) -> "LabelledPrediction | LabelledPredictions": ...
+        def __iter__(self) -> Iterator[LabelledPrediction]: ...
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of `to_pandas` and of saved tables."""
@@ -57,13 +66,13 @@ class LabelledPredictions(Classifications):
     @property
     def mistakes(self) -> "LabelledPredictions":
         """The images whose best prediction is not a true label, with the highest scores first."""
-        wrong = [each for each in self if isinstance(each, LabelledPrediction) and each.correct is False]
+        wrong = [each for each in self if each.correct is False]
         return LabelledPredictions(sorted(wrong, key=lambda each: -(each.score or 0.0)))
 
     @property
     def accuracy(self) -> float | None:
         """The fraction of images with a correct best prediction, or None if no image has a true label."""
-        known = [each.correct for each in self if isinstance(each, LabelledPrediction) and each.correct is not None]
+        known = [each.correct for each in self if each.correct is not None]
         return sum(known) / len(known) if known else None
 
     def top(self, k: int) -> "LabelledPredictions":

@@ -1,5 +1,7 @@
 """`vitkit.resume`: resumes a stopped run, or extends a finished one."""
 
+from pathlib import Path
+
 from vitkit.api._runs import Name, Parallel, Settings, TrainedRun, chosen, start
 
 
@@ -45,4 +47,4 @@ def resume(
 
     lengths = {"steps": steps, "epochs": epochs, "minutes": minutes}
     changes = chosen(settings, patience=patience, device=device, parallel=parallel, **lengths)
-    return start(resumed(folder, changes=changes), folder, progress=progress)
+    return start(resumed(Path(folder), changes=changes), folder, progress=progress)

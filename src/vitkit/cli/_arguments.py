@@ -182,7 +182,7 @@ def documented(text: str) -> dict[str, str]:
 def _option(name: str, group: str, hint: Any, default: Any, texts: dict[str, str]) -> Option:
     from tyro.conf import Positional
 
-    marks = list(getattr(hint, "__metadata__", ()))
+    marks: list[Any] = list(getattr(hint, "__metadata__", ()))
     inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     positional = any(each in marks for each in getattr(Positional[int], "__metadata__", ()))
     confs = [each for each in marks if hasattr(each, "metavar")]
