@@ -184,7 +184,20 @@ def test_the_help_fits_the_terminal_and_documents_every_option(name: str, width:
             assert f"  {flag}" in text or f", {flag}" in text
 
 
+def test_shared_options_are_defined_once() -> None:
+    """They are fields of a group, with one help text in every command that has them."""
+    texts: dict[tuple[str, str], set[str]] = {}
+    for name in commands():
+        for each in options(command(name)).values():
+            if each.name in ("revision", "set", "image_size", "max_pixels", "max_bytes", "allow_truncated"):
+                assert each.group != each.name, f"vitkit {name} defines {each.shown} itself"
+            if each.group != each.name:
+                texts.setdefault((each.group, each.name), set()).add(each.help)
+    assert texts
+    assert all(len(found) == 1 for found in texts.values())
+
+
 def test_words_keep_their_places() -> None:
     given = parse("classify", ["m", "--top", "3", "a.jpg", "-", "--json", "--set", "a=1", "b=2", "--set=c=3"])
     assert (given["model"], given["images"], given["top"], given["json"]) == ("m", ("a.jpg", "-"), 3, True)
-    assert given["set"] == ("a=1", "b=2", "c=3")
+    assert given["checkpoint"].set == ("a=1", "b=2", "c=3")

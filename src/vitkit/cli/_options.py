@@ -1,10 +1,119 @@
 """Groups of options that several commands share. A command takes a group as one parameter."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 from tyro.conf import arg
+
+from vitkit.config import once
+from vitkit.text import printable
+
+if TYPE_CHECKING:
+    from vitkit.images import Limits
+
+
+def settings(words: Sequence[str]) -> dict[str, str]:
+    """Parses settings of the form `NAME=VALUE`. Raises ValueError for another form, and for a name given twice."""
+    pairs = [word.partition("=") for word in words]
+    for (name, equals, _), word in zip(pairs, words, strict=True):
+        if not name or not equals:
+            raise ValueError(f"--set takes NAME=VALUE, such as num_heads=12, not '{printable(word)}'")
+    return once(((name, value) for name, _, value in pairs), "--set ")
+
+
+class LoadArguments(TypedDict):
+    """Arguments of `vitkit.load` and of functions that load a model."""
+
+    image_size: int | None
+    revision: str | None
+    config: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """Options for loading a model.
+
+    Args:
+        image_size: Input size in pixels. Position embeddings are resized. If not set: the image size of the model.
+        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
+        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
+    """
+
+    image_size: int | None = None
+    revision: str | None = None
+    set: tuple[str, ...] = ()
+
+    def arguments(self) -> "LoadArguments":
+        """Returns the options as arguments of `vitkit.load`."""
+        return {"image_size": self.image_size, "revision": self.revision, "config": settings(self.set)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions:
+    """Options for running a model.
+
+    Args:
+        precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
+            An int8 model is calibrated on the first images. float8 requires a GPU.
+        merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
+        device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
+        batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.
+    """
+
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto"
+    merge_tokens: int = 0
+    device: str = "auto"
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions(InferenceOptions):
+    """Options for running a model on a stream of images.
+
+    Args:
+        resampling: Resize images as in Pillow or PyTorch. With draft, Pillow decodes large JPEG files at reduced size.
+        compile: Compile the model with torch.compile, which takes a minute or more.
+    """
+
+    resampling: Literal["pillow", "torch", "draft"] = "pillow"
+    compile: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """Limits of image files.
+
+    Args:
+        max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
+        max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
+    """
+
+    max_pixels: int | None = None
+    max_bytes: int | None = None
+
+    @property
+    def limits(self) -> "Limits":
+        """The limits of an image. Raises ValueError for values below 1."""
+        from vitkit.images import DEFAULT_LIMITS
+
+        given = {"max_pixels": self.max_pixels, "max_bytes": self.max_bytes}
+        for name, value in given.items():
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        return replace(DEFAULT_LIMITS, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions(ImageOptions):
+    """Limits of image files, and what happens to truncated files.
+
+    Args:
+        allow_truncated: Decode truncated image files instead of reporting an error.
+    """
+
+    allow_truncated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

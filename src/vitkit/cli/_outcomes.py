@@ -5,31 +5,20 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitkit.config import Json, once
-from vitkit.images import DEFAULT_LIMITS, Limits, Unlisted, sniff
+from vitkit.cli._options import TrainingOptions, settings
+from vitkit.config import Json
+from vitkit.images import Unlisted, sniff
 from vitkit.inference.expand import expand
 from vitkit.logs import LOGGER
 from vitkit.text import json_text, plural, printable, shortened
 
 if TYPE_CHECKING:
     from vitkit.api._runs import TrainedRun
-    from vitkit.cli._options import TrainingOptions
-    from vitkit.inference import Classifier
     from vitkit.inference.results import Result
-
-
-def settings(words: Sequence[str]) -> dict[str, str]:
-    """Parses settings of the form `NAME=VALUE`. Raises ValueError for another form, and for a name given twice."""
-    pairs = [word.partition("=") for word in words]
-    for (name, equals, _), word in zip(pairs, words, strict=True):
-        if not name or not equals:
-            raise ValueError(f"--set takes NAME=VALUE, such as num_heads=12, not '{printable(word)}'")
-    return once(((name, value) for name, _, value in pairs), "--set ")
 
 
 # Options that --resume accepts.
@@ -98,22 +87,6 @@ def _names(data: bytes) -> list[str] | None:
     return names
 
 
-def load_model(model: str, revision: str | None, image_size: int | None, words: Sequence[str]) -> "Classifier":
-    """Loads a checkpoint. Notes about inferred settings are logged, and shown on standard error."""
-    from vitkit.inference import load
-
-    return load(model, revision=revision, image_size=image_size, config=settings(words))
-
-
-def limits(max_pixels: int | None, max_bytes: int | None) -> Limits:
-    """Returns the image limits for --max-pixels and --max-bytes. Raises ValueError for values below 1."""
-    for option, value in (("--max-pixels", max_pixels), ("--max-bytes", max_bytes)):
-        if value is not None and value < 1:
-            raise ValueError(f"{option} is {value}; it must be at least 1")
-    given = {"max_pixels": max_pixels, "max_bytes": max_bytes}
-    return replace(DEFAULT_LIMITS, **{name: value for name, value in given.items() if value is not None})
-
-
 def report_unreadable(names: Sequence[str], file: Path) -> None:
     """Prints the number of unreadable images in a run on standard error, and the file that lists them."""
     if names:
@@ -122,14 +95,14 @@ def report_unreadable(names: Sequence[str], file: Path) -> None:
               file=sys.stderr)  # fmt: skip
 
 
-def training_arguments(training: "TrainingOptions") -> dict[str, Any]:
+def training_arguments(training: TrainingOptions) -> dict[str, Any]:
     """Returns the options that were given, except --resume, as arguments of `vitkit.train` or `vitkit.finetune`."""
     found = {name: value for name, value in vars(training).items() if value is not None and value is not False}
     found.pop("resume", None)
     return found | {"settings": settings(found.pop("set"))}
 
 
-def resumed(training: "TrainingOptions", others: Mapping[str, object]) -> "TrainedRun":
+def resumed(training: TrainingOptions, others: Mapping[str, object]) -> "TrainedRun":
     """Resumes the run of --resume. Raises ValueError if `others`, the other arguments by name, were given, too."""
     from vitkit.api.resume import resume
 

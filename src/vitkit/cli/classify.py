@@ -4,10 +4,11 @@ import csv as csv_format
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from vitkit.cli._options import CheckpointOptions, FileOptions, StreamOptions
 from vitkit.text import printable
 
 if TYPE_CHECKING:
@@ -23,18 +24,9 @@ def classify(
     json: bool = False,
     csv: bool = False,
     out: Path | None = None,
-    precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto",
-    merge_tokens: int = 0,
-    resampling: Literal["pillow", "torch", "draft"] = "pillow",
-    compile: bool = False,  # noqa: A002 - the option's name
-    device: str = "auto",
-    batch_size: int | None = None,
-    image_size: int | None = None,
-    revision: str | None = None,
-    set: tuple[str, ...] = (),  # noqa: A002 - the option's name
-    allow_truncated: bool = False,
-    max_pixels: int | None = None,
-    max_bytes: int | None = None,
+    inference: StreamOptions = StreamOptions(),  # noqa: B008 - frozen
+    checkpoint: CheckpointOptions = CheckpointOptions(),  # noqa: B008 - frozen
+    image: FileOptions = FileOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Classify images.
 
@@ -50,25 +42,12 @@ def classify(
         json: Print one line of JSON per image.
         csv: Print CSV with a header, one row per image and class.
         out: Write a table to this file instead: .csv, .jsonl (one line per image) or .parquet.
-        precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
-            An int8 model is calibrated on the first images. float8 requires a GPU.
-        merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
-        resampling: Resize images as in Pillow or PyTorch. With draft, Pillow decodes large JPEG files at reduced size.
-        compile: Compile the model with torch.compile, which takes a minute or more.
-        device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
-        batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.
-        image_size: Input size in pixels. If not set: the image size of the model.
-        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
-        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
-        allow_truncated: Decode truncated image files instead of reporting an error.
-        max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
-        max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
     """
     import warnings
 
     from vitkit.api.classify import classify as classify_images
-    from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
-    from vitkit.inference import Classifications, UntrainedHeadWarning
+    from vitkit.cli._outcomes import arguments_to_images, count_failures, shows_progress
+    from vitkit.inference import Classifications, UntrainedHeadWarning, load
 
     if json and csv:
         raise ValueError("choose either --json or --csv, not both")
@@ -79,7 +58,7 @@ def classify(
     if out is not None:
         Classifications.check_path(out)
     sources = arguments_to_images(images)
-    classifier = load_model(model, revision, image_size, set)
+    classifier = load(model, **checkpoint.arguments())
     if not classifier.labels:
         raise ValueError(f"the model '{model}' has no classes; use `vitkit embed` for its features")
     with warnings.catch_warnings():
@@ -91,14 +70,9 @@ def classify(
             threshold=threshold,
             errors="yield",
             stream=True,
-            precision=precision,
-            merge_tokens=merge_tokens,
-            resampling=resampling,
-            compile=compile,
-            device=device,
-            batch_size=batch_size,
-            allow_truncated=allow_truncated,
-            limits=limits(max_pixels, max_bytes),
+            **vars(inference),
+            allow_truncated=image.allow_truncated,
+            limits=image.limits,
             progress=shows_progress(),
         )
     if out is not None:

@@ -1,9 +1,11 @@
 """The `vitkit embed` command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
+
+from vitkit.cli._options import CheckpointOptions, FileOptions, StreamOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,18 +20,9 @@ def embed(
     out: Path | None = None,
     blocks: str | None = None,
     as_maps: bool = False,
-    precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto",
-    merge_tokens: int = 0,
-    resampling: Literal["pillow", "torch", "draft"] = "pillow",
-    compile: bool = False,  # noqa: A002 - the option's name
-    device: str = "auto",
-    batch_size: int | None = None,
-    image_size: int | None = None,
-    allow_truncated: bool = False,
-    max_pixels: int | None = None,
-    max_bytes: int | None = None,
-    revision: str | None = None,
-    set: tuple[str, ...] = (),  # noqa: A002 - the option's name
+    inference: StreamOptions = StreamOptions(),  # noqa: B008 - frozen
+    checkpoint: CheckpointOptions = CheckpointOptions(),  # noqa: B008 - frozen
+    image: FileOptions = FileOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Compute feature vectors of images.
 
@@ -46,30 +39,17 @@ def embed(
             In a convolutional network, the blocks are the stages. Each output is one vector per image, without the
             final norm: the class token if the head reads it, else the mean of the patch tokens.
         as_maps: With --blocks, return the output of each block as a feature map instead of one vector per image.
-        precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
-            An int8 model is calibrated on the first images. float8 requires a GPU.
-        merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
-        resampling: Resize images as in Pillow or PyTorch. With draft, Pillow decodes large JPEG files at reduced size.
-        compile: Compile the model with torch.compile, which takes a minute or more.
-        device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
-        batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.
-        image_size: Input size in pixels. If not set: the image size of the model.
-        allow_truncated: Decode truncated image files instead of reporting an error.
-        max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
-        max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
-        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
-        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
     """
     from vitkit.api.embed import embed as embed_images
-    from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
-    from vitkit.inference import Embeddings
+    from vitkit.cli._outcomes import arguments_to_images, count_failures, shows_progress
+    from vitkit.inference import Embeddings, load
 
     if out is not None:
         Embeddings.check_path(out)
     if as_maps and not blocks:
         raise ValueError("--as-maps needs --blocks, such as --blocks 3,6,9")
     sources = arguments_to_images(images)
-    classifier = load_model(model, revision, image_size, set)
+    classifier = load(model, **checkpoint.arguments())
     results = embed_images(
         classifier,
         sources,
@@ -77,14 +57,9 @@ def embed(
         as_maps=as_maps,
         errors="yield",
         stream=True,
-        precision=precision,
-        merge_tokens=merge_tokens,
-        resampling=resampling,
-        compile=compile,
-        device=device,
-        batch_size=batch_size,
-        allow_truncated=allow_truncated,
-        limits=limits(max_pixels, max_bytes),
+        **vars(inference),
+        allow_truncated=image.allow_truncated,
+        limits=image.limits,
         progress=shows_progress(),
     )
     return count_failures(_print_json(results)) if out is None else _save(results, out)

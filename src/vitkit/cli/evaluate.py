@@ -3,11 +3,12 @@
 import sys
 from json import loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from vitkit.cli._arguments import Joined
+from vitkit.cli._options import CheckpointOptions, ImageOptions, InferenceOptions
 
 if TYPE_CHECKING:
     from vitkit.evaluation.protocol import Evaluation
@@ -25,16 +26,11 @@ def evaluate(
     held_out: float | None = None,
     seed: int = 0,
     tune_threshold: bool = False,
-    precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto",
-    merge_tokens: int = 0,
-    device: str = "auto",
-    batch_size: int | None = None,
     workers: int = 0,
-    max_pixels: int | None = None,
-    max_bytes: int | None = None,
     max_unreadable: float = 0.1,
-    revision: str | None = None,
-    set: tuple[str, ...] = (),  # noqa: A002 - the option's name
+    inference: InferenceOptions = InferenceOptions(),  # noqa: B008 - frozen
+    checkpoint: CheckpointOptions = CheckpointOptions(),  # noqa: B008 - frozen
+    image: ImageOptions = ImageOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Evaluate a model on labeled images.
 
@@ -61,26 +57,17 @@ def evaluate(
         seed: Random seed of the held-out split.
         tune_threshold: For multi-label models: find the threshold with the highest F1 for each label on these images,
             and save the thresholds in MODEL if MODEL is a local folder. Evaluate the thresholds on other images.
-        precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
-            An int8 model is calibrated on the first images. float8 requires a GPU.
-        merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
-        device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
-        batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.
         workers: Number of processes that load images. With 0, the main process loads them.
-        max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
-        max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
         max_unreadable: Largest accepted fraction of unreadable images. Up to 10 unreadable images are always accepted.
-        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
-        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
     """
     from vitkit.api.evaluate import evaluate as start
-    from vitkit.cli._outcomes import json_line, limits, load_model
+    from vitkit.cli._outcomes import json_line
+    from vitkit.inference import load
     from vitkit.regular import read_text
 
-    images = limits(max_pixels, max_bytes)
-    classifier = load_model(model, revision, None, set)
+    limits = image.limits
     found = start(
-        classifier,
+        load(model, **checkpoint.arguments()),
         data,
         evaluators=evaluators,
         train=train,
@@ -89,12 +76,9 @@ def evaluate(
         seed=seed,
         tune_threshold=tune_threshold,
         out=out,
-        precision=precision,
-        merge_tokens=merge_tokens,
-        device=device,
-        batch_size=batch_size,
+        **vars(inference),
         workers=workers,
-        limits=images,
+        limits=limits,
         max_unreadable=max_unreadable,
         progress=True,
     )
@@ -108,7 +92,7 @@ def evaluate(
         if out is not None:
             print(f"see {out / 'report.html'}")
     if found.threshold is not None:
-        _save_threshold(model, found.threshold, set)
+        _save_threshold(model, found.threshold, checkpoint.set)
     return 2 if found.unreadable else 0
 
 

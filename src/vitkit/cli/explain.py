@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from vitkit.cli._options import CheckpointOptions, ImageOptions
+
 
 def explain(
     model: Annotated[Positional[str], arg(metavar="MODEL")],
@@ -20,12 +22,10 @@ def explain(
     share: float | None = None,
     number: int | None = None,
     all_patches: bool = False,
-    image_size: int | None = None,
     arrays: Path | None = None,
     device: str = "auto",
-    max_pixels: int | None = None,
-    max_bytes: int | None = None,
-    revision: str | None = None,
+    checkpoint: CheckpointOptions = CheckpointOptions(),  # noqa: B008 - frozen
+    image: ImageOptions = ImageOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Draw attention maps and other explanations of a model.
 
@@ -51,15 +51,12 @@ def explain(
         share: Fraction of the attention that the mask of --method foreground contains. If not set: 0.6, as in DINO.
         number: Number of principal components to draw with --method filters. If not set: 28, as in the ViT paper.
         all_patches: Color all patches with --method pca, not only the foreground patches.
-        image_size: Input size in pixels. If not set: the image size of the model.
         arrays: Also save the values shown in the image to this .npz file.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
-        max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
-        max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
-        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
     """
     from vitkit.api.explain import explain as explain_model
-    from vitkit.cli._outcomes import arguments_to_images, limits, load_model, report_errors
+    from vitkit.cli._outcomes import arguments_to_images, report_errors
+    from vitkit.inference import load
     from vitkit.text import printable
 
     for path, suffix in ((out, ".png"), (arrays, ".npz")):
@@ -67,7 +64,7 @@ def explain(
             raise ValueError(f"the output file is '{path}'; its name must end in {suffix}")
     sources = list(arguments_to_images(images)) if images else []
     explanation = explain_model(
-        load_model(model, revision, image_size, ()),
+        load(model, **checkpoint.arguments()),
         sources,
         method=method,
         layer=layer,
@@ -80,7 +77,7 @@ def explain(
         all_patches=all_patches,
         errors="yield",
         device=device,
-        limits=limits(max_pixels, max_bytes),
+        limits=image.limits,
     )
     report_errors(explanation.errors)
     explanation.save(out)

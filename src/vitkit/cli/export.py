@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from vitkit.cli._options import CheckpointOptions, ImageOptions
+
 
 def export(
     model: Annotated[Positional[str], arg(metavar="MODEL")],
@@ -14,12 +16,9 @@ def export(
     precision: Literal["float32", "float16", "int8"] = "float32",
     dynamic_size: bool = False,
     calibration: tuple[str, ...] = (),
-    max_pixels: int | None = None,
-    max_bytes: int | None = None,
-    image_size: int | None = None,
-    revision: str | None = None,
-    set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     overwrite: bool = False,
+    checkpoint: CheckpointOptions = CheckpointOptions(),  # noqa: B008 - frozen
+    image: ImageOptions = ImageOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Export a model to another runtime.
 
@@ -39,15 +38,10 @@ def export(
         dynamic_size: Export a model that accepts any image size and resizes its position embeddings. Needs --to onnx.
         calibration: Image files, folders or globs for the calibration of int8. Use about 100 images that are similar
             to the images at inference.
-        max_pixels: Largest accepted calibration image, in pixels (width x height). If not set: 120,000,000.
-        max_bytes: Largest accepted file of a calibration image, in bytes. If not set: 200,000,000.
-        image_size: Input size in pixels. If not set: the image size of the model.
-        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
-        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
         overwrite: Replace an existing output folder.
     """
     from vitkit.api.export import export as export_model
-    from vitkit.cli._outcomes import arguments_to_images, limits, report_errors, settings
+    from vitkit.cli._outcomes import arguments_to_images, report_errors
     from vitkit.logs import LOGGER
     from vitkit.text import plural, printable
 
@@ -58,10 +52,8 @@ def export(
         precision=precision,
         dynamic_size=dynamic_size,
         calibration=arguments_to_images(calibration) if calibration else (),
-        limits=limits(max_pixels, max_bytes),
-        image_size=image_size,
-        revision=revision,
-        config=settings(set),
+        limits=image.limits,
+        **checkpoint.arguments(),
         overwrite=overwrite,
     )
     print(printable(f"{exported.folder}: {exported.describe()}"))

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from vitkit.cli._options import CheckpointOptions
 from vitkit.config import JsonDict
 from vitkit.tables import listing
 from vitkit.text import printable
@@ -13,8 +14,7 @@ def inspect(
     model: Annotated[Positional[str], arg(metavar="MODEL")],
     *,
     json: bool = False,
-    revision: str | None = None,
-    set: tuple[str, ...] = (),  # noqa: A002 - the option's name
+    checkpoint: CheckpointOptions = CheckpointOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Describe a checkpoint or an architecture.
 
@@ -25,12 +25,10 @@ def inspect(
         model: Checkpoint folder or file, Hugging Face Hub id, or name of an architecture (`vitkit models`), also in
             timm.
         json: Print the description as one JSON object.
-        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
-        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
     """
-    from vitkit.cli._outcomes import json_line, settings
+    from vitkit.cli._outcomes import json_line
 
-    facts = _facts(model, revision, settings(set))
+    facts = _facts(model, checkpoint)
     if json:
         print(json_line(facts))
         return
@@ -44,15 +42,17 @@ def inspect(
     print(listing(rows))
 
 
-def _facts(name: str, revision: str | None, changes: dict[str, str]) -> JsonDict:
+def _facts(name: str, options: CheckpointOptions) -> JsonDict:
     from vitkit import checkpoints, config, models
     from vitkit.evaluation.flops import flops
 
+    given = options.arguments()
     if checkpoints.is_architecture(name):
         checkpoint = None
-        model = models.build(models.preset(name, **changes), device="meta")
+        size = {} if given["image_size"] is None else {"image_size": given["image_size"]}
+        model = models.build(models.preset(name, **size, **given["config"]), device="meta")
     else:
-        checkpoint = checkpoints.load(name, revision=revision, config=changes)
+        checkpoint = checkpoints.load(name, **given)
         model = checkpoint.model
     facts: JsonDict = {
         "source": name,

@@ -26,9 +26,9 @@ def train(
     architecture from random initial weights. `vitkit train --resume RUN` resumes or extends a run. Other options change
     settings of the recipe.
 
-    Writes a run folder: config.json, log.jsonl, checkpoints/, best/, report.html and predictions.csv. The same command resumes a stopped
-    run, and continues a finished run with more steps or epochs. On several GPUs: `torchrun --nproc-per-node 8 -m vitkit
-    train RECIPE --parallel ddp`.
+    Writes a run folder: config.json, log.jsonl, checkpoints/, best/, report.html and predictions.csv. The same command
+    resumes a stopped run, and continues a finished run with more steps or epochs. On several GPUs: `torchrun
+    --nproc-per-node 8 -m vitkit train RECIPE --parallel ddp`.
 
     Args:
         recipe: Name of a recipe, as listed by `vitkit recipes`.
