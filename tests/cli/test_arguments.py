@@ -25,7 +25,11 @@ def words(name: str, without: Option | None = None) -> list[str]:
     found = []
     for each in options(command(name)).values():
         if each.default is REQUIRED and each != without:
-            found += [f"{each.shown}={values(each)[0]}"] if each.flags else ["x"]
+            found += (
+                [f"{each.shown}={values(each)[0]}"]
+                if each.flags
+                else [values(each)[0] if get_args(each.type) and each.kind == "value" else "x"]
+            )
     return found
 
 
@@ -88,6 +92,7 @@ def test_an_option_parses_and_needs_its_value(name: str, option: Option) -> None
         (["finetune", "x", "-steps", "3"], "has no option -steps; did you mean --steps?"),
         (["models", "--nothing-like-it"], "has no option --nothing-like-it; `vitkit models --help` lists its options"),
         (["finetune"], "`vitkit finetune` needs MODEL and --data SOURCE, as in"),
+        (["new", "objectiv", "x"], "KIND is 'objectiv'; expected one of "),
         (["models", "a", "b"], "`vitkit models` does not take the argument 'b'"),
         (["export", "x", "--to", "onx"], "--to is 'onx'; expected one of onnx, openvino, program; did you mean onnx?"),
         (["finetune", "x", "--data", "--out", "y"], "--data needs a value, as in --data SOURCE"),

@@ -242,6 +242,9 @@ def _arranged(command: str, table: dict[str, Option], words: Sequence[str]) -> l
     if len(positional) > len(places) and not any(each.kind == "list" for each in places):
         extra = printable(positional[len(places)])
         raise ValueError(f"`vitkit {command}` does not take the argument '{extra}'; see `vitkit {command} --help`")
+    for each, value in zip(places, positional, strict=False):
+        if each.kind == "value":
+            _check(each, value)
     arranged = list(positional)
     for name, values in given.items():
         option = table[name]
