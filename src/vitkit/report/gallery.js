@@ -311,11 +311,7 @@
     mark(index, label === original(rows[index]) ? null : { action: "relabel", label });
     dialog.close();
   };
-  dialog.addEventListener("close", () => {
-    const made = open && cardOf(open.index);
-    open = null;
-    if (made) focus(made);
-  });
+  // When it is closed, the browser returns the focus to the card at once; the event "close" would come later.
   dialog.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && event.target.tagName !== "BUTTON") { event.preventDefault(); apply(); }
   });
