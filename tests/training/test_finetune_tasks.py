@@ -145,7 +145,8 @@ def test_evaluate_tunes_the_thresholds_and_saves_them_in_the_folder(
     page = (tmp_path / "report" / "report.html").read_text()
     assert "<td>red</td><td>" in page.partition("Tuned thresholds")[2]
     assert ("There are no attention maps" in page) == (to in EXPORTS)
-    assert ('alt="attention map"' in page) == (to not in EXPORTS)
+    shown = json.loads(page.partition('id="mistakes-data">')[2].partition("</script>")[0])["rows"]
+    assert all((row[7] is not None) == (to not in EXPORTS) for row in shown)
     assert f"saved the thresholds in {model / 'config.json'}" in err
     assert first["metrics"]["f1.micro"] == 0.0
     assert first["metrics"]["f1_tuned.micro"] > 0.9
@@ -216,7 +217,8 @@ def test_numbers_are_predicted_in_their_units_by_every_reader(
         assert "Errors, in the units of the target" in text
         assert "R2, mean of 2 targets" in text  # no mean of errors in several units
         assert "mean absolute error" not in text
-        assert "<b>target 19" in text or "<b>depth" in text  # targets are named in the captions
+        data = json.loads(text.partition('id="mistakes-data">')[2].partition("</script>")[0])
+        assert sorted(data["targets"]) == ["depth", "target"]  # for the captions
         assert "wrong targets" in text
     assert "random split of 20%" in text
     assert "with 2 targets" in text
