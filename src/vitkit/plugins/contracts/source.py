@@ -92,6 +92,11 @@ def reading_returns_the_image_with_its_label(name: str) -> None:
             isinstance(example.key, str) and example.key,
             f"the key of read({index}) is {example.key!r}; expected a name for messages, such as a file name",
         )
+        key = source.key(index)
+        expect(
+            key == example.key,
+            f"key({index}) is {key!r}, but the key of read({index}) is {example.key!r}; corrections find images by it",
+        )
         other = keys.setdefault((split, example.key), index)
         expect(other == index, f"images {other} and {index} of the split '{split}' have the same key '{example.key}'")
 
