@@ -101,3 +101,19 @@ def test_unknown_evaluators_and_wrong_arguments_raise() -> None:
         evaluation.evaluator("subset:")
     with pytest.raises(ValueError, match="'real' needs an argument; write real:LABELS"):
         evaluation.evaluator("real")
+
+
+def test_metrics_are_shown_as_percent_or_as_numbers() -> None:
+    shown = {
+        ("top1.accuracy", 0.8): "80.00%",
+        ("real:labels.top5", 1.0): "100.00%",
+        ("f1_tuned.micro", 0.125): "12.50%",
+        ("top1.loss", 0.5): "0.5",
+        ("top1.images", 12345.0): "12,345",
+        ("throughput.float32_images_per_second", 98.76543): "98.77",
+        ("regression.r2", -1.0): "-1",
+    }
+    assert {given: evaluation.formatted(*given) for given in shown} == shown
+    # Those of a model whose training has diverged.
+    assert evaluation.formatted("top1.loss", float("nan")) == "nan"
+    assert evaluation.formatted("top1.loss", float("inf")) == "inf"

@@ -306,7 +306,7 @@ def formatted(metric: str, value: float) -> str:
     """Returns the value of a metric as text: a fraction in percent ("80.00%"), or a number with four digits."""
     if is_fraction(metric):
         return percent(value)
-    return f"{value:,.0f}" if value == round(value) and abs(value) >= 1 else f"{value:,.4g}"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1 else f"{value:,.4g}"
 
 
 def evaluate(subject: ModelOutputs, names: Iterable[str]) -> dict[str, float]:
