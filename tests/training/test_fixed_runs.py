@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import vitkit
 from vitkit import checkpoints, models
 from vitkit.cli import main
 from vitkit.data.fixes import Fix
@@ -131,3 +132,16 @@ def test_corrections_of_an_evaluation_with_splits(
     assert main([*words, "--device", "cpu", "--with", "top1,knn"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["images"], result["training_images"], result["split"]) == (15, 15, "val")
+
+
+def test_the_functions_apply_corrections(place: Path, tmp_path: Path) -> None:
+    fixes, data = write(tmp_path / "fixes.csv", "dark/0.png,relabel,light", "light/1.png,drop,"), place / "photos"
+    found = vitkit.evaluate(place / "model", data, fix=fixes, device="cpu", out=tmp_path / "evaluation")
+    assert len(found.source) == len(predictions(tmp_path / "evaluation")) == 15
+    fixed = {"fix": fixes, "steps": 2, "batch_size": 4, "device": "cpu"}
+    run = vitkit.finetune(place / "model", data, **fixed, out=tmp_path / "run")
+    assert [fix.key for fix in run.config.data.fixes] == ["dark/0.png", "light/1.png"]
+    scratch = vitkit.train(model="vit-mu/16", image_size=32, data=data, **fixed, out=tmp_path / "scratch")
+    assert scratch.config.data.fixes == run.config.data.fixes
+    with pytest.raises(ValueError, match=r"'data\.fixes' was given twice"):
+        vitkit.finetune(place / "model", data, fix=fixes, settings={"data.fixes": ()}, out=tmp_path / "twice")

@@ -106,7 +106,8 @@ def _save_threshold(model: str, threshold: tuple[float, ...], words: tuple[str, 
         return
     text = ",".join(f"{each:.10g}" for each in threshold)
     reason = "--set changes its task" if with_task else "it is not a local folder with a config.json"
-    options = " ".join(f"'{word}'" for word in (*words, f"task.threshold=[{text}]"))
+    others = [word for word in words if word.partition("=")[0] != "task.threshold"]
+    options = " ".join(f"'{word}'" for word in (*others, f"task.threshold=[{text}]"))
     print(
         f"vitkit: the thresholds are not saved in '{model}', because {reason}; save them in a copy: "
         f"vitkit convert {model} OUT --to vitkit --set {options}",

@@ -7,6 +7,7 @@ opened. Corrections do not move images between the training and the validation s
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,7 +104,7 @@ class Fixed(Source):
         return self.source.key(int(self.indices[index]))
 
 
-def read_fixes(path: str | Path) -> tuple[Fix, ...]:
+def read_fixes(path: str | os.PathLike[str]) -> tuple[Fix, ...]:
     """Reads corrections from a CSV file. Raises ValueError that names the line of an invalid row.
 
     If the file has no column `action`, every row is a new label.
