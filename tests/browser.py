@@ -65,12 +65,16 @@ class Page:
 
     def open(self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
         """Opens a file of this machine in a window of the given size."""
-        mobile = width < 600
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
+        self.resize(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait(lambda: self.js("document.readyState") == "complete")
+
+    def resize(self, width: int, height: int = 900) -> None:
+        """Changes the size of the window. A narrow one is that of a phone."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
 
     def js(self, expression: str) -> Any:
         """Returns the value of a JavaScript expression."""

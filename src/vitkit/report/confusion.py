@@ -1,10 +1,10 @@
 """Report sections for the confusion matrix, per-class metrics and confidence calibration."""
 
 from collections.abc import Sequence
-from html import escape
 
 from vitkit.evaluation import Predictions, calibration, confusion, top1
 from vitkit.report import charts
+from vitkit.report.page import shown_name
 
 MAX_CLASSES = 20  # the largest confusion matrix that stays readable
 MAX_NARROW = 6  # the largest that fits a screen of 400 pixels
@@ -15,7 +15,7 @@ def class_section(predictions: Predictions, names: tuple[str, ...]) -> str:
     counts = confusion.matrix(predictions)
     results = sorted(confusion.per_class(counts, names), key=lambda result: result.f1)
     rows = "".join(
-        f"<tr><td>{escape(each.name)}</td><td>{each.images}</td>{bar(each.recall)}{bar(each.precision)}</tr>"
+        f"<tr><td>{shown_name(each.name)}</td><td>{each.images}</td>{bar(each.recall)}{bar(each.precision)}</tr>"
         for each in results
         if each.images
     )
@@ -35,19 +35,18 @@ def class_section(predictions: Predictions, names: tuple[str, ...]) -> str:
 def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     """Returns the confusion matrix as an HTML table, with true classes in rows and predicted classes in columns."""
     most_wrong = max((value for r, row in enumerate(counts) for c, value in enumerate(row) if r != c), default=0) or 1
+    shown = [shown_name(name) for name in names]
     rows = []
     for label, row in enumerate(counts):
         cells = []
         for predicted, value in enumerate(row):
             kind = "zero" if value == 0 else "hit" if label == predicted else "miss"
             tint = 10 + 60 * value / max(1, sum(row)) if kind == "hit" else 20 + 60 * value / most_wrong
-            tip = f"{escape(names[label])} predicted as {escape(names[predicted])}: {value}"
+            tip = f"{shown[label]} predicted as {shown[predicted]}: {value}"
             text = str(value) if kind != "miss" else pair_button(label, predicted, value, names)
             cells.append(f'<td class="{kind}" style="--tint:{tint:.0f}%" title="{tip}">{text}</td>')
-        rows.append(
-            f'<tr><th scope="row" title="{escape(names[label])}">{escape(names[label])}</th>{"".join(cells)}</tr>'
-        )
-    header = "".join(f'<th scope="col" title="{escape(name)}">{escape(name)}</th>' for name in names)
+        rows.append(f'<tr><th scope="row" title="{shown[label]}">{shown[label]}</th>{"".join(cells)}</tr>')
+    header = "".join(f'<th scope="col" title="{name}">{name}</th>' for name in shown)
     return (
         '<div class="card"><h3>Rows are labels, columns are predictions; a count of mistakes shows them</h3>'
         f'<table class="matrix"><tr><th></th>{header}</tr>{"".join(rows)}</table></div>'
@@ -58,7 +57,7 @@ def confused_pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str
     """Returns an HTML table of the most frequently confused classes, for a matrix that is too large to show."""
     wrong = [(value, r, c) for r, row in enumerate(counts) for c, value in enumerate(row) if r != c and value]
     rows = "".join(
-        f"<tr><td>{escape(names[label])}</td><td>{escape(names[predicted])}</td>"
+        f"<tr><td>{shown_name(names[label])}</td><td>{shown_name(names[predicted])}</td>"
         f"<td>{pair_button(label, predicted, value, names)}</td></tr>"
         for value, label, predicted in sorted(wrong, reverse=True)[:MAX_CLASSES]
     )
@@ -72,7 +71,7 @@ def pair_button(label: int, predicted: int, value: int, names: Sequence[str]) ->
     """Returns a button with a count, which filters the gallery of mistakes by a pair of classes."""
     title = f"{names[label]} predicted as {names[predicted]}: {value}, show them"
     return (
-        f'<button type="button" data-pair="{label},{predicted}" aria-pressed="false" aria-label="{escape(title)}">'
+        f'<button type="button" data-pair="{label},{predicted}" aria-pressed="false" aria-label="{shown_name(title)}">'
         f"{value}</button>"
     )
 

@@ -32,6 +32,11 @@ def page(title: str, body: str, script: str = "") -> str:
     )
 
 
+def shown_name(name: str) -> str:
+    """Returns the HTML of a class or file name. Control characters and marks of text direction are escaped."""
+    return escape(printable(name))
+
+
 def corrections(*sources: Source) -> str:
     """Returns a sentence on the applied corrections of the data, or an empty string if there are none."""
     text = summary(*sources)

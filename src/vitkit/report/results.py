@@ -1,7 +1,6 @@
 """Report sections and main metrics that depend on the task of a model, for training and evaluation reports."""
 
 from collections.abc import Sequence
-from html import escape
 
 import torch
 
@@ -9,7 +8,7 @@ from vitkit.checkpoints import Checkpoint
 from vitkit.data import Source
 from vitkit.evaluation import Predictions, average_precision, f1, regression
 from vitkit.report import charts, confusion, mistakes
-from vitkit.report.page import tile
+from vitkit.report.page import shown_name, tile
 from vitkit.text import percent
 
 
@@ -67,7 +66,7 @@ def label_section(predictions: Predictions, names: tuple[str, ...]) -> str:
     counted = _counted(predictions)
     results = sorted(enumerate(f1.per_label(predictions, names)), key=lambda each: each[1].f1)
     rows = "".join(
-        f'<tr><td>{escape(each.name)}</td><td data-name="images">{each.images:,}</td>'
+        f'<tr><td>{shown_name(each.name)}</td><td data-name="images">{each.images:,}</td>'
         f'<td data-name="threshold">{each.threshold:.3g}</td>{confusion.bar(counted[index], "average precision")}'
         f"{confusion.bar(each.f1, 'F1')}{confusion.bar(each.recall, 'recall')}"
         f"{confusion.bar(each.precision, 'precision')}</tr>"
@@ -85,7 +84,7 @@ def label_section(predictions: Predictions, names: tuple[str, ...]) -> str:
 def value_section(predictions: Predictions, names: tuple[str, ...]) -> str:
     """Returns a section on a regression: plots of predicted against true values, and a table of errors."""
     rows = "".join(
-        f"<tr><td>{escape(each.name)}</td><td>{each.mae:.4g}</td><td>{each.rmse:.4g}</td><td>{each.r2:.4f}</td></tr>"
+        f"<tr><td>{shown_name(each.name)}</td><td>{each.mae:.4g}</td><td>{each.rmse:.4g}</td><td>{each.r2:.4f}</td></tr>"
         for each in regression.per_target(predictions, names)
     )
     table = (
@@ -93,7 +92,8 @@ def value_section(predictions: Predictions, names: tuple[str, ...]) -> str:
         f"<th>target</th><th>mean absolute</th><th>root mean squared</th><th>R2</th></tr>{rows}</table></div>"
     )
     plots = [
-        f'<div class="card small"><h3>{escape(name)}</h3>{charts.scatter_chart(list(zip(true, found, strict=True)))}'
+        f'<div class="card small"><h3>{shown_name(name)}</h3>'
+        f"{charts.scatter_chart(list(zip(true, found, strict=True)))}"
         "<p class='soft'>Each dot is an image; on the dashed line, the prediction is the true value.</p></div>"
         for name, true, found in zip(names, predictions.targets.T.tolist(), predictions.scores.T.tolist(), strict=True)
     ]
