@@ -276,7 +276,7 @@ def test_marks_by_keyboard_are_saved_downloaded_and_applied(
     tab.press("r")
     tab.wait(lambda: tab.js("document.getElementById('relabel').open") is True)
     assert tab.js("document.activeElement.getAttribute('aria-label')") == "new label"
-    tab.js("document.activeElement.value = 'plain'")
+    tab.js(f"document.activeElement.value = {json.dumps(EVIL[2])}")
     tab.press("Enter")
     assert tab.js("document.getElementById('relabel').open") is False
     assert focused(tab) == str(columns + 1)
@@ -306,12 +306,13 @@ def test_marks_by_keyboard_are_saved_downloaded_and_applied(
     assert list(table[0]) == ["key", "split", "action", "label", "was", "predicted"]
     source = Colors(EVIL)
     assert [row["key"] for row in table] == [source.key(0), source.key(columns + 1)]
+    assert [row["label"] for row in table] == ["", "'" + EVIL[2]]  # no formula for a spreadsheet
     (fixed,) = apply([Part(source)], read_fixes(file))
     assert summary(fixed) in (
         "corrections: 1 label changed, 1 image dropped",
         "corrections: 0 labels changed, 1 image dropped, 1 label already correct",
     )
-    assert fixed.classes[fixed.label(columns)] == "plain"  # type: ignore[index]
+    assert fixed.classes[fixed.label(columns)] == EVIL[2]  # type: ignore[index]
     assert len(fixed) == IMAGES - 1
 
 
