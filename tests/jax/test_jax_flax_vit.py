@@ -342,6 +342,8 @@ def test_msgpack_files_and_config_methods(tmp_path, small, monkeypatch):
     assert again.config.architectures == ["ViTForImageClassification"]
     small.save_pretrained(tmp_path)
     assert not (tmp_path / "flax_model.msgpack").exists(), "an older file would be read instead"
+    small.save_pretrained(tmp_path, safe_serialization=False)
+    assert not (tmp_path / "model.safetensors").exists(), "the PyTorch classes would read an older file"
     uploaded = {}
     monkeypatch.setattr(
         "vitkit.transformers.hub.push_folder", lambda folder, files, **rest: uploaded.update(rest, n=files)

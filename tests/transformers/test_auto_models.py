@@ -13,8 +13,9 @@ from family_cases import CASES, SMALL, own
 
 import vitkit
 from vitkit import models
-from vitkit.checkpoints import Checkpoint, save
+from vitkit.checkpoints import Checkpoint, CheckpointError, convert, locate, save
 from vitkit.checkpoints.checkpoint import Origin
+from vitkit.checkpoints.tensors import Tensors
 from vitkit.data.processor import Processor
 from vitkit.transformers.auto import FAMILIES
 
@@ -29,7 +30,9 @@ TASKS = {
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def small_config(model_type: str) -> Any:
+def small_config(model_type: str, name: str) -> Any:
+    if (model_type, name) == ("beit", "AutoModelForSemanticSegmentation"):
+        return vitkit.BeitConfig(**SMALL | {"num_hidden_layers": 4}, out_indices=[1, 2, 3, 4])
     for case in CASES:
         config = getattr(vitkit, case.config)(**case.settings)
         if config.model_type == model_type:
@@ -42,7 +45,7 @@ def small_config(model_type: str) -> Any:
 def test_classes_are_those_of_transformers(
     hf: ModuleType, model_type: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, auto = small_config(model_type), getattr(vitkit, name)
+    config, auto = small_config(model_type, name), getattr(vitkit, name)
     theirs = getattr(hf, type(config).__name__)(**{k: v for k, v in config.to_dict().items() if k != "model_type"})
     if not getattr(FAMILIES[model_type], TASKS[name]):
         for source in (config, theirs):
@@ -109,6 +112,36 @@ def test_checkpoints_of_other_formats_are_opened(family: str, to: str, tmp_path:
     assert vitkit.AutoConfig.from_pretrained(tmp_path / "model").num_labels == config.num_classes
     assert type(vitkit.AutoModel.from_pretrained(tmp_path / "model")) is type(model.base_model)
     assert vitkit.AutoImageProcessor.from_pretrained(tmp_path / "model") is not None
+
+
+@pytest.mark.parametrize("to", ["timm", "vitkit"])
+@pytest.mark.parametrize("family", ["vit", "deit", "beit", "resnet"])
+def test_configs_are_read_without_weights(
+    family: str, to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = models.family(family).TINY
+    if family == "resnet":
+        config = dataclasses.replace(config, stem_width=64, widths=(16, 16, 24, 32), depths=(1, 1, 2, 1))
+    network = models.build(config).to(torch.bfloat16).eval()
+    labels = tuple(f"class {index}" for index in range(config.num_classes))
+    processor = Processor.squash(config.image_size)
+    checkpoint = Checkpoint(model=network, processor=processor, labels=labels, origin=Origin())
+    save(checkpoint, tmp_path / "model", to=to)
+    convert(tmp_path / "model", tmp_path / "converted", to="huggingface", dtype=None)
+    expected = vitkit.AutoConfig.from_pretrained(tmp_path / "converted").to_dict()
+
+    def read(name: str) -> torch.Tensor:
+        raise AssertionError(f"{name} was read")
+
+    opened = locate.open_weights
+    monkeypatch.setattr(locate, "open_weights", lambda *given: Tensors(opened(*given).infos, read))
+    found = vitkit.AutoConfig.from_pretrained(tmp_path / "model")
+    assert found.to_dict() == expected
+    assert found.dtype is torch.bfloat16
+    assert found.name_or_path == str(tmp_path / "model")
+    meta = dataclasses.replace(checkpoint, model=models.build(config, device="meta"))
+    with pytest.raises(CheckpointError, match="the model is on the meta device and has no weights"):
+        save(meta, tmp_path / "meta", to="vitkit")
 
 
 def test_download_options_reach_checkpoints_of_other_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

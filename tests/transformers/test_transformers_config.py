@@ -1,12 +1,13 @@
 """ViTConfig compared with that of transformers: fields, defaults, labels, JSON, errors."""
 
+import copy
 import dataclasses
 import json
 import logging
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -104,6 +105,46 @@ def test_num_labels_resets_labels_and_id2label_takes_precedence(caplog: pytest.L
     assert loaded.id2label[6] == "LABEL_6"
     assert message in caplog.text
     assert ViTConfig(num_labels=0).num_labels == 0
+
+
+LABELS: list[dict[str, Any]] = [
+    {"id2label": {0: "a", 1: "b"}, "num_labels": 3},
+    {"id2label": {0: "a", 1: "b", 2: "c"}, "num_labels": 2},
+    {"id2label": {0: "a", 1: "b"}, "label2id": {"x": 0, "y": 1}, "num_labels": 3},
+    {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "num_labels": 3},
+    {"id2label": {0: "a", 1: "b"}, "num_labels": 2},
+    {"label2id": {"x": 0, "y": 1}, "num_labels": 2},
+    {"num_labels": 0},
+]
+
+
+@pytest.mark.parametrize("settings", LABELS, ids=str)
+def test_labels_that_contradict_their_number_are_those_of_transformers(
+    hf: ModuleType, settings: dict[str, Any]
+) -> None:
+    ours, theirs = ViTConfig(**settings), hf.ViTConfig(**settings)
+    assert (ours.num_labels, ours.id2label) == (theirs.num_labels, theirs.id2label)
+    if theirs.label2id is not None:
+        assert ours.label2id == theirs.label2id
+    named = {"id2label": {0: "a"}, "num_labels": 4}
+    assert ViTConfig.from_dict(ours.to_dict(), **named).id2label == {0: "a"}
+
+
+class RenamedConfig(ViTConfig):
+    """A config with another name of an attribute."""
+
+    attribute_map: ClassVar[dict[str, str]] = {"embed_dim": "hidden_size"}
+
+
+def test_attributes_have_other_names(tmp_path: Path) -> None:
+    config = RenamedConfig(embed_dim=32)
+    assert (config.embed_dim, config.hidden_size) == (32, 32)
+    config.embed_dim = 48
+    assert (config.hidden_size, "embed_dim" in config.to_dict()) == (48, False)
+    config.save_pretrained(tmp_path)
+    assert RenamedConfig.from_pretrained(tmp_path, embed_dim=64).hidden_size == 64
+    assert not hasattr(config, "depth")
+    assert copy.deepcopy(config) == config
 
 
 def test_unknown_keys_are_saved_and_loaded(tmp_path: Path, hf: ModuleType) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from vitkit import (
@@ -225,7 +226,9 @@ def test_hub_files_are_downloaded_one_by_one(folder: Path, monkeypatch: pytest.M
     options = {"revision": "v1", "cache_dir": "here", "local_files_only": True, "token": "secret"}
     again = ViTForImageClassification.from_pretrained("someone/vit", **options)
     assert torch.equal(again(IMAGES).logits, model(IMAGES).logits)
-    assert [name for _, name, _ in requests[:3]] == ["config.json", "model.safetensors", "model.safetensors.index.json"]
+    # An adapter is looked for if PEFT is installed.
+    names = [name for _, name, _ in requests if name != "adapter_config.json"]
+    assert names[:3] == ["config.json", "model.safetensors", "model.safetensors.index.json"]
     assert len(requests) > 5
     assert all(
         repo == "someone/vit" and options_given == {"subfolder": None, **options} for repo, _, options_given in requests
@@ -266,6 +269,25 @@ def test_uploads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model.save_pretrained(folder / "pushed", push_to_hub=True, repo_id="other")
     assert calls[-1]["repo_id"] == "me/other"
     assert calls[-1]["allow_patterns"] == ["config.json", "model*"]
+    cards: list[Any] = []
+
+    def load(repo_id: str, token: Any = None) -> Any:
+        if not cards:
+            raise EntryNotFoundError("no card")
+        return huggingface_hub.ModelCard(cards[-1])
+
+    monkeypatch.setattr(huggingface_hub.ModelCard, "load", load)
+    model.add_model_tags("vision")
+    for tags in (["vision", "own"], "own"):
+        model.add_model_tags(tags)
+        model.save_pretrained(folder / "pushed", push_to_hub=True, repo_id="other")
+        assert calls[-1]["allow_patterns"] == ["config.json", "model*", "README.md"]
+        cards.append((folder / "pushed" / "README.md").read_text() + ("" if cards else "By hand.\n"))
+    assert model.model_tags == ["vision", "own"]
+    assert type(model).model_tags is None
+    card = huggingface_hub.ModelCard(cards[-1])
+    assert (card.data.tags, card.data.library_name) == (["vision", "own"], "transformers")
+    assert card.text.strip() == "By hand."
 
 
 def test_from_config_does_not_change_the_config() -> None:

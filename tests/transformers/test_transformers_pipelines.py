@@ -285,7 +285,7 @@ def test_code_of_coming_from_transformers_runs(checkpoint: str, capsys: pytest.C
     for block in blocks:
         exec(compile(block, "coming-from-transformers.md", "exec"), scope)
     assert "torch.Size([1, 4, 197, 197])" in capsys.readouterr().out
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert sorted(path.name for path in Path("my-model").iterdir()) == [
         "config.json",
         "model.safetensors",

@@ -152,7 +152,7 @@ def push(save: Callable[..., object], repo_id: str, *, tags: list[str] | None = 
     hub_options = {name: options.pop(name) for name in known if name in options}
     with tempfile.TemporaryDirectory() as folder:
         save(folder, **options)
-        return push_folder(Path(folder), ["*"], repo_id=repo_id, tags=tags, **hub_options)
+        return push_folder(Path(folder), ["*"], repo_id=repo_id, **({"tags": tags} if tags else {}), **hub_options)
 
 
 def push_folder(
