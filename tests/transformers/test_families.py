@@ -181,6 +181,11 @@ def test_segmentation_maps_are_those_of_transformers(hf: ModuleType) -> None:
         for one, other in zip(found, expected, strict=True):
             assert one.shape == other.shape
             assert (one == other).float().mean() > 0.99  # pixels with two equal logits
+        with_scores = vitkit.BeitImageProcessor().post_process_semantic_segmentation(outputs, sizes, True)
+        reference_scores = hf.BeitImageProcessor().post_process_semantic_segmentation(theirs, sizes, True)
+        for one, other in zip(with_scores, reference_scores, strict=True):
+            torch.testing.assert_close(one.segmentation_scores, other.segmentation_scores, **CLOSE)
+            assert torch.equal(one.segmentation, one.segmentation_scores.argmax(dim=0))
     with pytest.raises(ValueError, match="as many target sizes as the batch dimension of the logits: 1 sizes, 2 image"):
         vitkit.BeitImageProcessor().post_process_semantic_segmentation(outputs, [(3, 3)])
 

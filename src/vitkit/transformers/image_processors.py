@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from vitkit.data.processor import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
@@ -75,27 +74,34 @@ class BeitImageProcessor(BaseImageProcessor):
         return batch.convert_to_tensors(self.return_tensors if return_tensors is None else return_tensors)
 
     def post_process_semantic_segmentation(
-        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
-    ) -> list[torch.Tensor]:
+        self,
+        outputs: Any,
+        target_sizes: Sequence[tuple[int, int]] | None = None,
+        return_segmentation_scores: bool = False,
+    ) -> list[Any]:
         """Returns the class index of every pixel of each image, from the logits of `BeitForSemanticSegmentation`.
 
         `target_sizes` are the (height, width) of the images in pixels, to which the logits are resized; without them
-        the maps have the size of the logits. Raises ValueError for another number of sizes than of images.
+        the maps have the size of the logits. With `return_segmentation_scores`, each result has the fields
+        `segmentation` and `segmentation_scores`, the logits. Raises ValueError for another number of sizes than of
+        images.
         """
         logits = outputs.logits
-        if target_sizes is None:
-            return list(logits.argmax(dim=1))
-        if len(target_sizes) != len(logits):
+        if target_sizes is not None and len(target_sizes) != len(logits):
             raise ValueError(
                 "Make sure that you pass in as many target sizes as the batch dimension of the logits: "
                 f"{len(target_sizes)} sizes, {len(logits)} images"
             )
-        return [
-            F.interpolate(each[None], size=[int(side) for side in size], mode="bilinear", align_corners=False)[
-                0
-            ].argmax(dim=0)
-            for each, size in zip(logits, target_sizes, strict=True)
+        sizes = [logits.shape[2:]] * len(logits) if target_sizes is None else target_sizes
+        scores = [
+            F.interpolate(each[None], size=[int(side) for side in size], mode="bilinear", align_corners=False)[0]
+            for each, size in zip(logits, sizes, strict=True)
         ]
+        maps = [each.argmax(dim=0) for each in scores]
+        if not return_segmentation_scores:
+            return maps
+        pairs = zip(maps, scores, strict=True)
+        return [BatchFeature({"segmentation": one, "segmentation_scores": other}) for one, other in pairs]
 
 
 def _label_map(given: object, reduce: bool) -> np.ndarray:
