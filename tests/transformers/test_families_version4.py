@@ -68,4 +68,5 @@ def test_files_and_outputs_match_version_4(outputs: Path, case: Case) -> None:
                 torch.testing.assert_close(tensor.float(), reference, atol=1e-5, rtol=1e-5)
                 compared += 1
     assert compared == len(expected)
-    assert ("pruned" in kinds) == (case.config in PRUNED and "BIAS" not in str(case.settings).upper())
+    plain = "position_bias" not in str(case.settings) and "Backbone" not in case.kind
+    assert ("pruned" in kinds) == (case.config in PRUNED and plain)
