@@ -195,5 +195,6 @@ def _write_card(folder: Path, repository: str, tags: list[str], token: str | boo
         card = ModelCard.load(repository, token=token)  # type: ignore[arg-type]
     except EntryNotFoundError:
         card = ModelCard(f"---\n{ModelCardData(library_name='transformers').to_yaml()}\n---\n")
-    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
+    data: Any = card.data
+    data.tags = list(dict.fromkeys([*(data.tags or []), *tags]))
     atomic.write_text(folder / "README.md", str(card))

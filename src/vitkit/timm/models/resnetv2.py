@@ -49,7 +49,8 @@ class ResNetV2Arguments:
 
     def config(self) -> bit.Config:
         """Converts the arguments to a vitkit config."""
-        size = (self.img_size, self.img_size) if isinstance(self.img_size, int) else tuple(self.img_size)
+        size = self.img_size
+        size = (size, size) if isinstance(size, int) else (size[0], size[1])
         return bit.Config(
             image_size=size,
             channels=self.in_chans,

@@ -33,7 +33,7 @@ PYRAMID = {
 }
 
 
-class UpBlock(nn.Sequential, PropertyModule):
+class UpBlock(nn.Sequential, PropertyModule):  # type: ignore[misc] - different types of `_modules`
     """Upsampling by 4: two transposed convolutions, with batch norm and GELU between them."""
 
     conv_transpose1 = alias("0", "The first transposed convolution.")
@@ -154,7 +154,7 @@ class BeitConvModule(PropertyModule):
         return self.activation(self.bn(self.conv(x)))
 
 
-class BeitPyramidPoolingBlock(nn.Sequential, PropertyModule):
+class BeitPyramidPoolingBlock(nn.Sequential, PropertyModule):  # type: ignore[misc] - as `UpBlock`
     """Average pooling to a fixed number of rows and columns, and a 1 x 1 convolution."""
 
     pooling = alias("0", "The pooling, under its name in transformers 5.")
