@@ -117,7 +117,12 @@ class BeitBackbone(BeitModel, Pyramid, Backbone):
 
     @property
     def beit(self) -> "BeitBackbone":
-        """The model itself: transformers 5 stores the encoder as `beit`."""
+        """The model itself, with `name_format` "v5": transformers 5 stores the encoder as `beit`.
+
+        With "v4" it raises AttributeError: the attribute named by `base_model_prefix` is a model without a head.
+        """
+        if self._name_format != "v5":
+            raise AttributeError("BeitBackbone has the attribute beit only with name_format='v5'")
         return self
 
     def forward(  # type: ignore[override]

@@ -159,7 +159,12 @@ class DINOv3ViTPreTrainedModel(EncoderModel):
 
     @property
     def model(self) -> "DINOv3ViTPreTrainedModel":
-        """The model itself: transformers 5 stores the layers as `model.layer`."""
+        """The model itself, with `name_format` "v5": transformers 5 stores the layers as `model.layer`.
+
+        With "v4" it raises AttributeError: the attribute named by `base_model_prefix` is a model without a head.
+        """
+        if self._name_format != "v5":
+            raise AttributeError(f"{type(self).__name__} has the attribute model only with name_format='v5'")
         return self
 
     @property
