@@ -65,7 +65,12 @@ def test_vitkit_layout_stores_what_any_format_stores(name: str, index: int, tmp_
 def test_default_format_is_huggingface_if_supported_else_vitkit(tmp_path: Path) -> None:
     assert checkpoints.save(checkpoint(TINY), tmp_path / "a") == "huggingface"
     assert checkpoints.save(checkpoint(SUPPORTED["big_vision"][1]), tmp_path / "b") == "vitkit"
-    assert checkpoints.save_checked(checkpoint(SUPPORTED["big_vision"][1]), tmp_path / "b.npz", to="npz", lossy=True).format == "big_vision"
+    assert (
+        checkpoints.save_checked(
+            checkpoint(SUPPORTED["big_vision"][1]), tmp_path / "b.npz", to="npz", lossy=True
+        ).format
+        == "big_vision"
+    )
     assert checkpoints.save_checked(checkpoint(GOOGLE), tmp_path / "c.npz", to="npz", lossy=True).format == "npz"
 
 

@@ -152,7 +152,7 @@ def swap_data(*tensors: Tensor) -> None:
         one.data, other.data = other.data, one.data
 
 
-def step(model: Any, optimizer: Any = partial(torch.optim.SGD, lr=0.5)) -> None:
+def step(model: Any, optimizer: Any = torch.optim.SGD) -> None:
     made = optimizer([each for each in model.parameters() if each.requires_grad], lr=0.5)
     model(torch.ones(1, 3, 32, 32)).square().sum().backward()
     made.step()
@@ -400,7 +400,9 @@ def test_a_copy_that_is_still_referred_to_runs_the_model_itself() -> None:
         expected = made.model.eval()(batch)
         assert torch.equal(copied(batch), expected)
         assert torch.equal(copied.logits(copied.features(batch)), expected)
-        assert torch.allclose(copied.logits(features), expected, atol=0.5), "features of the copy, the head of the model"
+        assert torch.allclose(copied.logits(features), expected, atol=0.5), (
+            "features of the copy, the head of the model"
+        )
         handle.remove()
         made.model.to(torch.float64)
         assert copied(batch).dtype == torch.float64

@@ -13,7 +13,7 @@ from family_cases import CASES, SMALL, own
 
 import vitkit
 from vitkit import models
-from vitkit.checkpoints import Checkpoint, CheckpointError, convert, locate, save
+from vitkit.checkpoints import Checkpoint, CheckpointError, convert, locate, save, save_checked
 from vitkit.checkpoints.checkpoint import Origin
 from vitkit.checkpoints.tensors import Tensors
 from vitkit.data.processor import Processor
@@ -175,7 +175,12 @@ def test_a_file_of_google_is_opened(tmp_path: Path) -> None:
     network = models.build(config).eval()
     labels = tuple(map(str, range(5)))
     processor = Processor.squash((32, 32))
-    checkpoints.save_checked(Checkpoint(model=network, processor=processor, labels=labels, origin=Origin()), tmp_path / "a.npz", to="npz", lossy=True)
+    save_checked(
+        Checkpoint(model=network, processor=processor, labels=labels, origin=Origin()),
+        tmp_path / "a.npz",
+        to="npz",
+        lossy=True,
+    )
     model = vitkit.AutoModelForImageClassification.from_pretrained(tmp_path / "a.npz")
     assert type(model) is vitkit.ViTForImageClassification
     with torch.no_grad():

@@ -136,7 +136,9 @@ def _read_back(checkpoint: Checkpoint, stored: Checkpoint, part: Path, chosen: F
         loaded = load(part, dtype=None)
     except CheckpointError as error:
         message = str(error).replace(str(part), "the file").replace(part.name, "the file")
-        raise CheckpointError(f"the checkpoint cannot be read back after writing ({message}), so it was not saved") from None
+        raise CheckpointError(
+            f"the checkpoint cannot be read back after writing ({message}), so it was not saved"
+        ) from None
     task = checkpoint.model.config.task
     rescaled = bool(task.target_std) and chosen.family is not None and loaded.model.config.task == task
     verify.check_values(checkpoint if rescaled else stored, loaded, task if rescaled else None)

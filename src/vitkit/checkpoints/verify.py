@@ -1,4 +1,4 @@
-"""Compares a model with its config before it is saved, and a checkpoint with what was read back after it was written."""
+"""Compares a model with its config before it is saved, and a checkpoint with what was read back."""
 
 from collections.abc import Iterator
 from dataclasses import fields, replace

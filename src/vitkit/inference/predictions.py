@@ -41,6 +41,11 @@ def top_predictions(
     """
     if logits.ndim != 1:
         raise ValueError(f"the logits of an image have shape {logits.shape}; expected a vector of shape (classes,)")
+    if logits.shape[0] != len(labels):
+        raise ValueError(
+            f"the model has {logits.shape[0]} outputs, but there are {len(labels)} labels; replace a head with "
+            "model.reset_head(classes), and set one label per output"
+        )
     scores = task.scores(logits)
     if threshold is not None:
         check_threshold(task, logits.shape[0], threshold)

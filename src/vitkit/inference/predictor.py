@@ -16,6 +16,7 @@ from vitkit.images import ImageError, Limits
 from vitkit.inference import engine, stream
 from vitkit.inference.engine.merging import Reduction
 from vitkit.inference.engine.path import TYPES, probe
+from vitkit.inference.placement import find_device, keep_operations, to_device
 from vitkit.inference.runtimes import ExportedModel
 from vitkit.layers import Blocks, Features, block_indices, eval_mode
 from vitkit.logs import LOGGER
@@ -68,10 +69,10 @@ class Predictor:
     """Runs a model on any number of images and yields one `Outcome` per image, in order.
 
     An unreadable image gives an outcome with an error and does not stop the others. Models run in evaluation mode. If
-    another precision is faster, a copy of the model runs. The copy is used only while the model is as it was when it was
-    copied: after any change of weights, buffers, modules, attributes or hooks it is made again (at the next call of
-    `logits` or `embeddings`; until then the model itself runs). A model with hooks, parametrizations or replaced methods
-    runs itself.
+    another precision is faster, a copy of the model runs. The copy is used only as long as the model has not changed:
+    after a change of weights, buffers, modules, attributes or hooks the next call of `logits` or `embeddings` makes
+    another copy, and until then the model itself runs. A model with hooks, parametrizations or replaced methods always
+    runs itself (`engine.irregularity`).
 
     Args:
         model: The model.
@@ -346,40 +347,3 @@ def _check_export(precision: str, merge: Reduction, compiled: bool) -> None:
             f"an exported model runs as it was exported, without {' and '.join(wrong)}; load the original checkpoint "
             "instead, or export it with the precision"
         )
-
-
-def find_device(name: str) -> torch.device:
-    """Returns a torch device by name. `auto` selects a GPU if available. Raises ValueError for a missing device."""
-    available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    available += ["mps"] if torch.backends.mps.is_available() else []
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and torch.cuda.is_available():
-        return torch.device("cuda")
-    if name not in available:
-        raise ValueError(
-            f"the device '{name}' is not available on this machine; choose one of auto, {', '.join(available)}"
-        )
-    return torch.device(name)
-
-
-def to_device(model: Backbone, device: torch.device) -> Backbone:
-    """Returns the model itself if it is on the device, otherwise a copy on the device."""
-    return model if next(model.parameters()).device == device else copy.deepcopy(model).to(device)
-
-
-def keep_operations(model: Backbone, precision: str) -> engine.Accelerated:
-    """Returns the model in the requested precision, with its original layers instead of fused layers.
-
-    For models that the engine does not support: exported, or not in float32. Raises ValueError for int8, which needs
-    the engine.
-    """
-    own = next(model.parameters()).dtype
-    wanted = TYPES.get(precision, own) if precision != "auto" else own
-    if precision == "int8":
-        raise ValueError(f"int8 needs a model in float32, not in {str(own).removeprefix('torch.')}")
-    name = str(wanted).removeprefix("torch.")
-    if wanted != own:
-        model = copy.deepcopy(model).to(wanted)
-    summary = f"{name}, eager: the model is in {str(own).removeprefix('torch.')}"
-    return engine.Accelerated(model, name, False, 0.0, summary)

@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitkit.inference.engine.blocks import AttentionBackend, FusedAttention, FusedBlock, FusedMLP, gamma_of, is_plain, is_plain_mlp
+from vitkit.inference.engine.blocks import (
+    AttentionBackend,
+    FusedAttention,
+    FusedBlock,
+    FusedMLP,
+    gamma_of,
+    is_plain,
+    is_plain_mlp,
+)
 from vitkit.inference.engine.dense import Dense, Float8Dense, PatchDense, has_float8_shape
 from vitkit.inference.engine.merging import Merging
 from vitkit.inference.engine.quantization import QuantizedDense, Range

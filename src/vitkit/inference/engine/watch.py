@@ -24,6 +24,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 
 from vitkit import layers
+from vitkit.layers.activations import CORE
 
 # Values of these types cannot change, so that their identity shows whether an attribute has changed.
 CONSTANT = (
@@ -40,14 +41,17 @@ GLOBAL_HOOKS: tuple[Mapping[int, object], ...] = (
 )
 # Classes whose operations the engine replaces by others, so that changes of the classes themselves matter.
 REPLACED: tuple[type, ...] = (
-    *(nn.Linear, nn.Conv2d, nn.LayerNorm, nn.Identity, nn.Dropout, nn.GELU, nn.ReLU, nn.SiLU),
+    *(nn.Linear, nn.Conv2d, nn.LayerNorm, nn.Identity, nn.Dropout),
+    *(type(each.module()) for each in CORE.values()),
     *(layers.Attention, layers.BatchNorm, layers.Block, layers.DropPath, layers.LayerScale, layers.MLP),
     *(layers.PatchEmbed, layers.StdConv, layers.SwiGLU),
 )
 # Libraries patch other methods of all modules, such as transformers those that initialize weights.
 CALLS = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")
-FUNCTIONS = ("linear", "conv2d", "layer_norm", "batch_norm", "group_norm", "gelu", "silu", "relu")
-FUNCTIONS += ("scaled_dot_product_attention", "softmax", "dropout", "pad")
+FUNCTIONS = (
+    *("linear", "conv2d", "layer_norm", "batch_norm", "group_norm", "scaled_dot_product_attention", "softmax", "pad"),
+    *(type(each.module()).__name__.lower() for each in CORE.values()),
+)
 
 
 def _methods(kind: type) -> dict[str, object]:
