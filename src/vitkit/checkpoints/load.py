@@ -197,14 +197,16 @@ def assemble(
     bounds.check_config(described.config, detected.tensors)
     if "image_size" not in overrides:
         bounds.check_sizes(described.config.image_size, described.processor)
-    labels = tuple(map(printable, _labels(described, task)))
+    # Placeholders in files that vitkit wrote are the names that the model had.
+    unnamed = _named_by_size(described) and "vitkit" not in (files.config or {})
+    labels = tuple(map(printable, _labels(described, task, unnamed=unnamed)))
     model = _model(described.config, detected, dtype, weights=weights)
     if weights and task.target_std and detected.format.family is not None:
         meaning.rescale_head(model, dataclasses.replace(task, target_mean=(), target_std=()), task)
     model.config = dataclasses.replace(described.config, task=task)
     processor, extended = _processor(described)
     imagenet = f"no class names in the file: using ImageNet's for {len(labels)} classes"
-    named = (imagenet,) if _named_by_size(described) else ()
+    named = (imagenet,) if unnamed else ()
     notes = tuple(map(printable, detected.notes + described.notes + named)) + extended
     config = model.config
     patch = None if patch_size == getattr(config, "patch_size", None) else patch_size
@@ -232,9 +234,9 @@ def _processor(described: Description) -> tuple[Processor, tuple[str, ...]]:
     return preprocessing.stated(lambda: processor.with_channels(channels), "mean and std"), (note,)
 
 
-def _labels(described: Description, task: Task) -> tuple[str, ...]:
+def _labels(described: Description, task: Task, *, unnamed: bool) -> tuple[str, ...]:
     classes = described.config.num_classes
-    if described.labels is None or _named_by_size(described):
+    if described.labels is None or unnamed:
         return default_labels(classes, regression=task.regression)
     if len(described.labels) == classes:
         return described.labels

@@ -101,7 +101,8 @@ def unsupported(config: AnyConfig, format_name: str) -> str | None:
     shown = ", ".join(f"{name}={getattr(config.task, name)!r}" for name in names)
     return (
         f"{format_name} cannot store the task of the model ({shown[:160]}); use to='huggingface', 'timm' or "
-        "'vitkit', or load the model with task.problem_type='single_label_classification' to discard the task"
+        "'vitkit', or pass lossy=True (--lossy), or load the model with "
+        "task.problem_type='single_label_classification', to discard the task"
     )
 
 
