@@ -179,14 +179,16 @@ def test_no_job_is_lost_for_standard_error(quick: dict[Case, Result]) -> None:
 def test_full_disks_end_with_one_line_that_names_the_target(quick: dict[Case, Result], place: Path) -> None:
     for words in list(FILES)[:6]:
         check_file((words, ""), quick[words, ""])
-    assert not list((place / "small").iterdir())
+    small = place / "small"
+    assert not small.exists() or not list(small.iterdir())
 
 
 @pytest.mark.slow
 def test_full_disks_of_all_other_commands(quick: dict[Case, Result], run: Run, place: Path) -> None:
     for case, result in run([(words, "") for words in list(FILES)[6:]]).items():
         check_file(case, result)
-    assert not list((place / "small").iterdir())
+    small = place / "small"
+    assert not small.exists() or not list(small.iterdir())
 
 
 @pytest.mark.slow
