@@ -1,8 +1,8 @@
-"""Time that the detection of changes (`inference.engine.watch`) adds to a forward pass of the fast copy of a model.
+"""CPU time that the detection of changes (`inference.engine.watch`) adds to a forward pass of a fast copy.
 
-Runs the copy with and without the check in alternation, and prints medians: `python benchmarks/watch_overhead.py
-[MODEL] [ROUNDS]`. With `shared` as third argument, another state dict refers to all weights, which must then be compared
-with a private copy.
+Runs the copy with and without the check in alternation on one thread, and prints medians of its CPU time, which other
+processes hardly change: `python benchmarks/watch_overhead.py [MODEL] [ROUNDS]`. With `shared` as third argument a state
+dict refers to all weights, which are then compared with a private copy.
 """
 
 import statistics
@@ -17,15 +17,16 @@ from vitkit.inference.engine.watch import Watch, irregularity
 
 
 def seconds(function: object) -> float:
-    """Returns the seconds of one call."""
+    """Returns the CPU time of one call in this thread, in seconds."""
     assert callable(function)
-    start = time.perf_counter()
+    start = time.thread_time()
     function()
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 def main(name: str = "vit-b/16", rounds: str = "40", *options: str) -> None:
     """Prints the time of a forward pass of one image with and without the check, and of the check alone."""
+    torch.set_num_threads(1)
     model = models.build(models.preset(name)).eval()
     torch.nn.init.normal_(model.head.weight, std=0.02)
     held = model.state_dict() if "shared" in options else {}
@@ -43,10 +44,11 @@ def main(name: str = "vit-b/16", rounds: str = "40", *options: str) -> None:
             times["with"].append(seconds(lambda: fast(images)))
             times["check"].append(seconds(watch.changed))
     milliseconds = {key: 1e3 * statistics.median(each[3:]) for key, each in times.items()}
-    print(f"{name}, batch 1, {made.precision}, {torch.get_num_threads()} threads, {len(held)} tensors shared")
+    print(f"{name}, batch 1, {made.precision}, {len(held)} tensors shared")
     print(", ".join(f"{key} {value:.2f} ms" for key, value in milliseconds.items()))
     print(f"check / forward pass: {milliseconds['check'] / milliseconds['without']:.2%}")
-    print(f"preparing the check {1e3 * seconds(lambda: Watch(model)):.1f} ms, and the rules {1e3 * seconds(lambda: irregularity(model)):.1f} ms")
+    prepared = {"preparing the check": lambda: Watch(model), "the rules for copies": lambda: irregularity(model)}
+    print(", ".join(f"{key} {1e3 * seconds(function):.1f} ms" for key, function in prepared.items()))
 
 
 if __name__ == "__main__":

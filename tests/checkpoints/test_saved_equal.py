@@ -48,37 +48,61 @@ def set_parameter(module: nn.Module, name: str, value: torch.Tensor) -> None:
 
 # Changes of a model that a checkpoint cannot hold, with a part of the message.
 MODELS: dict[str, tuple[Callable[[Any], object], str]] = {
-    "head of other size": (lambda m: setattr(m, "head", nn.Linear(64, 3)), r"head\.weight has the shape \(3, 64\).*reset_head"),
+    "head of other size": (
+        lambda m: setattr(m, "head", nn.Linear(64, 3)),
+        r"head\.weight has the shape \(3, 64\).*reset_head",
+    ),
     "head without bias": (lambda m: setattr(m, "head", nn.Linear(64, 5, bias=False)), r"head\.bias is missing"),
     "head of other width": (lambda m: setattr(m, "head", nn.Linear(32, 5)), r"head\.weight has the shape \(5, 32\)"),
     "head of two layers": (lambda m: setattr(m, "head", nn.Sequential(nn.Linear(64, 5))), r"head\.weight is missing"),
     "no head": (lambda m: setattr(m, "head", nn.Identity()), r"head\.weight is missing"),
-    "extra parameter": (lambda m: set_parameter(m, "scale", torch.ones(3)), r"scale has the shape \(3,\).*no such tensor"),
+    "extra parameter": (
+        lambda m: set_parameter(m, "scale", torch.ones(3)),
+        r"scale has the shape \(3,\).*no such tensor",
+    ),
     "extra buffer": (lambda m: m.register_buffer("mine", torch.ones(3)), r"mine has the shape \(3,\)"),
     "extra layer": (lambda m: setattr(m, "adapter", nn.Linear(4, 4)), r"adapter\.weight"),
-    "extra module": (lambda m: m.blocks[0].add_module("more", nn.Tanh()), r"does not describe the module blocks\.0\.more"),
+    "extra module": (
+        lambda m: m.blocks[0].add_module("more", nn.Tanh()),
+        r"does not describe the module blocks\.0\.more",
+    ),
     "removed block": (lambda m: m.blocks.__delitem__(1), r"blocks\.1\.norm1\.weight is missing"),
     "added block": (lambda m: m.blocks.append(nn.Linear(3, 3)), r"blocks\.2\.weight"),
-    "activation": (lambda m: setattr(m.blocks[0].mlp, "act", nn.Tanh()), r"blocks\.0\.mlp\.act is a Tanh.*describes a GELU"),
-    "variant": (lambda m: setattr(m.blocks[0].mlp.act, "approximate", "tanh"), r"act\.approximate is tanh.*describes none"),
-    "eps": (lambda m: setattr(m.norm, "eps", 1e-3), r"norm\.eps is 0\.001, but the config of the model describes 1e-06"),
+    "activation": (
+        lambda m: setattr(m.blocks[0].mlp, "act", nn.Tanh()),
+        r"blocks\.0\.mlp\.act is a Tanh.*describes a GELU",
+    ),
+    "variant": (
+        lambda m: setattr(m.blocks[0].mlp.act, "approximate", "tanh"),
+        r"act\.approximate is tanh.*describes none",
+    ),
+    "eps": (
+        lambda m: setattr(m.norm, "eps", 1e-3),
+        r"norm\.eps is 0\.001, but the config of the model describes 1e-06",
+    ),
     "heads": (lambda m: setattr(m.blocks[0].attn, "num_heads", 4), r"blocks\.0\.attn\.num_heads is 4"),
     "dropout": (lambda m: setattr(m.blocks[0].dropout, "p", 0.5), r"blocks\.0\.dropout\.p is 0\.5"),
     "removed norm": (lambda m: setattr(m, "norm", nn.Identity()), r"norm\.weight is missing"),
     "hook": (lambda m: m.norm.register_forward_hook(lambda _, __, out: -out), r"cannot store a forward hook on norm"),
     "pre-hook": (lambda m: m.register_forward_pre_hook(lambda _, args: (-args[0],)), r"a forward hook on the model"),
-    "method": (lambda m: setattr(m, "represent", lambda x: -x.class_token), r"the replaced method represent of the model"),
+    "method": (
+        lambda m: setattr(m, "represent", lambda x: -x.class_token),
+        r"the replaced method represent of the model",
+    ),
     "weight norm": (lambda m: parametrizations.weight_norm(m.head), r"the parametrization of head cannot be stored"),
     "pruning": (lambda m: prune.l1_unstructured(m.head, "weight", 0.5), r"head\.weight is missing|head\.weight_orig"),
     "config": (lambda m: setattr(m, "config", dataclasses.replace(m.config, width=32)), r"the config of the model"),
     "config of another pool": (lambda m: setattr(m, "config", dataclasses.replace(m.config, norm="pooled")), r"norm"),
     "number of classes": (lambda m: setattr(m, "config", dataclasses.replace(m.config, num_classes=7)), r"7 classes"),
     "thresholds": (
-        lambda m: setattr(m, "config", dataclasses.replace(
-            m.config, task=Task(problem_type="multi_label_classification", threshold=(0.1, 0.2)))),
+        lambda m: setattr(
+            m,
+            "config",
+            dataclasses.replace(m.config, task=Task(problem_type="multi_label_classification", threshold=(0.1, 0.2))),
+        ),
         r"threshold has 2 numbers, but the model has 5 outputs",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("to", ["huggingface", pytest.param("vitkit", marks=pytest.mark.slow)])
@@ -192,11 +216,14 @@ THINGS: dict[str, tuple[dict[str, Any], str]] = {
         {"task": Task(problem_type="multi_label_classification", threshold=0.3)},
         r"the task",
     ),
-    "regression": ({"task": Task(problem_type="regression", target_mean=(1.0,) * 5, target_std=(2.0,) * 5)}, r"the task"),
+    "regression": (
+        {"task": Task(problem_type="regression", target_mean=(1.0,) * 5, target_std=(2.0,) * 5)},
+        r"the task",
+    ),
     "rate": ({"stochastic_depth": 0.3}, r"the config \(.*stochastic_depth 0\.3, read as 0\.0"),
     "resize": ({"position_resize": "bicubic_offset"}, r"position_resize bicubic_offset, read as"),
     "eps": ({"norm_eps": 1e-12}, r"norm_eps"),
-}  # fmt: skip
+}
 
 
 def made_with(name: str, thing: str) -> Checkpoint:
@@ -283,7 +310,11 @@ def test_lossy_names_each_thing_in_python_and_on_the_command_line(
     assert not (tmp_path / "fb.pth").exists()
     assert main([*arguments, "--lossy"]) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(" (")[0].rpartition("the ")[2] for line in lines] == ["class names", "preprocessing", "config"]
+    assert [line.partition(" (")[0].rpartition("the ")[2] for line in lines] == [
+        "class names",
+        "preprocessing",
+        "config",
+    ]
     assert "norm_eps 1e-12, read as 1e-06" in lines[2]
     with pytest.warns(LossyWarning) as caught:
         checkpoints.save(made, tmp_path / "py.pth", to="torchvision", lossy=True)

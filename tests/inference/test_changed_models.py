@@ -496,3 +496,14 @@ def test_changes_in_the_middle_of_a_stream_are_seen() -> None:
     last = list(outcomes)[-1].output
     assert first is not None
     np.testing.assert_allclose(last, direct(made), atol=0.2 * np.abs(first - direct(made)).max())
+
+
+def test_changes_are_seen_without_the_functions_of_pytorch_for_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_cow_tensor", "_storage_Use_Count"):
+        monkeypatch.delattr(torch._C, name)
+    made = classifier()
+    before = fast(made)
+    first = made.predictor().model
+    assert made.predictor().model is first
+    made.model.head.weight.data.neg_()
+    assert_follows(made, before)

@@ -199,14 +199,19 @@ class _WatchedTensors:
 
     def are_same(self) -> bool:
         """Returns whether all tensors have the same layout, storage and values as before."""
-        storages = _storages(self._marked)
         return (
             _layouts(self._tensors) == self._layouts
-            and storages == self._storages
+            and (not self._marked or self._marks_are_same())
+            and all(torch.equal(_bits(tensor), values) for tensor, values in self._copies)
+        )
+
+    def _marks_are_same(self) -> bool:
+        storages = _storages(self._marked)
+        return (
+            storages == self._storages
             and all(map(torch._C._is_cow_tensor, self._marked))
             # A later mark means that the storage was written to, and marked again by another watch.
             and [_marks[storage][1] for storage in storages] == self._marks
-            and all(torch.equal(_bits(tensor), values) for tensor, values in self._copies)
         )
 
 
