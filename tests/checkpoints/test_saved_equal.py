@@ -328,3 +328,13 @@ def test_a_file_that_holds_everything_needs_no_lossy(tmp_path: Path) -> None:
     made = checkpoint(GOOGLE, processor=dataclasses.replace(google, profile="ignore"))
     assert checkpoints.save(made, tmp_path / "x.npz", to="npz") == "npz"
     assert_equal(made, checkpoints.load(tmp_path / "x.npz"))
+
+
+def test_a_number_of_heads_that_the_file_cannot_hold_is_named(tmp_path: Path) -> None:
+    made = checkpoint(dataclasses.replace(TINY, width=40, num_heads=2, position_resize="bicubic"))
+    with pytest.raises(CheckpointError, match=r"cannot hold the config \(num_heads 2, which `load` must be given\)"):
+        checkpoints.save(made, tmp_path / "x.pth", to="torchvision")
+    saved = checkpoints.save_checked(made, tmp_path / "x.pth", to="torchvision", lossy=True)
+    assert "num_heads 2" in saved.dropped[0]
+    loaded = checkpoints.load(tmp_path / "x.pth", config={"num_heads": 2})
+    assert loaded.model.config.num_heads == 2

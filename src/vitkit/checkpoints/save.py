@@ -132,23 +132,31 @@ def _read_back(checkpoint: Checkpoint, stored: Checkpoint, part: Path, chosen: F
     """Reads a written checkpoint and returns what it does not hold. Raises CheckpointError if that must not be lost."""
     if not part.is_file() and not part.is_dir():
         return []  # a pipe or device
-    try:
-        loaded = load(part, dtype=None)
-    except CheckpointError as error:
-        message = str(error).replace(str(part), "the file").replace(part.name, "the file")
-        raise CheckpointError(
-            f"the checkpoint cannot be read back after writing ({message}), so it was not saved"
-        ) from None
+    loaded, found = _load_written(checkpoint, part)
     task = checkpoint.model.config.task
     rescaled = bool(task.target_std) and chosen.family is not None and loaded.model.config.task == task
     verify.check_values(checkpoint if rescaled else stored, loaded, task if rescaled else None)
-    found = verify.losses(checkpoint, loaded)
+    found += verify.losses(checkpoint, loaded)
     if found and not lossy:
         formats = " or ".join(f"to='{each}'" for each in _lossless(checkpoint, chosen))
         raise CheckpointError(
             f"{chosen.name} cannot hold {' and '.join(found)}; use {formats}, or lossy=True (--lossy) to leave it out"
         )
     return found
+
+
+def _load_written(checkpoint: Checkpoint, part: Path) -> tuple[Checkpoint, list[str]]:
+    """Loads a written checkpoint and returns it, and what had to be given in addition: the number of heads."""
+    heads = getattr(checkpoint.model.config, "num_heads", None)
+    settings: list[dict[str, int]] = [{}, *([] if heads is None else [{"num_heads": heads}])]
+    errors: list[str] = []
+    for given in settings:
+        try:
+            found = [f"the config ({name} {value}, which `load` must be given)" for name, value in given.items()]
+            return load(part, dtype=None, config=given), found
+        except CheckpointError as error:
+            errors.append(str(error).replace(str(part), "the file").replace(part.name, "the file"))
+    raise CheckpointError(f"the checkpoint was not saved, because it cannot be read back after writing: {errors[0]}")
 
 
 def _lossless(checkpoint: Checkpoint, chosen: Format) -> list[str]:
