@@ -507,3 +507,16 @@ def test_changes_are_seen_without_the_functions_of_pytorch_for_marks(monkeypatch
     assert made.predictor().model is first
     made.model.head.weight.data.neg_()
     assert_follows(made, before)
+
+
+def test_hooks_of_the_classifier_itself_are_used() -> None:
+    made = classifier()
+    labels = [p.label for p in next(made.classify(IMAGE))[1]]
+    handle = made.register_forward_hook(lambda _, __, out: -out)
+    hooked = [p.label for p in next(made.classify(IMAGE, top=7))[1]]
+    assert hooked[:1] != labels[:1]
+    assert hooked == [made.labels[index] for index in (direct(made)).argsort(kind="stable")]
+    handle.remove()
+    assert [p.label for p in next(made.classify(IMAGE))[1]] == labels
+    made.forward = lambda images: -made.model(images)  # type: ignore[method-assign]
+    assert [p.label for p in next(made.classify(IMAGE, top=7))[1]] == hooked

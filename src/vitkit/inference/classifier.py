@@ -19,6 +19,7 @@ from vitkit.checkpoints.preprocessing import resized
 from vitkit.config import AnyConfig
 from vitkit.data.processor import ImageInput, Processor, each_image, is_path
 from vitkit.images import ImageError
+from vitkit.inference.engine import is_hooked
 from vitkit.inference.expand import expand
 from vitkit.inference.predictions import check_threshold
 from vitkit.inference.predictor import Options, Outcome, Predictor
@@ -143,7 +144,8 @@ class Classifier(nn.Module):
             check_threshold(decoding.task, len(self.labels), threshold)
         _check_errors(errors)
         many = self.images(images)
-        predictor = self.predictor(**options)
+        changed = type(self).forward is not Classifier.forward or is_hooked(self)
+        predictor = Predictor(self, self.processor, **options) if changed else self.predictor(**options)
         if is_untrained(self.model):
             warnings.warn(UNTRAINED, UntrainedHeadWarning, stacklevel=2)
 

@@ -34,7 +34,7 @@ from vitkit.inference.engine.path import (
     paths,
     probe,
 )
-from vitkit.inference.engine.watch import Watch, irregularity
+from vitkit.inference.engine.watch import Watch, irregularity, is_hooked
 from vitkit.layers import Block, Blocks, Features, TapOptions, check_axes, check_floats, eval_mode
 from vitkit.models import Backbone, TokenBackbone
 
@@ -49,6 +49,7 @@ __all__ = [
     "accelerate",
     "capabilities",
     "irregularity",
+    "is_hooked",
     "paths",
 ]
 

@@ -94,6 +94,11 @@ def irregularity(model: nn.Module) -> str | None:
     return None
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Returns whether hooks or a replaced `forward` can change the output of a module itself, not of its submodules."""
+    return any(GLOBAL_HOOKS) or any(getattr(module, hooks) for hooks in HOOKS) or "forward" in vars(module)
+
+
 def _irregular_module(module: nn.Module) -> str | None:
     if any(getattr(module, hooks) for hooks in HOOKS):
         return "a forward hook"
