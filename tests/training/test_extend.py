@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slow_cases import slow_except
 from test_plan import costs
 from test_resume import assert_equal, final, history, kill_at
 
@@ -30,7 +31,7 @@ def test_a_stopped_run_resumes_from_its_folder_with_the_same_bits(
     assert history(tmp_path / "run") == history(tmp_path / "once")
 
 
-@pytest.mark.parametrize("length", [{"steps": 20}, {"epochs": 3.0}])
+@pytest.mark.parametrize("length", slow_except({"steps": {"steps": 20}, "epochs": {"epochs": 3.0}}, "steps"))
 def test_a_finished_run_is_extended_with_the_schedule_of_the_new_length(
     small_run: Callable[..., Run], tmp_path: Path, length: dict[str, Any]
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from slow_cases import slow_except
 from test_resume import EVERYTHING, assert_equal, final, history
 
 from vitkit.models import resnet
@@ -110,16 +111,19 @@ def test_minutes_that_are_too_few_are_rejected(small_run: Callable[..., Run]) ->
         make(run, 191, 49, costs(), Spent(setup=2.0, seconds=300.0, steps=100))
 
 
-@pytest.mark.parametrize(
-    "slower",
-    [lambda step: 1.0, lambda step: 1.0 if step < 40 else 2.0, lambda step: 1.0 if step < 60 else 0.5,
-     lambda step: 1.0 + (step % 7 == 0)],
-    ids=["steady", "slower", "faster", "uneven"],
-)  # fmt: skip
+SPEEDS: dict[str, Callable[[int], float]] = {
+    "steady": lambda step: 1.0,
+    "slower": lambda step: 1.0 if step < 40 else 2.0,
+    "faster": lambda step: 1.0 if step < 60 else 0.5,
+    "uneven": lambda step: 1.0 + (step % 7 == 0),
+}
+
+
+@pytest.mark.parametrize("speed", slow_except(SPEEDS, "slower"))
 def test_a_run_of_minutes_ends_on_time_with_its_schedule(
-    small_run: Callable[..., Run], tmp_path: Path, clock: Clock, slower: Callable[[int], float]
+    small_run: Callable[..., Run], tmp_path: Path, clock: Clock, speed: Callable[[int], float]
 ) -> None:
-    clock.step, began = slower, clock.time
+    clock.step, began = speed, clock.time
     run = of_minutes(small_run, 2.0, schedule__warmup=1000)
     train(run, tmp_path / "run")
     assert 0.9 <= (clock.time - began) / 120 <= 1.1
@@ -169,9 +173,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", list(CASES))
-def test_a_trial_changes_no_bit(small_run: Callable[..., Run], tmp_path: Path, case: str) -> None:
-    run = small_run(**CASES[case])
+@pytest.mark.parametrize("case", slow_except(CASES, "everything"))
+def test_a_trial_changes_no_bit(small_run: Callable[..., Run], tmp_path: Path, case: dict[str, Any]) -> None:
+    run = small_run(**case)
     train(run, tmp_path / "without")
     train(run, tmp_path / "with", console=quiet())
     assert plan.load(tmp_path / "without" / "plan.json", run, 191).costs is None
@@ -180,6 +184,7 @@ def test_a_trial_changes_no_bit(small_run: Callable[..., Run], tmp_path: Path, c
     assert history(tmp_path / "with") == history(tmp_path / "without")
 
 
+@pytest.mark.slow
 def test_a_trial_does_not_change_batch_statistics(small_run: Callable[..., Run], tmp_path: Path) -> None:
     config = replace(resnet.TINY, image_size=(16, 16), stem_width=4, widths=(8, 12), num_classes=10)
     run = small_run(schedule__warmup=0)

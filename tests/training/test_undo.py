@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from slow_cases import slow_except
 
 from vitkit.cli import main
 from vitkit.training import Run, RunFolder, TrainingStopped, launch, loop, session, train
@@ -46,17 +47,17 @@ FAILURES: list[tuple[object, str, BaseException]] = [
 ]
 
 
-@pytest.mark.parametrize("earlier", ["none", "empty", "a rejected run"])
-@pytest.mark.parametrize(("where", "name", "error"), FAILURES, ids=[f"{each[1]}-{each[2]!r}" for each in FAILURES])
+CASES = [(number, earlier) for number in range(len(FAILURES)) for earlier in ("none", "empty", "a rejected run")]
+
+
+@pytest.mark.parametrize("case", slow_except(CASES, (0, "none"), (6, "empty"), (8, "a rejected run")))
 def test_a_failure_before_the_first_step_leaves_the_folder_as_it_was(
     small_run: Callable[..., Run],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    where: object,
-    name: str,
-    error: BaseException,
-    earlier: str,
+    case: tuple[int, str],
 ) -> None:
+    (where, name, error), earlier = FAILURES[case[0]], case[1]
     folder = tmp_path / "runs" / "deep" / "run"
     if earlier != "none":
         folder.mkdir(parents=True)
