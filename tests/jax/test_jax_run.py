@@ -168,3 +168,21 @@ def test_what_cannot_fit_is_rejected_before_the_first_step(images: Path, tmp_pat
     task = Task(problem_type="regression")
     with pytest.raises(ValueError, match=r"loss='softmax' does not fit the model.*; use loss='mse'"):
         fit(replace(run.model, task=task), lambda step: iter(()), TrainingConfig(steps=1))
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Digits, "__len__", lambda self: 240)
+    with pytest.raises(ValueError, match=r"minutes is 3, which the JAX backend does not support; set steps or epochs"):
+        jax_run.train(replace(short_run(), steps=None, minutes=3), tmp_path / "a" / "run")
+
+    def damaged(*_: object, **__: object) -> None:
+        raise OSError("the shard is damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jax_run, "training_batches", damaged)
+        with pytest.raises(OSError, match="the shard is damaged"):
+            jax_run.train(short_run(), tmp_path / "a" / "run")
+    assert not list(tmp_path.iterdir())
+    assert jax_run.training_config(replace(short_run(), evaluate_every=None), 500).evaluate_every == 50

@@ -103,7 +103,7 @@ def trained(small_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_folder_without_a_run_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is not a run folder, because it has no readable config.json"):
+    with pytest.raises(ValueError, match=r"is not a run folder, because it has no readable config\.json"):
         resumed(tmp_path)
 
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,9 @@ def test_minutes_hold_the_steps_and_evaluations(
 
 def test_minutes_that_are_too_few_are_rejected(small_run: Callable[..., Run]) -> None:
     run = small_run(steps=None, minutes=0.1)
-    with pytest.raises(ValueError, match=r"minutes is 0\.1, but the preparation takes 2\.0 s, a step 1 s and an evaluat"):
+    with pytest.raises(
+        ValueError, match=r"minutes is 0\.1, but the preparation takes 2\.0 s, a step 1 s and an evaluat"
+    ):
         make(run, 191, 49, costs(), Spent(setup=2.0))
     with pytest.raises(ValueError, match=r"the run has trained for 5:00 min, .*; set minutes to at least 5\.3"):
         make(run, 191, 49, costs(), Spent(setup=2.0, seconds=300.0, steps=100))
@@ -133,7 +136,7 @@ def test_a_run_of_minutes_ends_on_time_with_its_schedule(
     found = evaluations(tmp_path / "run")
     assert found[-1] == len(rates)
     assert 2 <= len(found) <= 6
-    assert all(later - earlier >= 5 for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later - earlier >= 5 for earlier, later in pairwise(found))
 
 
 def test_a_resumed_run_of_minutes_repeats_the_revisions(
@@ -273,7 +276,13 @@ def test_seconds_in_a_log() -> None:
     log = [("start", 10.0), ("step", 12.0), ("step", 15.0), ("resume", 100.0), ("step", 103.0), ("evaluation", 104.0)]
     assert plan.seconds_in_log({"kind": kind, "time": time} for kind, time in log) == 9.0
     assert plan.seconds_in_log([]) == 0.0
-    assert [plan.duration(each) for each in (0.2, 59, 61, 600, 7200)] == ["1 s", "59 s", "1:01 min", "10:00 min", "2:00 h"]
+    assert [plan.duration(each) for each in (0.2, 59, 61, 600, 7200)] == [
+        "1 s",
+        "59 s",
+        "1:01 min",
+        "10:00 min",
+        "2:00 h",
+    ]
 
 
 def test_a_large_batch_is_rejected_by_its_memory(small_run: Callable[..., Run], tmp_path: Path) -> None:
@@ -283,6 +292,8 @@ def test_a_large_batch_is_rejected_by_its_memory(small_run: Callable[..., Run], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "update", fails)
         for console in (None, quiet()):  # in the first step, and in the trial
-            with pytest.raises(session.TrainingStopped, match=r"a batch of 28 images does not fit into the memory of cpu"):
+            with pytest.raises(
+                session.TrainingStopped, match=r"a batch of 28 images does not fit into the memory of cpu"
+            ):
                 train(small_run(), tmp_path / "run", console=console)
             assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""A run that is rejected, or that fails before its first step, leaves its folder as it was; then the mended one runs."""
+"""A run that is rejected or fails before its first step leaves its folder as it was, and the corrected one runs."""
 
 import io
 import json
@@ -21,9 +21,7 @@ from vitkit.training.undo import undone
 
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Every path below a folder, with the bytes of files."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def fails(error: BaseException) -> Callable[..., Any]:
@@ -104,20 +102,24 @@ def test_only_what_is_new_is_removed(tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
     target.mkdir()
     (target / "file").write_text("of another")
-    with pytest.raises(KeyError), undone(tmp_path / "old", lambda: False, (tmp_path / "config",)):
-        (tmp_path / "old" / "new").mkdir()
-        (tmp_path / "old" / "new" / "file").touch()
-        (tmp_path / "old" / "link").symlink_to(target)
-        (tmp_path / "config").write_text("new")
-        raise KeyError
+
+    def fail_in(folder: Path, started: bool) -> None:
+        with undone(folder, lambda: started, (tmp_path / "config",)):
+            (folder / "new").mkdir(parents=True)
+            (folder / "new" / "file").touch()
+            (folder / "link").symlink_to(target)
+            (tmp_path / "config").write_text("new")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_in(tmp_path / "old", started=False)
     assert (target / "file").read_text() == "of another"  # a link is removed, not what it leads to
     (target / "file").unlink()
     target.rmdir()
     assert contents(tmp_path) == before
-    with pytest.raises(KeyError), undone(tmp_path / "a" / "b", lambda: True):
-        (tmp_path / "a" / "b").mkdir(parents=True)
-        raise KeyError
-    assert (tmp_path / "a" / "b").is_dir()
+    with pytest.raises(KeyError):
+        fail_in(tmp_path / "a" / "b", started=True)
+    assert (tmp_path / "a" / "b" / "new" / "file").is_file()
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +192,7 @@ def test_a_folder_that_cannot_be_written_is_rejected_before_the_data_are_read(
 ) -> None:
     before = contents(home)
     monkeypatch.setattr(launch, "open_data", None)
-    with pytest.raises(ValueError, match="is not a folder|is not a run folder"):
+    with pytest.raises(ValueError, match=r"is not a folder|is not a run folder"):
         train(small_run(), home / place)
     assert contents(home) == before
 

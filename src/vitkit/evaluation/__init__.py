@@ -160,7 +160,6 @@ class ModelOutputs:
                 outputs = self.model.logits(features).float().cpu() if logits else vectors[:, :0]
                 yield outputs, vectors, batch.targets, batch.keys
 
-
     def _features(self, images: Float[Tensor, "b c height width"]) -> Features:
         if self.autocast is None:
             return self.model.features(images)

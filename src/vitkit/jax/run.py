@@ -43,8 +43,9 @@ def train(run: Run, folder: str | Path, *, report: Callable[[Row], None] | None 
     """Starts or resumes a run in a folder. Both PyTorch and JAX can load the checkpoint in `best/`.
 
     A run whose `evaluate_every` is None is evaluated ten times. A run that fails before its first step leaves the
-    folder as it was. `report` is called with each row of the log, which names unreadable images. Raises ValueError before training for
-    unsupported settings, such as another family than the plain ViT or another objective than the supervised one.
+    folder as it was. `report` is called with each row of the log, which names unreadable images. Raises ValueError
+    before training for unsupported settings, such as another family than the plain ViT or another objective than the
+    supervised one.
     """
     training, validation = train_and_val(
         run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed

@@ -84,8 +84,8 @@ def finetune(
     mean squared error of standardized targets and the metric is R2. With `tune_threshold` the saved model has the
     threshold of each label with the best F1 on the validation images.
 
-    The length is `steps`, `epochs`, or `minutes` of wall time, into which steps and evaluations are fitted. The model is
-    evaluated up to ten times, and less often if that would take more than a tenth of the time (`Run.evaluation_share`).
+    The length is `steps`, `epochs`, or `minutes` of wall time, into which steps and evaluations are fitted. The model
+    is evaluated up to ten times, and less often if that would take more than a tenth of the time (`evaluation_share`).
     Hyper-parameters that are None depend on the number of images (`defaults`). With `patience` the run stops after that
     many evaluations without a better metric. `image_size` is in pixels. `channels` adapts an RGB model
     to images of another number of channels. `mode` is what to train: the full model, the head only, or LoRA and the

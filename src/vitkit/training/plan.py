@@ -197,8 +197,8 @@ def _fitted(minutes: float, run: Run, costs: Costs, spent: Spent) -> tuple[int, 
     if 60.0 * minutes < needed:
         trained = f"the run has trained for {duration(spent.seconds)}, " if spent.seconds else ""
         raise ValueError(
-            f"minutes is {minutes:g}, but {trained}the preparation takes {spent.setup:.1f} s, a step {costs.step:.2g} s "
-            f"and an evaluation {costs.evaluation:.2g} s; set minutes to at least {math.ceil(needed / 6.0) / 10:g}"
+            f"minutes is {minutes:g}, but {trained}the preparation takes {spent.setup:.1f} s, a step {costs.step:.2g} "
+            f"s and an evaluation {costs.evaluation:.2g} s; set minutes to at least {math.ceil(needed / 6.0) / 10:g}"
         )
     affordable = int(left * SAFETY * run.evaluation_share / max(costs.evaluation, 1e-9))
     number = max(1, min(EVALUATIONS, affordable))

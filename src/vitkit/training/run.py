@@ -107,13 +107,15 @@ class Run:
 
     The length is given as `steps` (updates), as `epochs`, or as `minutes` of wall time, from which a short trial
     computes the number of steps (`plan`). `grad_accum_steps` splits a batch into equal parts whose gradients are
-    accumulated before the update. The model is evaluated by `evaluators` every `evaluate_every` steps and at the end,
-    always on all validation images. If `evaluate_every` is None, the model is evaluated up to ten times, and less often
-    if the evaluations would take more than the fraction `evaluation_share` of the time; a run with a length in minutes
-    has this limit for any `evaluate_every`. `select` chooses the model to save: the `last`, or the `best` by the validation `metric`. Selecting the
-    best on the validation images biases its metric slightly upwards. `tune_threshold` saves, for every independent
-    label, the threshold with the best F1 on the validation images. With `patience` the run stops early, after that many
-    evaluations without an improvement in the metric by more than `min_delta`.
+    accumulated before the update.
+
+    The model is evaluated by `evaluators` every `evaluate_every` steps and at the end, always on all validation images.
+    If `evaluate_every` is None, the model is evaluated up to ten times, and less often if the evaluations would take
+    more than the fraction `evaluation_share` of the time. A run with a length in minutes has this limit for any
+    `evaluate_every`. `select` chooses the model to save: the `last`, or the `best` by the validation `metric`.
+    Selecting the best on the validation images biases its metric slightly upwards. `tune_threshold` saves, for every
+    independent label, the threshold with the best F1 on the validation images. With `patience` the run stops early,
+    after that many evaluations without an improvement in the metric by more than `min_delta`.
 
     `init_from` is a checkpoint with initial weights. `init_head` initializes its head with `zeros`, at `random` as in a
     new model, or from the `checkpoint`, which needs the same classes in the same order. `tuning` chooses the trainable

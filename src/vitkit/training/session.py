@@ -31,7 +31,6 @@ from vitkit.training.setup import evaluation_model
 from vitkit.training.stopping import EarlyStopping
 from vitkit.training.summary import Evaluated, autocast_dtype
 
-
 # Fields of every event in the log.
 PLACE = ("kind", "step", "time")
 
