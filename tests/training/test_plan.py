@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from slow_cases import slow_except
 from test_resume import EVERYTHING, assert_equal, final, history
+from two_processes import Job, ends, run_in_two
 
 from vitkit.models import resnet
 from vitkit.training import Run, RunFolder, loop, plan, session, summary, train, trial
@@ -297,3 +298,23 @@ def test_a_large_batch_is_rejected_by_its_memory(small_run: Callable[..., Run], 
             ):
                 train(small_run(), tmp_path / "run", console=console)
             assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_have_one_plan(small_run: Callable[..., Run], tmp_path: Path, parallel: str) -> None:
+    settings = {"hardware__parallel": parallel, "evaluate_every": None, "ema": 0.9}
+    jobs = [
+        Job(small_run(steps=14, **settings), tmp_path / "steps"),
+        Job(small_run(steps=None, minutes=0.15, **settings), tmp_path / "minutes"),
+        Job(small_run(steps=14, hardware__parallel=parallel, evaluate_every=14, ema=0.9), tmp_path / "without trial"),
+    ]
+    run_in_two(jobs, tmp_path / "scratch")
+    assert [end.error for job in jobs for end in ends(job.folder)] == [""] * 6
+    found = plan.from_json((tmp_path / "minutes" / "plan.json").read_text())
+    last = final(tmp_path / "minutes")["training"]["step"]
+    assert last == found.steps_after(last)
+    assert evaluations(tmp_path / "minutes")[-1] == last
+    assert plan.from_json((tmp_path / "steps" / "plan.json").read_text()).costs is not None
+    states = [final(tmp_path / name)["training"] for name in ("steps", "without trial")]
+    assert_equal(*states)
