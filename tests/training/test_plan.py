@@ -26,8 +26,12 @@ def costs(step: float = 1.0, evaluation: float = 10.0) -> Costs:
     return Costs(step=step, evaluation=evaluation, memory=0, trial_steps=5, device="cpu")
 
 
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=200)
+def quiet(file: io.StringIO | None = None) -> Console:
+    return Console(file=file or io.StringIO(), width=200)
+
+
+def loaded(folder: Path) -> plan.Plan:
+    return plan.from_json((folder / "plan.json").read_text())
 
 
 @dataclass
@@ -182,8 +186,8 @@ def test_a_trial_changes_no_bit(small_run: Callable[..., Run], tmp_path: Path, c
     run = small_run(**case)
     train(run, tmp_path / "without")
     train(run, tmp_path / "with", console=quiet())
-    assert plan.load(tmp_path / "without" / "plan.json", run, 191).costs is None
-    assert plan.load(tmp_path / "with" / "plan.json", run, 191).costs is not None
+    assert loaded(tmp_path / "without").costs is None
+    assert loaded(tmp_path / "with").costs is not None
     assert_equal(final(tmp_path / "with"), final(tmp_path / "without"))
     assert history(tmp_path / "with") == history(tmp_path / "without")
 
@@ -201,9 +205,9 @@ def test_a_trial_does_not_change_batch_statistics(small_run: Callable[..., Run],
 def test_the_plan_is_printed_logged_and_saved_before_the_first_step(
     small_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    console = quiet()
-    train(small_run(steps=20, evaluate_every=None), tmp_path / "run", console=console)
-    lines = console.file.getvalue().splitlines()
+    output = io.StringIO()
+    train(small_run(steps=20, evaluate_every=None), tmp_path / "run", console=quiet(output))
+    lines = output.getvalue().splitlines()
     assert lines[0] == "191 training and 49 validation images of 10 classes"
     assert lines[1].startswith("20 steps (2.93 epochs) of 28 images, ")
     assert lines[2].startswith("about ")
@@ -219,7 +223,7 @@ def test_the_plan_is_printed_logged_and_saved_before_the_first_step(
     assert len(evaluations(tmp_path / "run")) == logged["evaluations"]
     # The same command makes no other plan.
     before = (tmp_path / "run" / "plan.json").read_bytes()
-    train(small_run(steps=20, evaluate_every=None), tmp_path / "run", console=console)
+    train(small_run(steps=20, evaluate_every=None), tmp_path / "run", console=quiet())
     assert (tmp_path / "run" / "plan.json").read_bytes() == before
 
 
@@ -238,12 +242,12 @@ def test_progress_without_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyP
     now = [0.0]
     monkeypatch.setattr(plan, "now", lambda: now[0])
     monkeypatch.setattr("vitkit.training.events.time.monotonic", lambda: now[0])
-    console = quiet()
-    with Events(tmp_path / "log", total=400, batch_size=32, every=10, console=console) as events:
+    output = io.StringIO()
+    with Events(tmp_path / "log", total=400, batch_size=32, every=10, console=quiet(output)) as events:
         for step in range(1, 401):
             now[0] += 0.5
             events.step(step, {"loss": 0.5})
-    lines = console.file.getvalue().splitlines()
+    lines = output.getvalue().splitlines()
     assert lines[0] == "step     10 of 400   loss 0.500   64 images/s   3:15 min left"
     assert [int(line.split()[1]) for line in lines] == [10, 30, 70, 150, 270, 390]
     kinds = {tuple(event) for event in read(tmp_path / "log")}
@@ -311,10 +315,10 @@ def test_two_processes_have_one_plan(small_run: Callable[..., Run], tmp_path: Pa
     ]
     run_in_two(jobs, tmp_path / "scratch")
     assert [end.error for job in jobs for end in ends(job.folder)] == [""] * 6
-    found = plan.from_json((tmp_path / "minutes" / "plan.json").read_text())
+    found = loaded(tmp_path / "minutes")
     last = final(tmp_path / "minutes")["training"]["step"]
     assert last == found.steps_after(last)
     assert evaluations(tmp_path / "minutes")[-1] == last
-    assert plan.from_json((tmp_path / "steps" / "plan.json").read_text()).costs is not None
+    assert loaded(tmp_path / "steps").costs is not None
     states = [final(tmp_path / name)["training"] for name in ("steps", "without trial")]
     assert_equal(*states)
