@@ -197,7 +197,7 @@ def test_predictions_are_saved_by_suffix(model: Classifier, place: Path, tmp_pat
     assert (tmp_path / "b.csv").read_text().splitlines() == lines[:3]
     with pytest.raises(ValueError, match=r"its name must end in \.csv, \.jsonl, \.parquet"):
         results.save(tmp_path / "a.xlsx")
-    with pytest.raises(ValueError, match="the folder '.*nowhere' of the output file does not exist"):
+    with pytest.raises(ValueError, match=r"the folder '.*nowhere' of the output file does not exist"):
         results.save(tmp_path / "nowhere" / "a.csv")
 
 

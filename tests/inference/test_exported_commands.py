@@ -43,13 +43,13 @@ REFUSED = {
         "embed {model} {images} --blocks 0",
         "does not return the outputs of blocks.*original checkpoint",
     ),
-    "int8": ("classify {model} {images} --precision int8", "runs as it was exported, without precision int8; load the"),
+    "int8": ("classify {model} {images} --precision int8", "not in int8; load the original"),
     "bfloat16": (
         "embed {model} {images} --precision bfloat16",
-        "without precision bfloat16; load the original checkpoint",
+        "float32, not in bfloat16; load the original checkpoint",
     ),
-    "merge": ("classify {model} {images} --merge-tokens 1", "without token merging; load the original checkpoint"),
-    "compile": ("classify {model} {images} --compile", r"without torch\.compile; load the original checkpoint"),
+    "merge": ("classify {model} {images} --merge-tokens 1", "not with token merging; load the original checkpoint"),
+    "compile": ("classify {model} {images} --compile", r"not with torch\.compile; load the original checkpoint"),
     "image size": (
         "classify {model} {images} --image-size 64",
         "image_size cannot be changed; export the checkpoint again",

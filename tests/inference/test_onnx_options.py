@@ -74,9 +74,15 @@ def test_a_dynamic_size_equals_the_model_at_every_size(name: str, tmp_path: Path
     opened = vitkit.load(tmp_path / "out")
     rows, columns = made.model.config.image_size
     patch = getattr(made.model.config, "patch_size", (8, 8))
-    # Sizes that the export was not tested with; the last is no multiple of the patch size.
-    sizes = [(rows, columns), (3 * rows, columns + patch[1]), (2 * patch[0], 5 * patch[1]), (rows + 3, columns + 5)]
+    # Sizes that the export was not tested with.
+    sizes = [(rows, columns), (3 * rows, columns + patch[1]), (2 * patch[0], 5 * patch[1]), (4 * patch[0], columns)]
     assert_equal_at(opened, made, sizes, 2e-4)
+    odd = torch.zeros(1, made.model.config.channels, rows + 3, columns + 5)
+    if hasattr(made.model.config, "patch_size"):
+        with pytest.raises(ValueError, match=f"images of {rows + 3}x{columns + 5} pixels do not consist of patches"):
+            opened(odd)
+    else:
+        assert_equal_at(opened, made, [(rows + 3, columns + 5)], 2e-4)
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -154,7 +160,9 @@ def test_a_lower_precision_is_smaller_and_close(precision: str, dynamic: Callabl
     assert vitkit.load(folder)(torch.zeros(2, 3, 48, 32)).isfinite().all()
 
 
-def test_int8_needs_calibration_images_and_other_precisions_do_not(tmp_path: Path) -> None:
+def test_int8_needs_calibration_images_and_other_precisions_do_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(ValueError, match="int8 needs calibration images"):
         runtimes.export(checkpoint(), tmp_path / "out", to="onnx", precision="int8")
     with pytest.raises(ValueError, match="only int8 uses calibration images, but the precision is float32"):
@@ -167,8 +175,8 @@ def test_int8_needs_calibration_images_and_other_precisions_do_not(tmp_path: Pat
     arguments = (checkpoint(), "int8", broken, DEFAULT_LIMITS, found.append)
     assert runtimes._calibration_images(*arguments).shape == (1, 3, 32, 32)  # type: ignore[union-attr]
     assert [str(each).partition(":")[0] for each in found] == [str(tmp_path / "broken.png")]
-    with pytest.warns(RuntimeWarning, match=r"skipped a calibration image: .*broken\.png"):
-        runtimes._calibration_images(*arguments[:4], runtimes._warn)
+    runtimes._calibration_images(*arguments[:4], runtimes._warn)
+    assert f"skipped a calibration image: {tmp_path / 'broken.png'}: " in caplog.text
 
 
 @pytest.mark.slow

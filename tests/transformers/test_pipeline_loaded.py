@@ -101,7 +101,9 @@ def test_options_and_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
     half = vitkit.pipeline(model=tmp_path / "model", dtype=torch.bfloat16, device=-1)
     assert half.dtype == torch.bfloat16
     assert half(IMAGE)
-    with pytest.raises(TypeError, match="attn_implementation cannot be set for .*; it has the options revision, dtype"):
+    with pytest.raises(
+        TypeError, match=r"attn_implementation cannot be set for .*; it has the options revision, dtype"
+    ):
         vitkit.pipeline(model=tmp_path / "model", attn_implementation="eager")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text("{}")

@@ -121,11 +121,14 @@ def _is_label(value: object) -> bool:
 
 def wrong_type(value: object) -> TypeError:
     """Returns the error for a value that is not an image. It says what to pass instead."""
-    fix = "expected a path, bytes, an open binary file, a PIL image, a numpy array or a torch tensor"
+    hint = ""
     if isinstance(value, tuple | list) and len(value) == 2 and _is_label(value[1]):
-        fix = "pass the images without labels, such as [image for image, label in dataset]"
+        hint = "; pass the images without labels, such as [image for image, label in dataset]"
     elif isinstance(value, list | tuple):
-        fix = "pass one flat list of images"
+        hint = "; pass one flat list of images"
     elif isinstance(value, dict):
-        fix = f"pass the image in it, such as [row[{next(iter(value), 'image')!r}] for row in dataset]"
-    return TypeError(f"{describe(value)} is not an image; {fix}")
+        hint = f"; pass the image in it, such as [row[{next(iter(value), 'image')!r}] for row in dataset]"
+    return TypeError(
+        f"{describe(value)} is not an image; expected a path, bytes, an open binary file, a PIL image, a numpy array or "
+        f"a torch tensor{hint}"
+    )

@@ -338,12 +338,12 @@ def _pooled(model: Backbone, features: Features, tokens: Tensor) -> Tensor:
 def _check_export(precision: str, merge: Reduction, compiled: bool) -> None:
     """Raises ValueError for options that an exported model does not have."""
     given = {
-        f"precision {precision}": precision not in ("auto", "float32"),
-        "token merging": merge not in (0, []),
-        "torch.compile": compiled,
+        f"in {precision}": precision not in ("auto", "float32"),
+        "with token merging": merge not in (0, []),
+        "with torch.compile": compiled,
     }
     if wrong := [name for name, is_given in given.items() if is_given]:
         raise ValueError(
-            f"an exported model runs as it was exported, without {' and '.join(wrong)}; load the original checkpoint "
-            "instead, or export it with the precision"
+            f"an exported model runs only on the CPU in float32, not {' and not '.join(wrong)}; load the original "
+            "checkpoint instead"
         )

@@ -125,14 +125,17 @@ def _other_size(model: Backbone, images: Tensor) -> tuple[Tensor, dict[int, Any]
 
 
 def sizes_to_test(model: Backbone, *, dynamic_size: bool) -> list[tuple[int, int]]:
-    """Returns the image sizes to test: the native one and, if dynamic, a larger, a smaller and an odd one."""
+    """Returns the image sizes to test: the native one and, if dynamic, a larger, a smaller and another one.
+
+    The last is an odd one for models without patches; those with patches take only multiples of the patch size.
+    """
     rows, columns = model.config.image_size
     if not dynamic_size:
         return [(rows, columns)]
     patch = getattr(model.config, "patch_size", (32, 32))
     less = [max(side, side * (size // side // 2)) for size, side in zip((rows, columns), patch, strict=True)]
-    odd = (rows + patch[0] // 2, columns + 3 * patch[1])
-    return [(rows, columns), (rows + patch[0], 2 * columns), (less[0], less[1]), odd]
+    other = (rows + (2 * patch[0] if hasattr(model.config, "patch_size") else 15), columns + 3 * patch[1])
+    return [(rows, columns), (rows + patch[0], 2 * columns), (less[0], less[1]), other]
 
 
 def _remove_metadata(program: torch.export.ExportedProgram) -> None:
