@@ -36,10 +36,10 @@ def build_random(config) -> models.Backbone:
 
 
 def random_images(model: models.Backbone, seed: int = 0, number: int = 7) -> list[torch.Tensor]:
-    """Images of random sizes of at least one patch, some with a remainder; the last two have the same size."""
+    """Images of random sizes, multiples of the patch size; the last two have the same size."""
     generator = torch.Generator().manual_seed(seed)
     side = model.config.patch_size[0]
-    sizes = [tuple((side + torch.randint(4 * side, (2,), generator=generator)).tolist()) for _ in range(number - 2)]
+    sizes = [tuple((side * torch.randint(1, 5, (2,), generator=generator)).tolist()) for _ in range(number - 2)]
     sizes += [(2 * side, 3 * side), (2 * side, 3 * side)]
     return [torch.randn(model.config.channels, *size, generator=generator) for size in sizes]
 

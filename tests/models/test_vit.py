@@ -129,11 +129,13 @@ def test_forward_matches_the_equations_of_the_paper(size: tuple[int, int]) -> No
     np.testing.assert_allclose(model.double()(images.double()).detach().numpy(), expected, atol=1e-11)
 
 
-def test_a_remainder_that_does_not_fill_a_patch_is_ignored() -> None:
-    model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=3)).eval()
+def test_a_remainder_that_does_not_fill_a_patch_is_ignored_at_the_native_size_only() -> None:
+    model = models.build(models.preset("vit-mu/16", image_size=47, num_classes=3)).eval()
     torch.nn.init.normal_(model.head.weight)
     images = torch.randn(1, 3, 47, 47)
     assert torch.equal(model(images), model(images[:, :, :32, :32]))
+    with pytest.raises(ValueError, match="images of 47x46 pixels do not consist of patches of 16x16 pixels"):
+        model(images[:, :, :, :46])
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,6 @@ def wrong_type(value: object) -> TypeError:
     elif isinstance(value, dict):
         hint = f"; pass the image in it, such as [row[{next(iter(value), 'image')!r}] for row in dataset]"
     return TypeError(
-        f"{describe(value)} is not an image; expected a path, bytes, an open binary file, a PIL image, a numpy array or "
-        f"a torch tensor{hint}"
+        f"{describe(value)} is not an image; expected a path, bytes, an open binary file, a PIL image, a numpy array "
+        f"or a torch tensor{hint}"
     )

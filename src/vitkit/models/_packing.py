@@ -3,7 +3,7 @@
 It works for every `TokenBackbone` that implements `position_inputs`, with all its heads and without training or
 conversion. The result of each image is the same as without packing.
 
-    images = [torch.rand(3, 224, 320), torch.rand(3, 160, 96)]  # normalized, each at least one patch high and wide
+    images = [torch.rand(3, 224, 320), torch.rand(3, 160, 96)]  # normalized, with sides that are multiples of the patch size
     scores = packing.logits(model, images)                      # (images, classes), in the order of the images
 """
 
@@ -66,6 +66,8 @@ def pack(model: Backbone, images: Sequence[Float[Tensor, "c _ _"]]) -> Packed:
     The images are sorted by size (`order`). It is differentiable, as is `encode`.
     """
     backbone = _token_backbone(model)
+    for image in images:
+        backbone.patch_embed.check_filled(image[None], backbone.config.image_size)
     sizes = groupby((images[index] for index in order(images)), key=lambda image: image.shape)
     return Packed.join([backbone.embed(torch.stack(list(group))) for _, group in sizes])
 

@@ -17,7 +17,7 @@ from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.augment.views import ColorAugmentation, augment_colors, random_crops
 from vitkit.data.loader import Batch
 from vitkit.layers.pool import Prototypes
-from vitkit.models import Backbone
+from vitkit.models import Backbone, TokenBackbone
 from vitkit.objectives import Objective, add_progress, load_into, set_progress
 
 NEEDS_LABELS = False
@@ -128,6 +128,10 @@ class DINO(Objective):
         self.teacher_head = copy.deepcopy(self.student_head).requires_grad_(False)
         self.size: tuple[int, int] = tuple(backbone.config.image_size)
         self.local_size = config.local_size or _local_size(self.size, backbone)
+        if isinstance(backbone, TokenBackbone):
+            backbone.patch_embed.check_filled(
+                torch.empty(1, 1, *self.local_size, device="meta"), backbone.config.image_size
+            )
         self.register_buffer("center", torch.zeros(1, config.outputs))
         add_progress(self)
         # Sums over all micro-batches of a step, for the update of the center.

@@ -14,7 +14,7 @@ from vitkit.models import Backbone, TokenBackbone
 from vitkit.plugins.contracts import expect
 from vitkit.plugins.contracts.objective import Subject, two_steps_change_the_loss
 
-FACTORS = ((1.5, 1.5), (1, 2), (2, 1.5))
+FACTORS = ((2, 2), (1, 2), (2, 1.5))
 
 
 def tiny(family: str) -> Backbone:
