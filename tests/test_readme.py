@@ -19,7 +19,7 @@ from vitkit.data.processor import Processor
 from vitkit.training.schedule import Schedule
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "python.md"]
 
 
 def blocks(language: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Shows results in a notebook, in a window, or as text."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -37,6 +38,6 @@ def _has_window() -> bool:
 def terminal_width() -> int | None:
     """Returns the number of columns if standard output is a terminal, else None: a pipe gets complete lines."""
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
-    except (OSError, ValueError, AttributeError):  # a stream in memory
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    except (ValueError, AttributeError):  # closed
         return None

@@ -3,7 +3,7 @@
 It works for every `TokenBackbone` that implements `position_inputs`, with all its heads and without training or
 conversion. The result of each image is the same as without packing.
 
-    images = [torch.rand(3, 224, 320), torch.rand(3, 160, 96)]  # normalized, with sides that are multiples of the patch size
+    images = [torch.rand(3, 224, 320), torch.rand(3, 160, 96)]  # normalized, sides are multiples of the patch size
     scores = packing.logits(model, images)                      # (images, classes), in the order of the images
 """
 
