@@ -1,11 +1,14 @@
 """Opens the model argument of the functions of the Python API: a loaded classifier, or where to load it from."""
 
 import os
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypedDict
 
+from vitkit.data.processor import ImageInput
+from vitkit.images import Limits
 from vitkit.inference import Classifier, load
-from vitkit.inference.predictor import Options
+from vitkit.inference.engine.merging import Reduction
+from vitkit.inference.predictor import Resampling
 
 #: A classifier of `vitkit.load`, a folder, a file, or a Hub id.
 Model = Classifier | str | os.PathLike[str]
@@ -13,9 +16,19 @@ Size = int | tuple[int, int]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"]
 
 
-class LoadOptions(Options, total=False):
-    """Options of `vitkit.classify` and `vitkit.embed` for loading the model, and those of `Predictor`."""
+class LoadOptions(TypedDict, total=False):
+    """Options of `vitkit.classify` and `vitkit.embed`: those of `Predictor`, and those for loading the model."""
 
+    precision: Precision
+    device: str
+    batch_size: int | None
+    calibration: Iterable[ImageInput]
+    merge_tokens: Reduction
+    resampling: Resampling
+    compile: bool
+    limits: Limits | None
+    allow_truncated: bool
+    progress: bool
     image_size: Size | None
     revision: str | None
     config: Mapping[str, Any] | None

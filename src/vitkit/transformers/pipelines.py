@@ -309,19 +309,18 @@ def pipeline(
         raise ValueError(f"unknown task '{task}'; expected one of {', '.join(TASKS)}")
     call_options, model_options, processor = _split_options(task, options)
     processor: Any = image_processor or feature_extractor or processor
-    if isinstance(model, Classifier):
-        model = LoadedModel(model, has_head=task == "image-classification")
-    if isinstance(model, PreTrainedModel | LoadedModel):
+    held = LoadedModel(model, has_head=task == "image-classification") if isinstance(model, Classifier) else model
+    if isinstance(held, PreTrainedModel | LoadedModel):
         if given := [name for name, value in model_options.items() if value is not None]:
             raise TypeError(f"{', '.join(given)} can only be set when loading a model; pass a path instead of a model")
-        network, source = model, model.name_or_path
+        network, source = held, held.name_or_path
     else:
-        if isinstance(model, nn.Module):
+        if isinstance(held, nn.Module):
             raise TypeError(
-                f"model is a {type(model).__module__}.{type(model).__name__}; pass a model of vitkit.transformers, or "
+                f"model is a {type(held).__module__}.{type(held).__name__}; pass a model of vitkit.transformers, or "
                 "the path of a saved model"
             )
-        source = os.fspath(model or DEFAULT)
+        source = os.fspath(held or DEFAULT)
         network: Any = _load(task, source, config, model_options)
         device = -1 if device is None and model_options.get("device_map") is not None else device
     if isinstance(network, LoadedModel):
