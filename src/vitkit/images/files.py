@@ -121,6 +121,11 @@ def _is_label(value: object) -> bool:
 
 def wrong_type(value: object) -> TypeError:
     """Returns the error for a value that is not an image. It says what to pass instead."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return TypeError(
+            f"{describe(value)} is not an image file; expected a path, bytes or an open binary file: "
+            "vitkit.images.to_rgb converts images in memory"
+        )
     hint = ""
     if isinstance(value, tuple | list) and len(value) == 2 and _is_label(value[1]):
         hint = "; pass the images without labels, such as [image for image, label in dataset]"
@@ -129,6 +134,6 @@ def wrong_type(value: object) -> TypeError:
     elif isinstance(value, dict):
         hint = f"; pass the image in it, such as [row[{next(iter(value), 'image')!r}] for row in dataset]"
     return TypeError(
-        f"{describe(value)} is not an image; expected a path, bytes, an open binary file, a PIL image, a numpy array "
-        f"or a torch tensor{hint}"
+        f"{describe(value)} is not an image; expected a path, bytes or an open binary file, or a PIL image, numpy array "
+        f"or torch tensor{hint}"
     )

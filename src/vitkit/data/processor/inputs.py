@@ -53,8 +53,8 @@ def split(images: ImageInput | Iterable[ImageInput]) -> tuple[Iterable[ImageInpu
     if isinstance(images, Iterable):
         return images, False
     raise TypeError(
-        f"{describe(images)} is not an image; expected a path, bytes, an open binary file, a PIL image, a numpy array, "
-        "a torch tensor, or a list of these"
+        f"{describe(images)} is not an image; expected a path, bytes or an open binary file, a PIL image, numpy array "
+        "or torch tensor, or a list of these"
     )
 
 
