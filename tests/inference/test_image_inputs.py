@@ -249,7 +249,10 @@ REFUSED: dict[str, tuple[object, str]] = {
     "five channels": (np.zeros((20, 20, 5), np.uint8), "has no channel axis"),
     "meta": (torch.zeros(3, 8, 8, device="meta"), "a tensor on the device meta has no values"),
     "sparse": (torch.zeros(8, 8).to_sparse(), r"a sparse tensor is not an image; pass images\.to_dense\(\)"),
-    "text file": (io.StringIO("x"), r'opened in text mode: read\(\) returned str, not bytes; use open\(path, "rb"\)'),
+    "text file": (
+        io.StringIO("x"),
+        r'opened in text mode: read\(\) returned str, not bytes; open it in binary mode with open\(path, "rb"\)',
+    ),
     "labelled": ([(PIXELS, 3)], r"a tuple \(ndarray, int\) is not an image; .*pass the images without labels"),
     "data loader": ([[torch.zeros(2, 3, 8, 8), torch.zeros(2)]], r"a list \(Tensor, Tensor\).*without labels"),
     "rows": (

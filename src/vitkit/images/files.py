@@ -63,7 +63,7 @@ def _read_stream(
         if not isinstance(start, bytes):
             raise TypeError(
                 f"the image file is opened in text mode: read() returned {type(start).__name__}, not bytes; "
-                'use open(path, "rb")'
+                'open it in binary mode with open(path, "rb")'
             )
         check(start)
         if size is not None:
@@ -134,6 +134,6 @@ def wrong_type(value: object) -> TypeError:
     elif isinstance(value, dict):
         hint = f"; pass the image in it, such as [row[{next(iter(value), 'image')!r}] for row in dataset]"
     return TypeError(
-        f"{describe(value)} is not an image; expected a path, bytes or an open binary file, or a PIL image, numpy array "
-        f"or torch tensor{hint}"
+        f"{describe(value)} is not an image; expected a path, bytes or an open binary file, or a PIL image, numpy "
+        f"array or torch tensor{hint}"
     )
