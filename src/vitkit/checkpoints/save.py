@@ -42,9 +42,9 @@ def save(
     `to` is one of `list_formats()`. The default is huggingface if it supports the model, else vitkit. The target is a
     folder, or a file for npz, big_vision and torchvision. It is read back and compared before it gets its name:
     `load(target, dtype=None)` gives back an equal checkpoint. It is written atomically; an existing target is an error
-    unless `overwrite`. Raises CheckpointError with the reason if the model cannot be stored (also one without weights), and if the format cannot
-    hold the class names, the preprocessing, the task or a field of the config. With `lossy` these are left out, with a
-    `LossyWarning` for each.
+    unless `overwrite`. Raises CheckpointError with the reason if the model cannot be stored or has no weights, and if
+    the format cannot hold the class names, the preprocessing, the task or a field of the config. With `lossy` these are
+    left out, with a `LossyWarning` for each.
     """
     saved = save_checked(checkpoint, target, to=to, overwrite=overwrite, lossy=lossy)
     for each in saved.dropped:

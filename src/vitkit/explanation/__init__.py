@@ -31,7 +31,6 @@ from vitkit.models import Backbone
 from vitkit.registry import Registry, namespace
 from vitkit.text import plural, shortened
 
-
 # Names of the arrays that do not have one row per image.
 _SHARED = frozenset({"distance", "filters", "layers", "similarity", "uniform", "variance"})
 

@@ -37,9 +37,9 @@ class Evaluated:
 
 
 def write_report(folder: RunFolder, evaluated: Evaluated | None = None) -> None:
-    """Writes the report of the saved model and the files of predictions. Raises ValueError if no model has been saved yet.
+    """Writes the report of the saved model and the files of predictions.
 
-    `evaluated` are its predictions, if it was evaluated before.
+    `evaluated` are its predictions, if it was evaluated before. Raises ValueError if no model has been saved yet.
     """
     if not folder.best.is_dir():
         raise ValueError(
