@@ -50,7 +50,7 @@ REPLACED: tuple[type, ...] = (
 CALLS = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")
 FUNCTIONS = (
     *("linear", "conv2d", "layer_norm", "batch_norm", "group_norm", "scaled_dot_product_attention", "softmax", "pad"),
-    *(type(each.module()).__name__.lower() for each in CORE.values()),
+    *(name for each in CORE.values() if hasattr(F, name := type(each.module()).__name__.lower())),
 )
 
 
