@@ -21,6 +21,7 @@ def convert(
     revision: str | None = None,
     config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    lossy: bool = False,
 ) -> Checkpoint:
     """Converts a checkpoint to another format. Returns the checkpoint that was written.
 
@@ -38,8 +39,11 @@ def convert(
         revision: Branch, tag or commit of the repository on the Hub.
         config: Fields of the model config that the checkpoint does not state, such as {"num_heads": 12}.
         overwrite: Replace an existing output file or folder.
+        lossy: Leave out what the output format cannot store: class names, preprocessing, the task, fields of the model
+            config. A warning names each of them.
 
-    Missing, unexpected and wrongly shaped tensors raise CheckpointError, which names them.
+    Raises CheckpointError for missing, unexpected and wrongly shaped tensors, which it names, and for what the format
+    cannot store, unless `lossy`. The output is read back and compared before it gets its name.
     """
     if to not in checkpoints.list_formats():
         raise ValueError(f"unknown format '{to}'{nearest(to, checkpoints.list_formats())}")
@@ -48,6 +52,7 @@ def convert(
         target,
         to,
         overwrite=overwrite,
+        lossy=lossy,
         image_size=image_size,
         patch_size=patch_size,
         head=head,
