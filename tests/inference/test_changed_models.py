@@ -511,12 +511,12 @@ def test_changes_are_seen_without_the_functions_of_pytorch_for_marks(monkeypatch
 
 def test_hooks_of_the_classifier_itself_are_used() -> None:
     made = classifier()
-    labels = [p.label for p in next(made.classify(IMAGE))[1]]
+    labels = [p.label for p in made.classify(IMAGE)[0].predictions]
     handle = made.register_forward_hook(lambda _, __, out: -out)
-    hooked = [p.label for p in next(made.classify(IMAGE, top=7))[1]]
+    hooked = [p.label for p in made.classify(IMAGE, top=7)[0].predictions]
     assert hooked[:1] != labels[:1]
     assert hooked == [made.labels[index] for index in (direct(made)).argsort(kind="stable")]
     handle.remove()
-    assert [p.label for p in next(made.classify(IMAGE))[1]] == labels
+    assert [p.label for p in made.classify(IMAGE)[0].predictions] == labels
     made.forward = lambda images: -made.model(images)  # type: ignore[method-assign]
-    assert [p.label for p in next(made.classify(IMAGE, top=7))[1]] == hooked
+    assert [p.label for p in made.classify(IMAGE, top=7)[0].predictions] == hooked
