@@ -136,3 +136,17 @@ def test_terminal_shows_every_candidate(capsys: pytest.CaptureFixture[str], monk
     out = capsys.readouterr().out
     assert "vitkit bfloat16" in out
     assert "timm bfloat16, failed: ended by SIGKILL" in out
+
+
+def test_the_table_fits_a_terminal_of_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candidates with long settings stay apart."""
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [f"vitkit:resampling=pillow,merge_tokens={number},compile=true" for number in range(3)]
+    table.show(report([row(name, [1234.5], peak_bytes=2**34, difference=0.0123) for name in names]))
+    lines = capsys.readouterr().out.splitlines()
+    shown = [line for line in lines if line.endswith(" correct")]
+    assert len({line[:20] for line in shown}) == 3
+    assert max(len(line) for line in shown) <= 80
+    assert not [line for line in lines if line != line.rstrip()]

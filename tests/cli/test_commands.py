@@ -348,6 +348,10 @@ def test_no_command_and_help_and_version(capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     for name in commands():
         assert name in out
+    assert max(map(len, out.splitlines())) <= 80
+    with pytest.raises(SystemExit):
+        main(["help", "finetune"])
+    assert "usage: vitkit finetune" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("vitkit ")
 

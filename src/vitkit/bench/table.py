@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitkit import atomic
+from vitkit import atomic, tables
 from vitkit.bench import figures, machine
 from vitkit.bench.figures import Row, Spread
 from vitkit.bench.kinds import kind
@@ -21,20 +21,17 @@ NONE = "-"
 def show(report: "Report") -> None:
     """Prints a table and remarks for every section of a report. The fastest candidate is the first row."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     for section in report.sections:
-        table = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold")
-        for index, (name, unit) in enumerate(zip(_head(report), _units(report), strict=True)):
-            side = "left" if index in (0, len(HEAD) - 1) else "right"
-            table.add_column(f"{name}\n{unit}", justify=side, overflow="fold")
-        for row in ordered(section):
-            style = "green" if row.is_vitkit and row.counts else "" if row.counts else "dim"
-            table.add_row(*(Text(cell) for cell in cells(report, row)), style=style)
+        rows = ordered(section)
+        styles = ["green" if row.is_vitkit and row.counts else "" if row.counts else "dim" for row in rows]
+        numbers = range(1, len(HEAD) - 1)
+        text = tables.table([_units(report), *(cells(report, row) for row in rows)], _head(report), right=numbers)
         console.print(Text(title(section), style="bold"))
-        console.print(table)
+        for line, style in zip(text.splitlines(), ["bold", "bold", *styles], strict=True):
+            console.print(Text(line, style=style))
         for line in remarks(report, section):
             console.print(Text(line))
         console.print()

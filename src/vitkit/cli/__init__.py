@@ -44,9 +44,10 @@ def usage() -> str:
         lines.append(f"  {name:<10} {summary}")
     lines += [
         "",
-        "`vitkit COMMAND --help` lists the options of a command, `vitkit --version` prints the version.",
-        "Every command takes --plugin FILE, which adds the models, objectives and other components of a Python file",
-        "(docs/plugins.md). Those of installed plug-ins are always there.",
+        "`vitkit COMMAND --help` lists the options of a command, and `vitkit --version`",
+        "prints the version. Every command takes --plugin FILE, which adds the models,",
+        "objectives and other components of a Python file (docs/plugins.md). Those of",
+        "installed plug-ins are always there.",
     ]
     return "\n".join(lines)
 
@@ -72,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int | None:
+    if words[0:1] == ["help"] and words[1:]:
+        words = [words[1], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if words else 1

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from vitkit.cli._arguments import Joined
 from vitkit.cli._options import CheckpointOptions, FileOptions, StreamOptions
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def embed(
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE...")],
     *,
     out: Path | None = None,
-    blocks: str | None = None,
+    blocks: Annotated[str | None, Joined(), arg(metavar="INT,...")] = None,
     as_maps: bool = False,
     inference: StreamOptions = StreamOptions(),  # noqa: B008 - frozen
     checkpoint: CheckpointOptions = CheckpointOptions(),  # noqa: B008 - frozen
