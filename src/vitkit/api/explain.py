@@ -21,7 +21,7 @@ def explain(
     model: Model,
     images: ImageInput | Iterable[ImageInput] = (),
     *,
-    method: Method = "rollout",
+    method: Method | str = "rollout",  # a plug-in may add others
     layer: int | None = None,
     head: int | None = None,
     label: str | int | None = None,

@@ -91,11 +91,12 @@ def options(function: Command) -> dict[str, Option]:
     hints, texts = get_type_hints(function, include_extras=True), documented(function.__doc__ or "")
     found: dict[str, Option] = {}
     for name, parameter in signature(function).parameters.items():
-        if dataclasses.is_dataclass(group := hints[name]):
+        group: Any = hints[name]
+        if dataclasses.is_dataclass(group):
             inner = get_type_hints(group, include_extras=True)
             # The docstring of a group describes its own fields, and that of its base class the others.
             described = [documented(each.__doc__ or "") for each in reversed(group.__mro__)]
-            words = {name: text for each in described for name, text in each.items()} | texts
+            words = {field: text for each in described for field, text in each.items()} | texts
             for field in dataclasses.fields(group):
                 default = REQUIRED if field.default is MISSING else field.default
                 found[field.name] = _option(field.name, name, inner[field.name], default, words)
