@@ -92,7 +92,7 @@ def options(function: Command) -> dict[str, Option]:
     found: dict[str, Option] = {}
     for name, parameter in signature(function).parameters.items():
         group: Any = hints[name]
-        if dataclasses.is_dataclass(group):
+        if isinstance(group, type) and dataclasses.is_dataclass(group):
             inner = get_type_hints(group, include_extras=True)
             # The docstring of a group describes its own fields, and that of its base class the others.
             described = [documented(each.__doc__ or "") for each in reversed(group.__mro__)]
