@@ -40,8 +40,6 @@ __all__ = sorted([*_MODULES, "__version__"])  # pyright: ignore[reportUnsupporte
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plugins":
-        return import_module("vitkit.plugins")
     if name in _MODULES:
         module = _MODULES[name]
         return import_module(f"vitkit.{name}") if module == "vitkit" else getattr(import_module(module), name)

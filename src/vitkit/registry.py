@@ -150,8 +150,14 @@ class Registry:
         return module
 
 
+_warned: set[str] = set()
+
+
 def warn_left_out(text: str) -> None:
-    """Warns that a component was left out of a list, with one line that names it and the reason."""
+    """Warns, once, that a component was left out of lists, with one line that names it and the reason."""
+    if text in _warned:
+        return
+    _warned.add(text)
     warnings.warn(f"left out: {text}", PluginWarning, stacklevel=3)
 
 

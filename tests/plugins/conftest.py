@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitkit import discovery
+from vitkit import discovery, registry
 from vitkit.plugins import new as plugin_file
 
 
@@ -20,6 +20,7 @@ def forget_plugins() -> None:
     discovery._modules.clear()
     discovery._failed.clear()
     discovery._found.clear()
+    registry._warned.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -344,9 +344,11 @@ def _loaded_preset(name: str) -> str:
     own = [preset for each in found for preset in _FAMILIES.get(each).PRESETS]
     chosen = [preset for preset in own if reference.name in (preset, "")]
     if len(chosen) != 1:
-        near = configs.nearest(reference.name, own) if reference.name else f" ({', '.join(own)})"
-        what = f"no model '{reference.name}'" if reference.name else "several models" if own else "no model"
-        raise PluginError(f"the file {reference.file} has {what}{near if own else ''}; write {reference.file}:NAME")
+        if reference.name and own:
+            problem = f"no model '{reference.name}'{configs.nearest(reference.name, own)}"
+        else:
+            problem = f"several models; write {reference.file}:{own[0]}, for example" if own else "no model family"
+        raise PluginError(f"the file {reference.file} has {problem}")
     return chosen[0]
 
 
