@@ -7,7 +7,7 @@ from typing import Any
 from vitkit import checkpoints
 from vitkit.api._model import Size
 from vitkit.checkpoints import Checkpoint
-from vitkit.config import nearest
+from vitkit.checkpoints.formats import formats_for
 
 
 def convert(
@@ -45,8 +45,7 @@ def convert(
     Raises CheckpointError for missing, unexpected and wrongly shaped tensors, which it names, and for what the format
     cannot store, unless `lossy`. The output is read back and compared before it gets its name.
     """
-    if to not in checkpoints.list_formats():
-        raise ValueError(f"unknown format '{to}'{nearest(to, checkpoints.list_formats())}")
+    formats_for(to)  # raises for an unknown format, before the checkpoint is read
     return checkpoints.convert(
         source,
         target,

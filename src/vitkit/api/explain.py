@@ -21,7 +21,7 @@ def explain(
     model: Model,
     images: ImageInput | Iterable[ImageInput] = (),
     *,
-    method: Method | str = "rollout",  # a plug-in may add others
+    method: Method | str = "rollout",
     layer: int | None = None,
     head: int | None = None,
     label: str | int | None = None,
@@ -54,7 +54,7 @@ def explain(
             (gradient-weighted attention for a class, or Grad-CAM for a ResNet), foreground (the patches with most of a
             head's attention), distance (mean attention distance of every head), pca (principal components of the patch
             features of all images as colors), positions (similarity of position embeddings) or filters (principal
-            components of the patch embedding).
+            components of the patch embedding); or a method of a plug-in, by its name or as ./mine.py:NAME.
         layer: Layer to explain, or the last layer that rollout includes. Negative numbers count from the end. If None:
             -1.
         head: Attention head to draw. With attention and no layer, this head is drawn for every layer.

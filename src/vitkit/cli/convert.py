@@ -36,11 +36,10 @@ def convert(
             config. One line names each of them.
     """
     from vitkit import checkpoints
-    from vitkit.config import nearest
+    from vitkit.checkpoints.formats import formats_for
     from vitkit.text import printable
 
-    if to not in checkpoints.list_formats():
-        raise ValueError(f"unknown format '{to}'{nearest(to, checkpoints.list_formats())}")
+    formats_for(to)  # raises for an unknown format, before the checkpoint is read
     loaded = checkpoints.load(source, patch_size=patch_size, head=head, **checkpoint.arguments())
     saved = checkpoints.save_checked(loaded, target, to=to, overwrite=overwrite, lossy=lossy)
     for each in saved.dropped:
