@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from vitkit import models, plugins, recipes
+from vitkit import checkpoints, models, plugins, recipes
 from vitkit.cli import main
 from vitkit.config import override
+from vitkit.data.processor import Processor
 from vitkit.discovery import PluginError
+from vitkit.models import vit
 from vitkit.plugins import new as plugin_file
 from vitkit.plugins.contracts import Report, Result, objective, run_checks
 from vitkit.training import train
@@ -163,6 +166,30 @@ def test_the_option_plugin_belongs_to_every_command(
     assert "the plug-in './missing.py' does not exist" in capsys.readouterr().err
 
 
+def test_components_of_files_are_options_of_train(
+    start: Start,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    forget: Callable[[], None],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    start("model", "first_try")
+    start("objective", "focal")
+    start("source", "shapes")
+    words = ["train", "--model", "./first_try.py:first-try/32", "--objective", "./focal.py"]
+    words += ["--data", "./shapes.py?number=12,size=32", "--steps", "1", "--out", "run"]
+    small = ["model.width=8", "model.depth=1", "objective.gamma=1", "schedule.warmup=0"]
+    assert main([*words, "--set", *small, "--image-size", "32"]) == 0, capsys.readouterr().err
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["model"]["family"] == "first_try"
+    assert saved["objective"] == {"objective": "focal", "gamma": 1.0}
+    forget()
+    assert main(["train", "--resume", "run", "--steps", "2"]) == 0, capsys.readouterr().err
+    assert main(["train", "digits.tiny", "--objective", "./focl.py"]) == 1
+    assert "the plug-in './focl.py' does not exist" in capsys.readouterr().err
+
+
 def test_a_recipe_of_a_file_is_trained_by_the_command(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,12 +212,6 @@ def test_a_recipe_of_a_file_is_trained_by_the_command(
 def test_an_explanation_of_a_file_is_drawn_by_the_command(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from PIL import Image
-
-    from vitkit import checkpoints
-    from vitkit.data.processor import Processor
-    from vitkit.models import vit
-
     model = models.build(vit.TINY)
     labels = tuple(map(str, range(vit.TINY.num_classes)))
     checkpoint = checkpoints.Checkpoint(model=model, processor=Processor.squash(32), labels=labels)
@@ -201,6 +222,25 @@ def test_an_explanation_of_a_file_is_drawn_by_the_command(
     assert "Norm of the patch tokens" in capsys.readouterr().out
     assert main([*words, "--method", "rolout"]) == 1
     assert "unknown explanation 'rolout'; did you mean 'rollout'?" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_converted_to_the_format_of_a_file(
+    write: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(
+        "noted.py",
+        "import dataclasses\nfrom vitkit.checkpoints.formats.vitkit import FORMAT as VITKIT\n"
+        "FORMAT = dataclasses.replace(VITKIT, name='noted', targets=('noted',))\n",
+    )
+    model = models.build(vit.TINY)
+    labels = tuple(map(str, range(vit.TINY.num_classes)))
+    checkpoint = checkpoints.Checkpoint(model=model, processor=Processor.squash(32), labels=labels)
+    checkpoints.save(checkpoint, tmp_path / "model")
+    assert main(["convert", str(tmp_path / "model"), str(tmp_path / "out"), "--to", "notd"]) == 1
+    assert "unknown format 'notd'" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "model"), str(tmp_path / "out"), "--to", file]) == 0
+    assert (tmp_path / "out" / "config.json").exists()
+    assert main(["convert", str(tmp_path / "model"), str(tmp_path / "two"), "--to", "noted", "--plugin", file]) == 0
 
 
 def test_help_loads_no_plugin_and_no_torch(tmp_path: Path) -> None:

@@ -135,9 +135,7 @@ def test_a_preset_of_a_file(mine: str, start: Write) -> None:
     assert models.preset(f"{mine}:stripes/4").width == models.preset("stripes/4").width
     two = start("model", "two_sizes")
     assert models.preset(f"{two}:two-sizes/32").patch_size == (32, 32)
-    with pytest.raises(
-        PluginError, match=r"has several models; write .*two_sizes.py:two-sizes/16, for example"
-    ):
+    with pytest.raises(PluginError, match=r"has several models; write .*two_sizes.py:two-sizes/16, for example"):
         models.preset(two)
     with pytest.raises(PluginError, match=r"has no model 'two-sizes/8'; did you mean 'two-sizes/32' or"):
         models.preset(f"{two}:two-sizes/8")
