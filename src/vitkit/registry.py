@@ -61,6 +61,12 @@ class Registry:
         plugins = discovery.components(self.plugin_kind) if self.plugin_kind else {}
         return sorted({*self._files(), *plugins})
 
+    def __contains__(self, name: str) -> bool:
+        """Returns whether an implementation has this name. Plug-ins are loaded only if no module of the package has it."""
+        return name in self._files() or (
+            bool(self.plugin_kind) and discovery.component(self.plugin_kind, name) is not None
+        )
+
     def get(self, name: str) -> ModuleType:
         """Returns the module with this name, which may come from a file that is not trusted: no plug-in file is loaded.
 

@@ -87,6 +87,7 @@ def quick(run: Run, place: Path) -> dict[Case, Result]:
 # Each command with little work, and those that come to their output in a moment.
 QUICK = {
     "bench": "bench --help",
+    "check": "check vitkit.plugins.templates.recipe --json",
     "classify": "classify m d/val/red --precision float32",
     "convert": "convert m out/c --to timm --overwrite",
     "demo": "demo --out out/demo",
@@ -97,6 +98,7 @@ QUICK = {
     "finetune": "finetune m --data folder:d --out out/f --steps 1 --batch-size 4",
     "inspect": "inspect m",
     "models": "models vit-mu",
+    "new": "new objective focal --out out/n",
     "paper": "paper",
     "recipes": "recipes digits",
     "train": "train digits.tiny --out out/t --set steps=1 epochs=none hardware.device=cpu",

@@ -158,6 +158,9 @@ def test_the_option_plugin_belongs_to_every_command(
     assert "vitkit train quick.wide --data digits" in capsys.readouterr().out
     assert main(["inspect", "first-try/16", "--plugin", model]) == 0
     assert "first_try" in capsys.readouterr().out
+    (tmp_path / "nothing.py").write_text("def loss(backbone, batch): ...\n")
+    assert main(["models", "vit-mu", "--plugin", str(tmp_path / "nothing.py")]) == 0
+    assert "nothing.py registers no component; see docs/plugins.md" in capsys.readouterr().err
     assert main(["models", "--plugin"]) == 1
     assert "--plugin needs a value: a Python file such as ./mine.py" in capsys.readouterr().err
     assert main(["--plugin", model]) == 1

@@ -86,15 +86,13 @@ def _run(words: list[str]) -> int | None:
     words, plugins = _take_plugins(words)
     if not words:
         raise ValueError("--plugin needs a command: vitkit COMMAND ... --plugin FILE")
-    from vitkit import logs
+    from vitkit import discovery, logs
 
-    if plugins and not {"-h", "--help"} & {*words}:
-        from vitkit import discovery
-
-        for plugin in plugins:
-            discovery.load(plugin)
     arguments = parse(words[0], words[1:])
     with logs.shown():
+        for plugin in plugins:
+            if not discovery.load(plugin):
+                logs.LOGGER.warning("the plug-in %s registers no component; see docs/plugins.md", plugin)
         return command(words[0])(**arguments)
 
 

@@ -144,7 +144,7 @@ def source_of(name: str | os.PathLike[str]) -> str:
     in `photos.csv#label=species`. A folder that contains only Parquet files or tar shards is a source of this kind.
     """
     text = os.fspath(name)
-    if not text or text.partition(":")[0] in source_names():
+    if not text or text.partition(":")[0] in SOURCES:
         return text
     location = text.partition("#")[0]
     path = Path(location).expanduser()

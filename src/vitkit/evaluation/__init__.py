@@ -298,7 +298,7 @@ def is_fraction(metric: str) -> bool:
     """Returns whether a metric, such as `top1.accuracy`, is a fraction between 0 and 1."""
     evaluator, _, name = metric.rpartition(".")
     found = evaluator.partition(":")[0].removesuffix("_tuned")
-    return name not in NUMBERS and (found not in evaluators() or getattr(_EVALUATORS.get(found), "FRACTIONS", True))
+    return name not in NUMBERS and (found not in _EVALUATORS or getattr(_EVALUATORS.get(found), "FRACTIONS", True))
 
 
 def formatted(metric: str, value: float) -> str:

@@ -274,6 +274,11 @@ def families() -> list[str]:
     return _FAMILIES.names()
 
 
+def is_family(name: str) -> bool:
+    """Returns whether a model family has this name."""
+    return name in _FAMILIES
+
+
 def family(name: str) -> ModuleType:
     """Returns the Python module of a model family, by its name or by its file (`./mine.py`).
 

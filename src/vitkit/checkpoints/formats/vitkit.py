@@ -50,7 +50,7 @@ def describe(raw: RawCheckpoint) -> Description:
 def _check_family(file_config: Json) -> None:
     """Raises CheckpointError for a model family of a plug-in that is not loaded; checkpoints load no code."""
     family, plugin = file_config["model"].get("family"), file_config.get("plugin")
-    if not isinstance(family, str) or family in models.families():
+    if not isinstance(family, str) or models.is_family(family):
         return
     if not isinstance(plugin, dict) or not isinstance(plugin.get("name"), str):
         return  # `models.from_dict` names similar families

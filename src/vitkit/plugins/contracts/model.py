@@ -27,9 +27,11 @@ def tiny(family: str) -> Backbone:
 
 
 def images_for(model: Backbone, batch: int = 2, factor: tuple[float, float] = (1, 1)) -> Tensor:
-    """Returns random images of the size of a model, multiplied by `factor`."""
-    rows, columns = model.config.image_size
-    return torch.randn(batch, model.config.channels, int(rows * factor[0]), int(columns * factor[1]))
+    """Returns random images of the size of a model times `factor`, rounded down to whole patches."""
+    patch = getattr(model.config, "patch_size", (1, 1))
+    sides = zip(model.config.image_size, factor, patch, strict=True)
+    rows, columns = (int(side * times) // each * each for side, times, each in sides)
+    return torch.randn(batch, model.config.channels, rows, columns)
 
 
 def config_model_presets_and_tiny_are_valid(family: str) -> None:
@@ -165,6 +167,13 @@ def configs_survive_json(family: str) -> None:
         expect(number > 0, f"the model of {name} has no parameters")
 
 
+def presets_have_names_of_their_own(family: str) -> None:
+    """Checks that no other family has a preset of the same name, which lists would show instead."""
+    listed = models.presets()
+    for name, config in models.family(family).PRESETS.items():
+        expect(listed.get(name) == config, f"another model family has the preset '{name}', too; choose another name")
+
+
 def reset_head_zeros_the_head_and_updates_the_config(family: str) -> None:
     """Checks `reset_head`, which fine-tuning calls, for 7 classes and for none."""
     model = tiny(family)
@@ -297,6 +306,7 @@ CHECKS = (
     init_buffers_fills_all_buffers_outside_the_state_dict,
     gradients_reach_every_parameter,
     configs_survive_json,
+    presets_have_names_of_their_own,
     reset_head_zeros_the_head_and_updates_the_config,
     wrong_channels_and_too_small_images_are_rejected,
     token_backbones_split_into_embed_and_encode,
