@@ -62,7 +62,7 @@ class Registry:
         return sorted({*self._files(), *plugins})
 
     def __contains__(self, name: str) -> bool:
-        """Returns whether an implementation has this name. Plug-ins are loaded only if no module of the package has it."""
+        """Returns whether an implementation has this name. Loads plug-ins only if no module of the package has it."""
         return name in self._files() or (
             bool(self.plugin_kind) and discovery.component(self.plugin_kind, name) is not None
         )
