@@ -317,6 +317,11 @@ def test_a_field_that_is_missing_from_the_config_is_named(start: Write) -> None:
         ("x = 5", "objective", r"is 5; expected a function loss\(backbone, batch"),
         ("def x(): ...", "evaluator", r"takes \(\); expected metric\(subject\), or metric\(subject, argument\)"),
         ("def x(subject): ...\nx.READS = 'logits'", "evaluator", "READS is 'logits'; expected one of predictions"),
+        (
+            "def x(subject): return 'high'",
+            "evaluator",
+            "'x' of .* returned str; expected a number, or a dict of numbers",
+        ),
         ("def x(): return [1, 2]", "source", "'x' returned list; expected a Source, or a dict of Sources by split"),
         ("def x(): return 3", "recipe", "returned int; expected a vitkit.training.Run"),
         ("def x(steps): ...", "recipe", "cannot be called without arguments: missing a required argument: 'steps'"),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, wraps
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -212,14 +213,20 @@ def _validate(module: ModuleType) -> None:
 
 def _adapt(component: Component) -> ModuleType:
     """Returns the module of an evaluator that is a function. A single number that it returns is named `value`."""
-    function = component.target
+    function: Any = component.target
     if not callable(function) or isinstance(function, type):
         raise PluginError(f"'{component.name}' of {component.origin} is {function!r}; expected a function {FORM}")
 
     @wraps(function)
     def evaluate(*arguments: object) -> dict[str, float]:
-        found = function(*arguments)
-        return {name: float(value) for name, value in (found if isinstance(found, dict) else {"value": found}).items()}
+        found: Any = function(*arguments)
+        try:
+            return {
+                name: float(value) for name, value in (found if isinstance(found, dict) else {"value": found}).items()
+            }
+        except (TypeError, ValueError, RuntimeError):
+            what = f"'{component.name}' of {component.origin} returned {type(found).__name__}"
+            raise PluginError(f"{what}; expected a number, or a dict of numbers by name") from None
 
     names = ("READS", "PROBLEM_TYPES", "FRACTIONS", "check")
     given = {name: getattr(function, name) for name in names if hasattr(function, name)}

@@ -247,7 +247,7 @@ def _validate(module: ModuleType) -> None:
         raise PluginError(f"Model is {module.Model!r}; expected {NEEDS['Model']}")
     if isinstance(module.Model, type) and not issubclass(module.Model, Backbone):
         raise PluginError(f"Model is the class {module.Model.__name__}, which is not a subclass of Backbone")
-    if inspect.isabstract(module.Model):
+    if isinstance(module.Model, type) and inspect.isabstract(module.Model):
         raise PluginError(_abstract(module.Model))
     if not isinstance(module.PRESETS, Mapping):
         raise PluginError(f"PRESETS is {module.PRESETS!r}; expected {NEEDS['PRESETS']}")

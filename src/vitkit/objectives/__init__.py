@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
-from typing import get_type_hints
+from typing import cast, get_type_hints
 
 import torch
 from jaxtyping import Float
@@ -99,10 +99,13 @@ def digest(state: Mapping[str, Tensor]) -> Tensor:
     return torch.frombuffer(bytearray(sha256.digest()), dtype=torch.uint8).clone()
 
 
+LossFunction = Callable[..., Tensor | dict[str, Tensor]]
+
+
 class FunctionObjective(Objective):
     """Objective of a function `loss(backbone, batch, **options)`, which returns the loss or a dict of scalars."""
 
-    def __init__(self, function: Callable[..., Tensor | dict[str, Tensor]], config: AnyConfig, backbone: Backbone):
+    def __init__(self, function: LossFunction, config: AnyConfig, backbone: Backbone):
         super().__init__()
         self.backbone = backbone
         self.config = config
@@ -162,8 +165,8 @@ def _adapt(component: Component) -> ModuleType:
         return namespace(component, Config=config, build=target, NEEDS_LABELS=labels)
     if not callable(target) or isinstance(target, type):
         raise PluginError(f"'{component.name}' of {component.origin} is {target!r}; expected a function {FORM}")
-    options = options_class(component, 2, FORM, defaults=True)
-    return namespace(component, Config=options, build=partial(FunctionObjective, target), NEEDS_LABELS=labels)
+    options, function = options_class(component, 2, FORM, defaults=True), cast(LossFunction, target)
+    return namespace(component, Config=options, build=partial(FunctionObjective, function), NEEDS_LABELS=labels)
 
 
 _OBJECTIVES = Registry(__name__, "objective", NEEDS, plugin_kind="objective", adapt=_adapt, validate=_validate)
