@@ -114,6 +114,14 @@ def test_checks_of_a_component_as_json(start: Start, capsys: pytest.CaptureFixtu
     assert {(row["kind"], row["name"], row["status"]) for row in rows} == {("evaluator", "sureness", "ok")}
 
 
+def test_a_source_is_checked_with_its_options(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    shapes = start("source", "shapes")
+    assert main(["check", f"{shapes}?number=5"]) == 0
+    assert "source shapes:number=5\n" in capsys.readouterr().out
+    assert main(["check", f"{shapes}?numbr=5"]) == 1
+    assert "unknown option 'numbr=5' of the data source shapes; did you mean 'number'?" in capsys.readouterr().out
+
+
 def test_a_file_without_components_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "nothing.py"
     file.write_text("from vitkit.evaluation import evaluate\nclass Config: ...\ndef helper(x): ...\n")

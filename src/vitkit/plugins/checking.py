@@ -40,8 +40,9 @@ def check_plugin(target: str, kind: str | None = None) -> Report:
     if reference is not None and reference.name:
         found = [_chosen(target, reference, kind)]
     else:
-        found = [each for each in discovery.load(target) if kind in (None, each.kind)]
-        found = found or [*_undecorated(target, kind)]
+        plugin = target if reference is None else reference.file
+        found = [each for each in discovery.load(plugin) if kind in (None, each.kind)]
+        found = found or [*_undecorated(plugin, kind)]
     if not found:
         raise PluginError(_nothing(target, kind))
     results = [result for each in found for result in check_component(each, reference and reference.argument)]
