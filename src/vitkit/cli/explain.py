@@ -40,8 +40,8 @@ def explain(
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
         images: Image files, folders or globs, or - for standard input. Not used by --method positions and filters.
         out: Output PNG file.
-        method: Explanation method: attention, distance, filters, foreground, gradient, pca, positions, rollout, or one of
-            a plug-in (./mine.py:NAME).
+        method: Explanation method: attention, distance, filters, foreground, gradient, pca, positions, rollout, or one
+            of a plug-in (./mine.py:NAME).
         layer: Layer to explain, or the last layer that --method rollout includes. Negative numbers count from the end.
             If not set: -1.
         head: Attention head to draw. With --method attention and no --layer, this head is drawn for every layer.
