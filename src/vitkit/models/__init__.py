@@ -10,9 +10,9 @@ are timm's.
 """
 
 import dataclasses
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from types import ModuleType
 from typing import ClassVar, Unpack
 
@@ -26,6 +26,7 @@ from vitkit.config import AnyConfig, Dataclass, Json, JsonDict
 from vitkit.discovery import PluginError
 from vitkit.layers import Blocks, Features, PatchEmbed, PositionInput, ResNetStem, TapOptions, Taps, make_taps
 from vitkit.models import _names, _positions
+from vitkit.models._contract import NEEDS, validate
 from vitkit.references import parse
 from vitkit.registry import Registry, warn_left_out
 
@@ -225,48 +226,7 @@ class TokenBackbone(Backbone):
         return self.encode(embedded) if taps is None else taps.attach(self.encode(embedded, taps))
 
 
-FIELDS = ("image_size", "channels", "num_classes", "task")
-NEEDS = {
-    "Config": f"a frozen dataclass with the fields {', '.join(FIELDS)}",
-    "Model": "a subclass of Backbone, or a function of a Config that returns a Backbone",
-    "PRESETS": 'a dict of configs by name, such as {"patch-mean/16": Config()}',
-    "TINY": "a Config of a model that runs in milliseconds, for checks",
-}
-
-
-def _validate(module: ModuleType) -> None:
-    """Raises PluginError if an attribute of a model family has a wrong type, or if its model lacks a method."""
-    if not dataclasses.is_dataclass(module.Config) or not isinstance(module.Config, type):
-        raise PluginError(f"Config is {module.Config!r}; expected {NEEDS['Config']}")
-    fields = {field.name for field in dataclasses.fields(module.Config)}
-    if absent := [name for name in FIELDS if name not in fields]:
-        raise PluginError(f"Config has no {', no '.join(absent)}; expected {NEEDS['Config']}")
-    if not module.Config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise PluginError("Config is not frozen; write @dataclass(frozen=True, kw_only=True)")
-    if not callable(module.Model):
-        raise PluginError(f"Model is {module.Model!r}; expected {NEEDS['Model']}")
-    if isinstance(module.Model, type) and not issubclass(module.Model, Backbone):
-        raise PluginError(f"Model is the class {module.Model.__name__}, which is not a subclass of Backbone")
-    if isinstance(module.Model, type) and inspect.isabstract(module.Model):
-        raise PluginError(_abstract(module.Model))
-    if not isinstance(module.PRESETS, Mapping):
-        raise PluginError(f"PRESETS is {module.PRESETS!r}; expected {NEEDS['PRESETS']}")
-    for name, config in {"TINY": module.TINY, **module.PRESETS}.items():
-        if not isinstance(name, str) or not hasattr(config, "num_classes") or not dataclasses.is_dataclass(config):
-            where = "TINY" if name == "TINY" else f"PRESETS[{name!r}]"
-            raise PluginError(f"{where} is {config!r}; expected a Config")
-
-
-def _abstract(model: type) -> str:
-    """Returns the error for a model class without some of the methods of `Backbone`, with their signatures."""
-    names = sorted(getattr(model, "__abstractmethods__", ()))
-    forms = [f"{name}{inspect.signature(getattr(Backbone, name, getattr(model, name)))}" for name in names]
-    short = [form.replace("jaxtyping.", "").replace("torch.", "").partition(" ->")[0] for form in forms]
-    methods = "method" if len(names) == 1 else "methods"
-    return f"{model.__name__} has no {methods} {' and no '.join(names)}; define {' and '.join(short)}"
-
-
-_FAMILIES = Registry(__name__, "model family", NEEDS, plugin_kind="model", validate=_validate)
+_FAMILIES = Registry(__name__, "model family", NEEDS, plugin_kind="model", validate=partial(validate, Backbone))
 
 
 def families() -> list[str]:
