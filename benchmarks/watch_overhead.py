@@ -28,7 +28,7 @@ def main(name: str = "vit-b/16", rounds: str = "40", *options: str) -> None:
     """Prints the time of a forward pass of one image with and without the check, and of the check alone."""
     torch.set_num_threads(1)
     model = models.build(models.preset(name)).eval()
-    torch.nn.init.normal_(model.head.weight, std=0.02)
+    torch.nn.init.normal_(model.get_parameter("head.weight"), std=0.02)
     held = model.state_dict() if "shared" in options else {}
     made = engine.accelerate(model)
     fast = made.model

@@ -37,6 +37,11 @@ def classifier(config: Any = CONFIG, seed: int = 0) -> Classifier:
     return Classifier(model, Processor.squash(config.image_size), default_labels(classes))
 
 
+def network(made: Classifier) -> Any:
+    """Returns the model, whose parts have no types here."""
+    return made.model
+
+
 def direct(made: Classifier) -> np.ndarray:
     """Returns the logits of the model itself in evaluation mode."""
     with eval_mode(made.model), torch.inference_mode():
@@ -346,11 +351,11 @@ def test_a_changed_model_is_never_answered_by_its_old_copy(name: str) -> None:
     made = classifier()
     keep: dict[str, Any] = {"other": classifier(seed=1).model}
     if name == "view kept from before":
-        keep["view"] = made.model.head.weight.data
+        keep["view"] = network(made).head.weight.data
     if name == "array made before":
-        keep["array"] = made.model.head.weight.detach().numpy()
+        keep["array"] = network(made).head.weight.detach().numpy()
     if name == "array through dlpack":
-        keep["dlpack"] = torch.from_dlpack(made.model.head.weight.detach()).numpy()
+        keep["dlpack"] = torch.from_dlpack(network(made).head.weight.detach()).numpy()
     copied = is_copied(made)
     predictor = made.predictor()
     before = fast(made)
@@ -373,7 +378,7 @@ def test_a_copy_is_made_again_after_weights_have_changed_and_used_as_long_as_the
     direct(made)
     made.train().eval()
     assert made.predictor().model is first, "reading weights is not a change"
-    made.model.head.bias.data[0] += 3
+    network(made).head.bias.data[0] += 3
     assert made.predictor().model is not first
     assert is_copied(made)
 
@@ -383,7 +388,7 @@ def test_every_predictor_of_a_model_sees_a_change() -> None:
     predictors = [Predictor(made.model, made.processor, batch_size=size) for size in (1, 2, 3)]
     for predictor in predictors:
         list(predictor.logits([IMAGE]))
-    made.model.head.weight.data.neg_()
+    network(made).head.weight.data.neg_()
     for predictor in predictors:  # the first one marks the storages again
         (outcome,) = predictor.logits([IMAGE])
         np.testing.assert_allclose(outcome.output, fast(made), atol=1e-5)
@@ -394,7 +399,7 @@ def test_a_copy_that_is_still_referred_to_runs_the_model_itself() -> None:
     copied = made.predictor(precision="bfloat16").model
     batch = torch.ones(2, 3, 32, 32)
     features = copied.features(batch)
-    handle = made.model.head.register_forward_hook(lambda _, __, out: out + 100)
+    handle = network(made).head.register_forward_hook(lambda _, __, out: out + 100)
     made.model.train()
     with torch.no_grad():
         expected = made.model.eval()(batch)
@@ -412,20 +417,20 @@ def test_a_copy_that_is_still_referred_to_runs_the_model_itself() -> None:
 def test_a_model_with_hooks_runs_itself_and_may_be_copied_without_them(precision: str) -> None:
     made = classifier()
     before = fast(made, precision=precision)
-    handle = made.model.blocks[1].register_forward_hook(lambda _, __, out: out * 0.1)
+    handle = network(made).blocks[1].register_forward_hook(lambda _, __, out: out * 0.1)
     assert_follows(made, before, precision=precision)
     assert "a forward hook on blocks.1" in made.predictor(precision=precision).summary or precision == "float32"
     hooked = fast(made, precision=precision)
-    made.model.blocks[1].register_forward_hook(lambda _, __, out: -out)
+    network(made).blocks[1].register_forward_hook(lambda _, __, out: -out)
     assert_follows(made, hooked, precision=precision)
     handle.remove()
-    made.model.blocks[1]._forward_hooks.clear()
+    network(made).blocks[1]._forward_hooks.clear()
     np.testing.assert_allclose(fast(made, precision=precision), before, atol=1e-5)
 
 
 def test_what_needs_a_copy_is_refused_for_a_model_with_hooks() -> None:
     made = classifier()
-    made.model.norm.register_forward_pre_hook(lambda _, args: args)
+    network(made).norm.register_forward_pre_hook(lambda _, args: args)
     for options in ({"merge_tokens": 2}, {"compile": True}):
         with pytest.raises(ValueError, match=r"needs a copy of the model, but the model has a forward hook on norm"):
             fast(made, **options)
@@ -492,7 +497,7 @@ def test_changes_in_the_middle_of_a_stream_are_seen() -> None:
     made = classifier()
     outcomes = Predictor(made.model, made.processor, batch_size=1).logits([IMAGE] * 30)
     first = next(outcomes).output
-    made.model.head.weight.data.neg_()
+    network(made).head.weight.data.neg_()
     last = list(outcomes)[-1].output
     assert first is not None
     np.testing.assert_allclose(last, direct(made), atol=0.2 * np.abs(first - direct(made)).max())
@@ -505,7 +510,7 @@ def test_changes_are_seen_without_the_functions_of_pytorch_for_marks(monkeypatch
     before = fast(made)
     first = made.predictor().model
     assert made.predictor().model is first
-    made.model.head.weight.data.neg_()
+    network(made).head.weight.data.neg_()
     assert_follows(made, before)
 
 

@@ -144,8 +144,9 @@ class Classifier(nn.Module):
             check_threshold(decoding.task, len(self.labels), threshold)
         _check_errors(errors)
         many = self.images(images)
+        whole: Any = self  # runs itself, because it is no `Backbone`
         changed = type(self).forward is not Classifier.forward or is_hooked(self)
-        predictor = Predictor(self, self.processor, **options) if changed else self.predictor(**options)
+        predictor = Predictor(whole, self.processor, **options) if changed else self.predictor(**options)
         if is_untrained(self.model):
             warnings.warn(UNTRAINED, UntrainedHeadWarning, stacklevel=2)
 

@@ -120,8 +120,13 @@ def special_tokens_read(model: Backbone, images: Tensor) -> int | None:
     Runs the head with NaN in all patch tokens: its outputs are then finite. All blocks must be plain, and the final
     norm must treat each token on its own.
     """
-    known = isinstance(model, TokenBackbone) and _is_known(model) and type(model.norm) in (nn.LayerNorm, nn.Identity)
-    if not known or not all(is_plain(block) for block in model.blocks):
+    if (
+        not isinstance(model, TokenBackbone)
+        or not _is_known(model)
+        or type(model.norm) not in (nn.LayerNorm, nn.Identity)
+    ):
+        return None
+    if not all(is_plain(block) for block in model.blocks):
         return None
     with torch.inference_mode():
         embedded = model.embed(images[:1])

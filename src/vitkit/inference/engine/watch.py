@@ -214,7 +214,7 @@ class _WatchedTensors:
         storages = _storages(self._marked)
         return (
             storages == self._storages
-            and all(map(torch._C._is_cow_tensor, self._marked))
+            and all(map(_is_marked, self._marked))
             # A later mark means that the storage was written to, and marked again by another watch.
             and [_marks[storage][1] for storage in storages] == self._marks
         )
@@ -255,6 +255,10 @@ def _layouts(tensors: list[Tensor]) -> list[object]:
 _STRIDE, _OFFSET = torch.Tensor.stride, torch.Tensor.storage_offset
 
 
+def _is_marked(tensor: Tensor) -> bool:
+    return torch._C._is_cow_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _bits(tensor: Tensor) -> Tensor:
     """Returns a view of a tensor as integers, in which NaN is equal to itself."""
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -273,10 +277,10 @@ def _mark(tensor: Tensor, owners: int) -> int | None:
             if torch._C._storage_Use_Count(storage._cdata) > owners + 1:  # one is that of `storage`
                 return None
             known = _marks.get(storage._cdata)
-            if known is not None and torch._C._is_cow_tensor(tensor):
+            if known is not None and _is_marked(tensor):
                 return known[1]
-            torch._lazy_clone(tensor.detach())
-            if not torch._C._is_cow_tensor(tensor):
+            torch._lazy_clone(tensor.detach())  # pyright: ignore[reportPrivateImportUsage]
+            if not _is_marked(tensor):
                 return None
         except (RuntimeError, AttributeError):  # also torch versions without these functions
             return None
