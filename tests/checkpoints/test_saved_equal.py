@@ -21,6 +21,7 @@ from vitkit.checkpoints import Checkpoint, CheckpointError, LossyWarning
 from vitkit.checkpoints.formats import all_formats, formats_for
 from vitkit.cli import main
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
+from vitkit.inference import runtimes
 from vitkit.models import vit
 from vitkit.task import Task
 
@@ -340,3 +341,18 @@ def test_a_number_of_heads_that_the_file_cannot_hold_is_named(tmp_path: Path) ->
     assert "num_heads 2" in saved.dropped[0]
     loaded = checkpoints.load(tmp_path / "x.pth", config={"num_heads": 2})
     assert loaded.model.config.num_heads == 2
+
+
+def test_exports_refuse_labels_and_hooks_that_would_be_lost(tmp_path: Path) -> None:
+    made: Any = checkpoint(TINY)
+    handle = made.model.register_forward_hook(lambda _, __, out: -out)
+    with pytest.raises(ValueError, match=r"a forward hook on the model.* would not be exported"):
+        runtimes.export(made, tmp_path / "x", to="program")
+    handle.remove()
+    made.model.head = nn.Linear(64, 3)
+    with pytest.raises(ValueError, match="the model has 3 outputs, but there are 5 labels"):
+        runtimes.export(made, tmp_path / "x", to="program")
+    made.model.head = nn.Linear(32, 5)
+    with pytest.raises(ValueError, match="the model cannot run"):
+        runtimes.export(made, tmp_path / "x", to="program")
+    assert list(tmp_path.iterdir()) == []

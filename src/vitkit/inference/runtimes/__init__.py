@@ -29,9 +29,12 @@ from vitkit.checkpoints.save import check_folder, write_folder
 from vitkit.config import to_dict
 from vitkit.data.processor import ImageInput, named
 from vitkit.images import DEFAULT_LIMITS, Limits
+from vitkit.inference.engine.path import probe
+from vitkit.inference.engine.watch import is_hooked
 from vitkit.inference.runtimes import _quantized
 from vitkit.inference.runtimes._exported import VERSION, Export, ExportedModel, is_export, load_export, runtime, targets
 from vitkit.inference.runtimes._trace import Traced, differences, sizes_to_test, trace
+from vitkit.layers import eval_mode
 from vitkit.logs import LOGGER
 
 __all__ = [
@@ -92,6 +95,7 @@ def export(
     images = _calibration_images(checkpoint, precision, calibration, limits, skipped or _warn)
     target = Path(folder).expanduser()
     check_folder(target, overwrite=overwrite)
+    _check_outputs(checkpoint)
     dtype = getattr(module, "DTYPES", {}).get(precision, torch.float32)
     traced = _trace_or_raise(checkpoint.model, dynamic_size, dtype)
     exports: list[Export] = []
@@ -114,6 +118,27 @@ def export(
 
     write_folder(target, write, overwrite=overwrite)
     return exports[-1]
+
+
+def _check_outputs(checkpoint: Checkpoint) -> None:
+    """Raises ExportError for a model whose outputs are not those of its features, or not one for each label."""
+    model, labels = checkpoint.model, len(checkpoint.labels)
+    if isinstance(model, ExportedModel) or not labels:
+        return  # the first is rejected when it is traced
+    if is_hooked(model):
+        raise ExportError(
+            "a forward hook on the model, or a replaced forward method, would not be exported; remove it first"
+        )
+    try:
+        with torch.no_grad(), eval_mode(model):
+            outputs = model(probe(model).to(next(model.parameters()).dtype)).shape[-1]
+    except RuntimeError as error:
+        raise ExportError(f"the model cannot run: {_one_line(error)}") from error
+    if outputs != labels:
+        raise ExportError(
+            f"the model has {outputs} outputs, but there are {labels} labels; replace a head with "
+            "model.reset_head(classes), and set one label per output"
+        )
 
 
 def _warn(error: Exception) -> None:
