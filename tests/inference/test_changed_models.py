@@ -267,6 +267,15 @@ CHANGES |= {
     "eps": lambda m, keep: [setattr(each.norm1, "eps", 3.0) for each in m.blocks],
     "eps of the final norm": lambda m, keep: setattr(m.norm, "eps", 5.0),
     "number of heads": lambda m, keep: [setattr(each.attn, "num_heads", 8) for each in m.blocks],
+    "eps as a tensor that changes later": lambda m, keep: (
+        setattr(m.norm, "eps", torch.tensor(1e-6)),
+        fast(keep["made"]),
+        m.norm.eps.fill_(5.0),
+    ),
+    "scale of several elements instead of a number": lambda m, keep: (
+        setattr(m.blocks[0].attn, "dropout", torch.zeros(3)),
+        weight(m).data.neg_(),
+    ),
     "config": lambda m, keep: setattr(m, "config", replace(m.config, pool="gap")),
     "config in place": lambda m, keep: object.__setattr__(m.config, "pool", "gap"),
     "training mode of the model": lambda m, keep: (m.train(), weight(m).data.neg_()),
@@ -349,7 +358,7 @@ def assert_follows(made: Classifier, before: np.ndarray, **options: Any) -> None
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_model_is_never_answered_by_its_old_copy(name: str) -> None:
     made = classifier()
-    keep: dict[str, Any] = {"other": classifier(seed=1).model}
+    keep: dict[str, Any] = {"other": classifier(seed=1).model, "made": made}
     if name == "view kept from before":
         keep["view"] = network(made).head.weight.data
     if name == "array made before":

@@ -148,6 +148,8 @@ class Watch:
         self._modules = list(model.modules())
         self._types = list(map(type, self._modules))
         self._attributes = _attributes(self._modules)
+        self._own = [(vars(each), name) for each in self._modules for name in vars(each) if name not in _STANDARD]
+        self._own_values = [attributes[name] for attributes, name in self._own]
         dicts = [getattr(module, name) for module in self._modules for name in CONTENTS]
         dicts += [fields for module in self._modules for value in vars(module).values() for fields in _fields(value)]
         hooks = [getattr(module, name) for module in self._modules for name in HOOKS]
@@ -171,16 +173,21 @@ class Watch:
             and all(map(is_, map(type, self._modules), self._types))
             and all(map(is_, _functions(), _FUNCTIONS))
         )
-        return same and (list(map(vars, self._modules)) == self._attributes or self._only_modes_changed())
+        return same and self._same_attributes()
 
-    def _only_modes_changed(self) -> bool:
-        """Returns whether no attribute except training flags has changed, and remembers the flags."""
-        now = _attributes(self._modules)
-        pairs = zip(now, self._attributes, strict=True)
-        if any({**new, "training": True} != {**old, "training": True} for new, old in pairs):
+    def _same_attributes(self) -> bool:
+        """Returns whether no attribute of a module except the training flag is another object."""
+        try:
+            if list(map(vars, self._modules)) != self._attributes:
+                now = _attributes(self._modules)
+                pairs = zip(now, self._attributes, strict=True)
+                if any({**new, "training": True} != {**old, "training": True} for new, old in pairs):
+                    return False
+                self._attributes = now
+        except (RuntimeError, ValueError):  # tensors and arrays have no truth value
             return False
-        self._attributes = now
-        return True
+        # Equal values may be other objects that can change, such as a tensor instead of a number.
+        return all(map(is_, [attributes[name] for attributes, name in self._own], self._own_values))
 
 
 class _WatchedTensors:
