@@ -255,7 +255,7 @@ CHANGES |= {
     "activation by its name only": lambda m, keep: setattr(m.blocks[0].mlp, "act", GELU()),
     "replaced dropout": lambda m, keep: setattr(m.blocks[0], "dropout", Negated()),
     "replaced drop path": lambda m, keep: setattr(m.blocks[1], "drop_path", Negated()),
-    "replaced dropout of an MLP": lambda m, keep: setattr(m.blocks[2].mlp, "dropout", Negated()),
+    "replaced dropout of an MLP": lambda m, keep: setattr(m.blocks[2].mlp, "dropout", MeanOfTokens()),
     "replaced layer scale": lambda m, keep: setattr(m.blocks[1], "ls1", Negated()),
     "replaced projection": lambda m, keep: setattr(m.blocks[1].attn, "qkv", adapted(m.blocks[1].attn.qkv)),
     "replaced fc2": lambda m, keep: setattr(m.blocks[0].mlp, "fc2", adapted(m.blocks[0].mlp.fc2)),
