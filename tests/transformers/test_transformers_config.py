@@ -164,14 +164,16 @@ def test_unknown_keys_are_saved_and_loaded(tmp_path: Path, hf: ModuleType) -> No
     assert ViTConfig.from_pretrained(tmp_path / "config.json").num_labels == 3
 
 
-def test_indices_of_labels_are_integers_wherever_they_are_set() -> None:
+def test_indices_of_labels_are_those_of_transformers_wherever_they_are_set(hf: ModuleType) -> None:
     names, indices = {"0": "x", "1": "y"}, {"x": "0", "y": "1"}
     changed, updated = ViTConfig(), ViTConfig()
     changed.id2label, changed.label2id = names, indices  # type: ignore[assignment]
     updated.update({"id2label": names, "label2id": indices})
     loaded = ViTConfig.from_dict({"id2label": {"0": "a", "1": "b"}}, id2label=names, label2id=indices)
     for config in (changed, updated, loaded, ViTConfig(id2label=names, label2id=indices)):
-        assert (config.id2label, config.label2id) == ({0: "x", 1: "y"}, {"x": 0, "y": 1})
+        assert (config.id2label, config.label2id) == ({0: "x", 1: "y"}, {"x": "0", "y": "1"})
+    theirs = hf.ViTConfig(id2label=names, label2id=indices)
+    assert (theirs.id2label, theirs.label2id) == (changed.id2label, changed.label2id)
 
 
 def test_equality_and_copies() -> None:

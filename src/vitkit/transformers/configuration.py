@@ -154,12 +154,10 @@ class PretrainedConfig(ABC):
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Converts the class indices of label mappings to integers, because JSON stores them as strings."""
+        """Converts the keys of `id2label` to integers, because JSON stores them as strings."""
         name = self.attribute_map.get(name, name)
         if name == "id2label" and isinstance(value, Mapping):
             value = {int(index): label for index, label in value.items()}
-        elif name == "label2id" and isinstance(value, Mapping):
-            value = {label: int(index) for label, index in value.items()}
         super().__setattr__(name, value)
 
     @property
@@ -194,8 +192,8 @@ class PretrainedConfig(ABC):
             self.num_labels = number
             return
         self.id2label = {int(index): label for index, label in id2label.items()}
-        given = label2id or {label: index for index, label in self.id2label.items()}
-        self.label2id = {label: int(index) for label, index in given.items()}
+        # Indices that are strings stay strings, as in transformers.
+        self.label2id = dict(label2id or {label: index for index, label in self.id2label.items()})  # type: ignore[assignment]
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
@@ -321,8 +319,6 @@ class PretrainedConfig(ABC):
             data.pop("num_labels", None)
         number = {"num_labels": kwargs["num_labels"]} if kwargs.get("num_labels") is not None else {}
         config = cls(**{**data, **number, **named})
-        if kwargs.get("label2id") is not None:
-            kwargs["label2id"] = {label: int(index) for label, index in kwargs["label2id"].items()}
         for name in [name for name in kwargs if hasattr(config, name)]:
             setattr(config, name, kwargs.pop(name))
         return (config, kwargs) if return_unused_kwargs else config
