@@ -240,7 +240,9 @@ def made_with(name: str, thing: str) -> Checkpoint:
 
 
 @pytest.mark.parametrize("thing", THINGS)
-@pytest.mark.parametrize("name", sorted({each.name for each in all_formats() if each.name in SUPPORTED}))
+@pytest.mark.parametrize(
+    "name", sorted(name for name in SUPPORTED if any(each.num_classes for each in SUPPORTED[name]))
+)
 def test_every_format_holds_everything_or_names_what_it_leaves_out(name: str, thing: str, tmp_path: Path) -> None:
     made = made_with(name, thing)
     target = tmp_path / f"x{formats_for(name)[0].suffix}"

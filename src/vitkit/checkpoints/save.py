@@ -118,7 +118,9 @@ def _choose(checkpoint: Checkpoint, to: str | None, *, lossy: bool) -> tuple[For
         if each.suffix and (task := meaning.unsupported(config, each.name)) is not None:
             reason = reason or (None if lossy else task)
         if reason is None:
-            stored = checkpoint if each.family is None else meaning.in_target_units(checkpoint)
+            # A head whose task is left out is stored as it is.
+            same = each.family is None or config.task != model.config.task
+            stored = checkpoint if same else meaning.in_target_units(checkpoint)
             if config != model.config:
                 twin = copy.copy(stored.model)
                 twin.config = config

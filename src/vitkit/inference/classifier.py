@@ -21,7 +21,7 @@ from vitkit.data.processor import ImageInput, Processor, each_image, is_path
 from vitkit.images import ImageError
 from vitkit.inference.engine import is_hooked
 from vitkit.inference.expand import expand
-from vitkit.inference.predictions import check_threshold
+from vitkit.inference.predictions import check_labels, check_threshold
 from vitkit.inference.predictor import Options, Outcome, Predictor
 from vitkit.inference.results import Classification, Classifications, Decoding, Embedding, Embeddings, Result
 from vitkit.inference.runtimes._exported import is_export, load_export
@@ -152,6 +152,8 @@ class Classifier(nn.Module):
 
         def result(index: int, outcome: Outcome) -> Classification:
             name = _name(outcome.source, index)
+            if outcome.error is None:
+                check_labels(outcome.output, self.labels)
             return Classification(outcome.source, name, outcome.error, logits=outcome.output, decoding=decoding)
 
         found = _handled(map(result, count(), predictor.logits(many)), errors)

@@ -41,11 +41,7 @@ def top_predictions(
     """
     if logits.ndim != 1:
         raise ValueError(f"the logits of an image have shape {logits.shape}; expected a vector of shape (classes,)")
-    if logits.shape[0] != len(labels):
-        raise ValueError(
-            f"the model has {logits.shape[0]} outputs, but there are {len(labels)} labels; replace a head with "
-            "model.reset_head(classes), and set one label per output"
-        )
+    check_labels(logits, labels)
     scores = task.scores(logits)
     if threshold is not None:
         check_threshold(task, logits.shape[0], threshold)
@@ -69,3 +65,12 @@ def check_threshold(task: Task, outputs: int, threshold: float) -> None:
         raise ValueError(f"threshold is {threshold}, but the model {kind}; a threshold needs a multi-label model")
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold is {threshold}; it must be between 0 and 1")
+
+
+def check_labels(logits: np.ndarray, labels: Sequence[str]) -> None:
+    """Raises ValueError unless there is one label for each output of the model."""
+    if logits.shape[-1] != len(labels):
+        raise ValueError(
+            f"the model has {logits.shape[-1]} outputs, but there are {len(labels)} labels; replace a head with "
+            "model.reset_head(classes), and set one label per output"
+        )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.formats import Format
-from vitkit.checkpoints.formats._unsupported import unsupported_field
+from vitkit.checkpoints.formats._unsupported import ImpliedMismatch, unsupported_field
 from vitkit.checkpoints.formats.huggingface._towers import ALIASES, IGNORED, RULES, VECTOR, Tower
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.processor import CLIP_MEAN, CLIP_STD, Processor
@@ -35,7 +35,12 @@ TOWER = Tower(
 def unsupported_reason(config: Config) -> str | None:
     """Returns an error message if transformers' CLIPVisionModel cannot represent the config, otherwise None."""
     if config.num_classes and config.task != SINGLE_LABEL:
-        return "the head of transformers' CLIPVisionModel is a projection, not a head of this task; use to='vitkit'"
+        reason = ImpliedMismatch(
+            f"the head of transformers' CLIPVisionModel is a projection, not a head for {config.task.problem_type}; "
+            "use to='vitkit', or lossy=True (--lossy) to leave the task out"
+        )
+        reason.implied = {"task": SINGLE_LABEL}
+        return reason
     fixed = {"pre_norm": True, "patch_bias": False, "head_bias": config.head_bias and not config.num_classes}
     return unsupported_field(config, "transformers' CLIPVisionModel", fixed=fixed, free=("activation", "norm_eps"))
 
