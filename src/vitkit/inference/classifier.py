@@ -152,7 +152,7 @@ class Classifier(nn.Module):
 
         def result(index: int, outcome: Outcome) -> Classification:
             name = _name(outcome.source, index)
-            if outcome.error is None:
+            if outcome.output is not None:
                 check_labels(outcome.output, self.labels)
             return Classification(outcome.source, name, outcome.error, logits=outcome.output, decoding=decoding)
 
