@@ -10,7 +10,7 @@ from torch import nn
 
 from vitkit import models
 from vitkit.inference.engine.capabilities import Capabilities, can_pack, capabilities
-from vitkit.inference.engine.dense import PLAIN, Dense
+from vitkit.inference.engine.dense import FUSED, PLAIN, Dense
 from vitkit.inference.engine.path import paths
 
 CPU = torch.device("cpu")
@@ -99,7 +99,7 @@ def test_environment_of_the_avx2_pass_emulates_avx2() -> None:
 
 
 @pytest.mark.needs("packs")
-@pytest.mark.parametrize("act", PLAIN)
+@pytest.mark.parametrize("act", FUSED)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_dtype_that_cannot_be_packed_is_multiplied_in_float32(
     dtype: torch.dtype, act: str, monkeypatch: pytest.MonkeyPatch

@@ -22,14 +22,14 @@ KINDS = [
     "vit_so400m_patch16_siglip_256",
     "vit_base_patch16_siglip_gap_224",
     "vit_so150m_patch16_reg4_map_256",
-    "vit_base_patch32_clip_quickgelu_224",
-    "vit_intern300m_patch14_448",
     "deit3_small_patch16_224",
     "deit_tiny_distilled_patch16_224",
     "beit_base_patch16_224",
     "vit_small_patch16_dinov3",
     "vit_small_plus_patch16_dinov3_qkvb",
     "vit_tiny_r_s16_p8_224",
+    "vit_base_patch32_clip_quickgelu_224",
+    "vit_intern300m_patch14_448",
 ]
 
 
