@@ -330,8 +330,11 @@ def _sample_type(tags: _Tags, order: str) -> np.dtype:
     bits, kinds = set(tags.get(_BITS, (1,))), set(tags.get(_SAMPLE_FORMAT, (1,)))
     depth, kind = max(bits), _SAMPLE_KINDS.get(max(kinds))
     if len(bits) > 1 or len(kinds) > 1 or kind is None or depth not in ((16, 32, 64) if kind == "f" else (8, 16, 32)):
+        found = ", ".join(map(str, sorted(bits)[:4]))
         raise ImageError(
-            "unsupported_format", "TIFF files whose bands have different or unusual data types are not supported"
+            "unsupported_format",
+            f"the bands of the TIFF file have {found} bits per sample; expected one data type: integers of 8, 16 or 32 "
+            "bits, or floating-point numbers of 16, 32 or 64 bits",
         )
     return np.dtype(f"{order}{kind}{depth // 8}")
 
