@@ -29,6 +29,8 @@ AVX2       := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 VITKIT_KERNELS=av
 # Without the files whose time is that of decoding photos, exporting, or starting processes that compute nothing.
 AVX2_TESTS := tests/inference tests/kernels tests/bench tests/checkpoints/test_heads.py \
 	$(addprefix --ignore=tests/inference/test_,hostile_folder.py deit_tiny.py exporters.py export_files.py) \
+	$(addprefix --ignore=tests/inference/test_,changed_models.py exported_commands.py exported_tasks.py) \
+	$(addprefix --ignore=tests/inference/test_,image_inputs.py onnx_options.py python_edges.py) \
 	$(addprefix --ignore=tests/,inference/test_hostile_programs.py bench/test_bench_rounds.py bench/test_bench_table.py)
 
 test: $(VENV)/dev test-avx2 ## set up and run the tests (under 5 minutes)

@@ -50,6 +50,9 @@ def scores_of(made: Checkpoint, batch: torch.Tensor) -> np.ndarray:
         return made.model.config.task.scores(made.model(batch).double().numpy())
 
 
+FAST = ("huggingface", "timm", "vitkit", "deit_timm", "resnet_huggingface")
+
+
 def supported(format_name: str, task: Task) -> Checkpoint | None:
     """A model that the format supports, or None."""
     each = next(one for one in FOLDERS if one.name == format_name)
@@ -65,7 +68,7 @@ def supported(format_name: str, task: Task) -> Checkpoint | None:
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 @pytest.mark.parametrize(
-    "name", [pytest.param(each.name, marks=[pytest.mark.slow] * (each.name == "bit_timm")) for each in FOLDERS]
+    "name", [pytest.param(each.name, marks=[pytest.mark.slow] * (each.name not in FAST)) for each in FOLDERS]
 )
 def test_every_folder_stores_every_task(name: str, task: Task, tmp_path: Path) -> None:
     made = supported(name, task)

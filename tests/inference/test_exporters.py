@@ -49,7 +49,7 @@ def checkpoint(name: str = "vit", seed: int = 0, **changes: object) -> checkpoin
 def cases() -> list[object]:
     every = [(family, target) for family in FAMILIES for target in TARGETS]
     # test_export_files.py exports the ViT to ONNX by default.
-    fast = [("vit", "openvino"), ("vit", "program")]
+    fast = [("vit", "program")]
     return [pytest.param(*case, marks=() if case in fast else pytest.mark.slow) for case in every]
 
 

@@ -186,7 +186,10 @@ def test_conversion_of_unknown_names_raises():
         to_torch({query: np.zeros((4, 8))})
 
 
-@pytest.mark.parametrize("to", ["huggingface", "timm", "vitkit", "npz", "big_vision", "torchvision"])
+OTHERS = [pytest.param(to, marks=pytest.mark.slow) for to in ("timm", "vitkit", "big_vision", "torchvision")]
+
+
+@pytest.mark.parametrize("to", ["huggingface", "npz", *OTHERS])
 def test_every_format_of_checkpoints(tmp_path, to):
     from vitkit import checkpoints
     from vitkit.data.labels import default_labels
@@ -245,6 +248,7 @@ def test_other_families_raise(tmp_path):
         vitjax.load(tmp_path / "net")
 
 
+@pytest.mark.slow
 def test_with_head_and_with_image_size():
     """Matches the PyTorch model: head and pre-logits become a zero head, positions are resized."""
     config = replace(TINY, pre_logits=12, position_resize="bicubic")
@@ -264,6 +268,7 @@ def test_with_head_and_with_image_size():
     assert nest(flatten(wide.params)).keys() == checkpoint.params.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 4])
 def test_an_rgb_file_is_adapted_to_other_channels_like_that_of_pytorch(channels: int, tmp_path) -> None:
     model = torch_model(TINY)

@@ -79,6 +79,7 @@ def test_model(tmp_path, changes):
     assert model.num_parameters() == expected_model.num_parameters()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", slow_except(CONFIGS, "gray"))
 def test_classifier_and_saved_folders(tmp_path, changes):
     """Compares logits with transformers, which then loads the folder that we save."""
@@ -98,6 +99,7 @@ def test_classifier_and_saved_folders(tmp_path, changes):
     assert again.config.id2label == model.config.id2label
 
 
+@pytest.mark.slow
 def test_v5_names_and_shards(tmp_path):
     """Loads files with v5 names, and shards."""
     expected_model = reference(transformers.ViTForImageClassification, tmp_path / "one")
@@ -123,6 +125,7 @@ def test_pytorch_loads_saved_folders(tmp_path):
         close(model(images).logits, opened(torch.from_numpy(images)))
 
 
+@pytest.mark.slow
 def test_missing_pooler_and_head_are_initialized(tmp_path):
     reference(transformers.ViTForImageClassification, tmp_path)
     with pytest.warns(UserWarning, match="newly initialized, .*: pooler/dense/bias, pooler/dense/kernel"):
@@ -192,6 +195,7 @@ def test_config_sets_outputs():
     assert len(jax.eval_shape(FlaxViTModel(config), random_images(config))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", slow_except(["transformers", "vitkit.transformers"], "vitkit.transformers"))
 def test_configs_of_other_classes_are_accepted(tmp_path, module):
     config = importlib.import_module(module).ViTConfig(**SMALL, num_labels=5)
@@ -205,6 +209,7 @@ def test_configs_of_other_classes_are_accepted(tmp_path, module):
         FlaxViTForImageClassification.from_pretrained(tmp_path, config=config, num_labels=3)
 
 
+@pytest.mark.slow
 def test_params_seed_and_no_init(small):
     config = small.config
     again, other = (FlaxViTForImageClassification(config, seed=seed).params for seed in (3, 4))
@@ -224,6 +229,7 @@ def test_params_seed_and_no_init(small):
     assert bare.required_params == {tuple(name.split("/")) for name in flatten(again)}
 
 
+@pytest.mark.slow
 def test_from_pretrained_without_init(tmp_path, small):
     small.save_pretrained(tmp_path)
     with warnings.catch_warnings():
@@ -354,6 +360,7 @@ def test_msgpack_files_and_config_methods(tmp_path, small, monkeypatch):
     assert uploaded == {"repo_id": "me/model", "token": None, "n": ["config.json", "model.safetensors"]}
 
 
+@pytest.mark.slow
 def test_module_has_init_and_apply(small):
     images = random_images(small.config)
     last = np.transpose(images, (0, 2, 3, 1))

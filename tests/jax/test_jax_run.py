@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from slow_cases import slow_except
 
 from vitkit import checkpoints, models
 from vitkit.cli import main
@@ -125,7 +126,7 @@ def run_of(images: Path, kind: str, **changes: object) -> Run:
     return replace(run, data=Data(source=source), model=model, processor=processor, **changes)
 
 
-@pytest.mark.parametrize("kind", ["numbers", "labels"])
+@pytest.mark.parametrize("kind", slow_except(["numbers", "labels"], "numbers"))
 def test_other_tasks_match_pytorch_and_name_unreadable_images(images: Path, tmp_path: Path, kind: str) -> None:
     run = run_of(images, kind, steps=4, evaluate_every=2)
     fitted = jax_run.train(run, tmp_path / "jax")
@@ -149,6 +150,7 @@ def test_other_tasks_match_pytorch_and_name_unreadable_images(images: Path, tmp_
     assert (again.log, again.unreadable) == (fitted.log, fitted.unreadable)
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_is_rejected_before_the_first_step(images: Path, tmp_path: Path) -> None:
     run = run_of(images, "labels", tune_threshold=True)
     with pytest.raises(ValueError, match="does not support tune_threshold; use --backend torch"):

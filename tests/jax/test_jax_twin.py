@@ -276,6 +276,7 @@ def test_dropout_trains(option):
     assert not np.allclose(run(0), jax.jit(vit.apply)(variables, images))
 
 
+@pytest.mark.slow
 def test_stochastic_depth_drops_samples():
     config = replace(TINY, depth=2, stochastic_depth=0.5)
     vit, variables = ViT(config), {"params": flax_params(torch_model(config))}
@@ -286,6 +287,7 @@ def test_stochastic_depth_drops_samples():
     assert len(np.unique(np.asarray(tokens[:, 0, 0]).round(4))) == 4
 
 
+@pytest.mark.slow
 def test_initialization():
     """Matches the original: Xavier for flattened matrices, LeCun for patches, zero head and class token."""
     config = replace(TINY, depth=1, width=64, mlp_width=256, num_registers=2, pre_logits=32)

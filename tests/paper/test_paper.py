@@ -43,7 +43,9 @@ def test_all_tables_and_figures_exist() -> None:
         assert each.minutes < 10, name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (index % 3 > 0)) for index, name in enumerate(NAMES)]
+)
 def test_every_command_parses_and_its_settings_apply_to_the_recipe(name: str) -> None:
     for line in paper.experiment(name).full:
         verb, settings = line.split()[1], settings_of(line)

@@ -66,6 +66,7 @@ def test_an_unknown_recipe_lists_similar_names() -> None:
         recipes.recipe("digits.tine")
 
 
+@pytest.mark.slow
 def test_the_demo_prints_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = override(digits.tiny(), {"steps": 3, "schedule.warmup": 1, "evaluate_every": 3})
     monkeypatch.setattr(digits, "tiny", lambda: short)

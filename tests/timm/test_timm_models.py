@@ -209,7 +209,9 @@ def test_grouping_of_parameters(name: str) -> None:
     assert groups(own) == groups(model)
 
 
-@pytest.mark.parametrize("name", [KINDS[0], "beit_base_patch16_224", KINDS[10], "resnetv2_50x1_bit"])
+@pytest.mark.parametrize(
+    "name", [KINDS[0], "beit_base_patch16_224", KINDS[10], pytest.param("resnetv2_50x1_bit", marks=pytest.mark.slow)]
+)
 def test_activation_checkpointing(name: str) -> None:
     _, own = pair(name)
     batch = images(own)

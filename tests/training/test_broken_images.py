@@ -72,6 +72,7 @@ def equal(one: Any, other: Any) -> bool:
     return one == other
 
 
+@pytest.mark.slow
 def test_a_run_with_broken_images_that_is_killed_twice_equals_an_uninterrupted_one(
     images: Path, tmp_path: Path
 ) -> None:

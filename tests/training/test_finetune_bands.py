@@ -54,6 +54,7 @@ def trained(root: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_class_in_the_fourth_band_is_learned(trained: Path) -> None:
     events = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert events[-1]["kind"] == "evaluation" or any(event["kind"] == "evaluation" for event in events)

@@ -81,6 +81,7 @@ def test_lamb_uses_norms_of_full_tensors_under_fsdp(deterministic_run: Callable[
     assert_close(tmp_path / "two", tmp_path / "single_process")
 
 
+@pytest.mark.slow
 def test_two_processes_stop_at_a_signal_and_one_process_resumes(
     deterministic_run: Callable[..., Run], tmp_path: Path, single_process: Path
 ) -> None:

@@ -6,7 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +43,14 @@ def assert_same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
             torch.testing.assert_close(ours[name], value, **CLOSE)
 
 
+def every_other(cases: Sequence[Case]) -> list[Any]:
+    """Returns the cases as parameters of a test; every second one is slow."""
+    return [pytest.param(case, marks=[pytest.mark.slow] * (index % 2)) for index, case in enumerate(cases)]
+
+
+SOME, SOME_TRAINED = every_other(CASES), every_other(TRAINED)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_match_transformers(hf: ModuleType, case: Case) -> None:
     reference, ours = pair(hf, case)
@@ -65,7 +73,7 @@ def test_outputs_match_transformers(hf: ModuleType, case: Case) -> None:
             assert len(plain) == len(ours(**inputs).to_tuple())
 
 
-@pytest.mark.parametrize("case", TRAINED, ids=str)
+@pytest.mark.parametrize("case", SOME_TRAINED, ids=str)
 def test_losses_and_gradients_match_transformers(hf: ModuleType, case: Case) -> None:
     reference, ours = pair(hf, case)
     inputs = make_inputs(case)
@@ -92,7 +100,7 @@ def by_own_name(model: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", SOME, ids=str)
 def test_files_are_read_by_the_other_library(
     hf: ModuleType, case: Case, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -116,7 +124,7 @@ def test_files_are_read_by_the_other_library(
     assert all(torch.equal(one, other) for one, other in zip(ours.parameters(), reopened.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", SOME, ids=str)
 def test_names_are_those_of_version_5_in_its_format(hf: ModuleType, case: Case, tmp_path: Path) -> None:
     reference, ours = pair(hf, case)
     own_names = list(ours.state_dict())
@@ -259,7 +267,7 @@ def test_every_parameter_is_initialized(case: Case) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", SOME, ids=str)
 def test_initial_weights_have_the_statistics_of_transformers(hf: ModuleType, case: Case) -> None:
     torch.manual_seed(0)
     reference = getattr(hf, case.kind)(getattr(hf, case.config)(**case.settings))

@@ -38,7 +38,11 @@ def check(source: Any, loaded: Classifier) -> None:
     assert np.asarray(features).ndim >= 2
 
 
-@pytest.mark.parametrize("family", models.families())
+FAST = ("deit", "resnet", "vit")
+FAMILIES = [pytest.param(each, marks=[pytest.mark.slow] * (each not in FAST)) for each in models.families()]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_checkpoint_that_load_opens(family: str, tmp_path: Path) -> None:
     tested = []
     for to in ("vitkit", "huggingface", "timm"):

@@ -108,6 +108,7 @@ def test_trainer_trains_evaluates_saves_and_resumes(hf: ModuleType, tmp_path: Pa
     assert rerun == pytest.approx(losses, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_match_training_of_transformers_model(hf: ModuleType, tmp_path: Path) -> None:
     """Trains both classes with the same weights, data and seed; ours with activation checkpointing."""
     ours = make()
