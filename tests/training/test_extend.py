@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,15 @@ def trained(small_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("trained") / "run"
     train(small_run(), folder)
     return folder
+
+
+def test_a_warm_up_that_was_fitted_into_minutes_fits_into_steps(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    run = small_run(steps=None, minutes=5.0, schedule=replace(small_run().schedule, warmup=100))
+    RunFolder(tmp_path / "run").create(run)
+    extended = resumed(tmp_path / "run", steps=20)
+    assert (extended.steps, extended.minutes, extended.schedule.warmup) == (20, None, 2)
+    assert resumed(tmp_path / "run", steps=200).schedule.warmup == 100
+    assert resumed(tmp_path / "run", steps=20, changes={"schedule.warmup": 7}).schedule.warmup == 7
 
 
 def test_a_folder_without_a_run_is_rejected(tmp_path: Path) -> None:

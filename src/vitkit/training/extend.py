@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vitkit import config as configs
+from vitkit.logs import LOGGER
 from vitkit.training.run import CHANGEABLE, CHANGEABLE_WITH_LENGTH, LENGTH, Run, RunFolder
 
 
@@ -20,7 +21,8 @@ def resumed(
     A length is that of the whole run with the steps that were already trained: a run of 500 steps is extended to
     `steps=1000`. The run continues from its last training checkpoint. From the next step, the learning rate is that of
     a run of the new length: a cosine schedule, which has ended at 0, continues at half of its peak after a doubling.
-    `minutes` are those of the training so far plus the new ones.
+    `minutes` are those of the training so far plus the new ones. A warm-up that does not fit into new `steps` becomes a
+    tenth of them.
 
     `changes` are other settings by name, such as `{"patience": 3, "hardware.workers": 4}`. Raises ValueError if the
     folder contains no run, if several lengths are given, and for a setting that a run cannot change.
@@ -44,6 +46,13 @@ def resumed(
     if lengths:  # another length replaces the one in the folder
         changes = {**dict.fromkeys(LENGTH), **changes}
     run = configs.override(run, changes)
+    warmup = run.schedule.warmup
+    if run.steps is not None and warmup >= run.steps > 1 and "schedule.warmup" not in changes:
+        # The warm-up in the folder belongs to a longer run, or was shortened to fit into minutes.
+        LOGGER.info(
+            "schedule.warmup is %d instead of %d, because the run has %d steps", run.steps // 10, warmup, run.steps
+        )
+        run = configs.override(run, {"schedule.warmup": run.steps // 10})
     if run.epochs is not None and getattr(run.objective, "epochs", run.epochs) != run.epochs:
         run = configs.override(run, {"objective.epochs": run.epochs})
     return run
