@@ -15,9 +15,10 @@
     list_models     lists the architectures
     list_recipes    lists the training recipes
 
-`help(vitkit.finetune)` describes a function. The functions log to the logger `vitkit`, which is quiet by default. Other
-names are the classes of these functions, and those of Hugging Face transformers (`vitkit.transformers`); timm's are in
-`vitkit.timm`. All of them are imported when they are first used, so that `import vitkit` is fast.
+`help(vitkit.finetune)` describes a function. The functions log to the logger `vitkit`, which shows nothing by default.
+vitkit also exports the classes that these functions use, and the names of Hugging Face transformers
+(`vitkit.transformers`). The names of timm are in `vitkit.timm`. A name is imported when it is first used, so that
+`import vitkit` is fast.
 """
 
 import ast

@@ -33,9 +33,10 @@ _OS_ERROR = re.compile(r"(?:\(os error |Os \{ code: )(\d+)")  # how Rust shows a
 def write_file(target: Path, write: Callable[[Path], object], *, same_name: bool = False) -> None:
     """Calls `write` with a temporary path, and atomically renames the complete file to `target`.
 
-    Devices and pipes are written directly. The parent folder is created. If `write` raises, the exception is propagated
-    and the target does not change. With `same_name` the temporary path is a file of the same name in a temporary
-    folder, for a `write` that also reads the file and depends on its suffix.
+    Devices and pipes are written directly. The parent folder is created if it is missing. If `write` raises, the
+    exception is propagated and the target does not change. With `same_name`, the temporary file has the name of the
+    target and lies in a temporary folder. This is needed if `write` depends on the file name, for example to read the
+    file again by its suffix.
     """
     if target.exists() and not target.is_file() and not target.is_dir():
         with system_errors(target):

@@ -31,7 +31,7 @@ class Dataclass(Protocol):
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
 
 
-# Most options that an error lists.
+# Largest number of options that an error message lists.
 LISTED = 30
 Config = TypeVar("Config", bound=Dataclass)
 ConfigClass = TypeVar("ConfigClass")
@@ -101,9 +101,10 @@ def _override(config: Config, changes: Sequence[tuple[list[str], object, str]]) 
 
 
 def parse_options(cls: type[ConfigClass], text: str, where: str) -> ConfigClass:
-    """Returns a config from options such as `number=5&size=32` or `number=5,size=32`. `where` names it in errors.
+    """Parses options such as `number=5&size=32` or `number=5,size=32` into a config.
 
-    Raises ValueError for an unknown option, a value of the wrong type, and an option without value or default.
+    `where` describes the origin of the text in error messages. Raises ValueError for an unknown option, a value of the
+    wrong type, and a missing option without a default.
     """
     pairs = [part.partition("=") for part in re.split(r"[&,](?=\w+=)", text) if part]
     hints = get_type_hints(cls)
@@ -202,9 +203,9 @@ def _convert_tuple(value: object, arguments: tuple[Hint, ...], where: str) -> tu
 
 
 def once(pairs: Iterable[tuple[str, str]], where: str = "") -> dict[str, str]:
-    """Returns pairs of names and values as a dict. Raises ValueError that shows both values of a name given twice.
+    """Converts (name, value) pairs to a dict. Raises ValueError if a name is given twice, with both values.
 
-    `where` precedes the name in the error, as in "--set ".
+    `where` is text before the name in the error message, such as "--set ".
     """
     found: dict[str, str] = {}
     for name, value in pairs:
@@ -216,7 +217,7 @@ def once(pairs: Iterable[tuple[str, str]], where: str = "") -> dict[str, str]:
 
 
 def nearest(word: str, options: Iterable[object], *, limit: int = 3) -> str:
-    """Returns the end of an error message, which suggests options similar to `word`, or lists the options."""
+    """Returns the end of an error message that suggests options similar to `word`, or else lists the options."""
     names = [str(option) for option in options]
     if near := similar(word, names, limit=limit):
         return near
@@ -225,7 +226,7 @@ def nearest(word: str, options: Iterable[object], *, limit: int = 3) -> str:
 
 
 def similar(word: str, options: Iterable[object], *, limit: int = 3) -> str:
-    """Returns the end of an error message that has listed the options: a suggestion of similar ones, or ""."""
+    """Returns a suggestion of options similar to `word` for the end of an error message, or "" if there are none."""
     near = difflib.get_close_matches(word, [str(option) for option in options], n=limit, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 

@@ -1,1 +1,1 @@
-"""The Python API: one function per file, which `vitkit` exports under its name."""
+"""The Python API of vitkit. Each file has one function, such as `vitkit.classify`."""

@@ -1,4 +1,4 @@
-"""Opens the model argument of the functions of the Python API: a loaded classifier, or where to load it from."""
+"""Loads the `model` argument of API functions, which is a classifier, a path or a Hub id."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"]
 
 
 class LoadOptions(TypedDict, total=False):
-    """Options of `vitkit.classify` and `vitkit.embed`: those of `Predictor`, and those for loading the model."""
+    """Options of `vitkit.classify` and `vitkit.embed` for running a model (`Predictor`) and for loading it."""
 
     precision: Precision
     device: str
@@ -41,9 +41,10 @@ def opened(
     image_size: Size | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Classifier:
-    """Returns a classifier, loaded with these options unless it is one already.
+    """Loads a classifier with these options, or returns `model` if it is a classifier already.
 
-    Raises TypeError for another object, and ValueError for options of loading together with a loaded model.
+    Raises TypeError if `model` is another kind of object. Raises ValueError if options are given for a model that is
+    already loaded.
     """
     if isinstance(model, Classifier):
         options = {"revision": revision, "image_size": image_size, "config": config}

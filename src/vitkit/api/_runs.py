@@ -1,4 +1,4 @@
-"""`TrainedRun`, the result of training, and the settings that `train`, `finetune` and `resume` share."""
+"""`TrainedRun`, the result of training, and helper functions of `train`, `finetune` and `resume`."""
 
 import os
 import re
@@ -20,7 +20,7 @@ Name = str | os.PathLike[str]
 Mode = Literal["full", "head", "lora"]
 Parallel = Literal["none", "ddp", "fsdp"]
 Settings = Mapping[str, object]
-# Settings of the run config by argument.
+# Maps arguments of the API to names of settings in the run config.
 ARGUMENTS = {
     "data": "data.source",
     "val": "data.val",
@@ -51,11 +51,11 @@ MODES: dict[str, JsonDict] = {
 
 @dataclass(frozen=True, repr=False)
 class TrainedRun:
-    """A finished training run: its folder, and the metric and training step of the saved model.
+    """A finished training run, with its folder and the metric and training step of the saved model.
 
-    `metric` is the name of the metric that selects the model, and `score` its value. `note` says why the run stopped
-    early, `unreadable` names the images that could not be read. `main` is False in the processes of a parallel run that
-    write nothing.
+    `metric` is the name of the metric that selects the model, and `score` is the value of this metric. `note` is the
+    reason if the run stopped early. `unreadable` are the images that could not be read. `main` is True on rank 0 of a
+    parallel run and False on all other ranks, which write no files.
     """
 
     folder: Path
@@ -78,7 +78,7 @@ class TrainedRun:
 
     @property
     def log(self) -> list[JsonDict]:
-        """The events in log.jsonl: training steps with loss and speed, evaluations, and notes."""
+        """The events in log.jsonl, such as training steps with loss and speed, and evaluations."""
         from vitkit.training.events import read
 
         return read(self.folder / "log.jsonl")
@@ -117,9 +117,9 @@ class TrainedRun:
 
 
 def chosen(settings: Settings | None, **arguments: object) -> dict[str, object]:
-    """Returns the settings of the run config that arguments of the API and `settings` set.
+    """Returns the settings of the run config from the arguments of an API function and from `settings`.
 
-    Raises ValueError for a setting that both of them set. Arguments that are None set nothing.
+    Arguments that are None are ignored. Raises ValueError if an argument and `settings` set the same setting.
     """
     from vitkit.data.fixes import read_fixes
 
@@ -143,23 +143,23 @@ def chosen(settings: Settings | None, **arguments: object) -> dict[str, object]:
 
 
 def source_name(data: Name | None) -> str | None:
-    """Returns the data source that a name or a path means, such as `folder:photos` for an existing folder."""
+    """Converts a name or a path to the name of a data source, such as `folder:photos` for an existing folder."""
     from vitkit.data import source_of
 
     return None if data is None else source_of(data)
 
 
 def overridden(run: "Run", settings: Settings, *, adapt_to_data: bool = False) -> "Run":
-    """Returns a run with other settings, and logs which settings follow from them.
+    """Returns a run with changed settings, and logs which other settings were adapted to the changes.
 
-    With `adapt_to_data` the number of classes and the evaluators follow from the data (`training.adapt`).
+    With `adapt_to_data`, the number of classes and the evaluators are adapted to the data (`training.adapt`).
     """
     from vitkit.training.adapt import adapt
     from vitkit.training.override import fit_warmup, override
 
     run, notes = override(run, settings)
     if adapt_to_data and run.data.source:
-        # The name of an architecture does not choose its number of classes.
+        # The name of an architecture does not set the number of classes.
         run, more = adapt(
             run, {name for name, value in settings.items() if name != "model" or not isinstance(value, str)}
         )
@@ -211,13 +211,13 @@ def start(run: "Run", folder: Name, *, progress: bool) -> TrainedRun:
     from vitkit import training
     from vitkit.training import events
 
-    # The commands show their progress, and keep freed memory in their process.
+    # Commands set `progress`. Their process may retain freed memory.
     result = training.train(run, Path(folder), console=events.console() if progress else None, keep_memory=progress)
     return TrainedRun(result.folder, run.metric, result.score, result.step, result.note, result.unreadable, result.main)
 
 
 def folder_name(name: str) -> str:
-    """Returns the folder name for the name of a run: `vit-ti-16-photos` for `vit-ti/16 on folder:photos`."""
+    """Converts the name of a run to a folder name: `vit-ti/16 on folder:photos` to `vit-ti-16-photos`."""
     model, _, data = name.partition(" on ")
     parts = [model, Path(data.partition(":")[2] or data).stem]
     return "-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-.") for part in parts if part) or "run"

@@ -74,16 +74,16 @@ def classify(
             of any dtype (one image or a batch), or a list, a data set or an iterator of these.
         top: Number of predictions per image, best first. `top(k)` of a result returns any other number.
         threshold: For multi-label models: only the labels whose score is at least this value, from 0 to 1.
-        errors: An unreadable image raises `vitkit.ImageError` that names it ("raise"), has a result with the attribute
-            `error` ("yield"), or is left out and logged ("skip").
+        errors: What happens if an image cannot be read. "raise" raises `vitkit.ImageError` with the name of the image,
+            "yield" returns a result with `error` set, and "skip" logs the error and leaves out the image.
         stream: Return an iterator that reads images as needed and stores no results, for millions of images.
-        precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
+        precision: Numerical precision. "auto" uses the fastest precision whose outputs are close to those of float32.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Number of images per batch. If None: 8 on a CPU, 64 on a GPU.
-        calibration: Images for the calibration of int8. If empty: the first batch.
+        calibration: Images for the calibration of int8. If empty, the first batch is used.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
-        resampling: Resize images as in Pillow ("pillow") or PyTorch ("torch"). With "draft", large JPEG files are
-            decoded at reduced size.
+        resampling: How images are resized: as in Pillow ("pillow") or as in PyTorch ("torch"). "draft" decodes large
+            JPEG files at a reduced size, which is faster.
         compile: Compile the model with torch.compile, which takes a minute or more.
         limits: Limits of image files, such as `vitkit.Limits(max_pixels=400_000_000)`.
         allow_truncated: Decode truncated image files instead of reporting an error.
@@ -92,7 +92,8 @@ def classify(
         revision: Branch, tag or commit of the repository on the Hub.
         config: Fields of the model config that the checkpoint does not state, such as {"num_heads": 12}.
 
-    Raises ValueError for a model without classes and for invalid arguments, and TypeError for what is no image.
+    Raises ValueError if the model has no classes or an argument is invalid. Raises TypeError if an object in `images`
+    is not an image.
     """
     classifier = opened(model, revision=revision, image_size=image_size, config=config)
     options: Options = {

@@ -39,11 +39,12 @@ def convert(
         revision: Branch, tag or commit of the repository on the Hub.
         config: Fields of the model config that the checkpoint does not state, such as {"num_heads": 12}.
         overwrite: Replace an existing output file or folder.
-        lossy: Leave out what the output format cannot store: class names, preprocessing, the task, fields of the model
-            config. A warning names each of them.
+        lossy: Leave out parts of the checkpoint that the output format cannot store, such as class names,
+            preprocessing, the task or fields of the model config. A warning names each part.
 
-    Raises CheckpointError for missing, unexpected and wrongly shaped tensors, which it names, and for what the format
-    cannot store, unless `lossy`. The output is read back and compared before it gets its name.
+    The output is written to a temporary path, read back and compared with the source before it is moved to `target`.
+    Raises CheckpointError with the names of missing, unexpected and wrongly shaped tensors. Raises CheckpointError if
+    the format cannot store a part of the checkpoint, unless `lossy` is True.
     """
     formats_for(to)  # raises for an unknown format, before the checkpoint is read
     return checkpoints.convert(

@@ -19,26 +19,27 @@ def create_model(
     channels: int | None = None,
     config: Mapping[str, object] | None = None,
 ) -> Backbone:
-    """Creates a model by the name of its architecture, like `timm.create_model`.
+    """Creates a model from the name of its architecture, like `timm.create_model`.
 
     The result is a torch module in evaluation mode that maps normalized images (b, channels, height, width) to logits.
-    `vitkit.load` returns a checkpoint together with its preprocessing and labels.
+    Use `vitkit.load` to get a model together with its preprocessing and labels.
 
     Args:
         name: Architecture (`vitkit.list_models`), or its name in timm, transformers or torchvision: `vit-b/16`,
             `vit_base_patch16_224`, `google/vit-base-patch16-224`, `vit_b_16`.
-        pretrained: False for random initial weights, the path or Hub id of a checkpoint, or True if `name` is a Hub id
-            or has published weights in timm.
-        num_classes: Number of classes. A pretrained model gets a new head. 0 removes the head. If None: that of the
-            architecture or the checkpoint.
+        pretrained: Where the weights come from. False initializes them randomly. True loads the published weights of
+            `name`, which must be a Hub id or the name of a timm model with published weights. A path or a Hub id loads
+            that checkpoint.
+        num_classes: Number of classes. A pretrained model gets a new head. 0 removes the head. If None, the number of
+            classes of the architecture or the checkpoint is used.
         image_size: Input size in pixels, a number or (height, width). Position embeddings are resized.
         patch_size: Patch size in pixels, a number or (height, width).
         channels: Number of channels of the images. The input weights of a pretrained model are adapted.
-        config: Other fields of the model config, such as `{"depth": 6, "stochastic_depth": 0.1}`. A checkpoint takes
-            only fields that it does not state.
+        config: Other fields of the model config, such as `{"depth": 6, "stochastic_depth": 0.1}`. For a checkpoint,
+            only fields that its own config does not contain are accepted.
 
     Raises:
-        ValueError: The name or a field is unknown, with similar names.
+        ValueError: The name or a field is unknown. The message suggests similar names.
 
     Example:
         >>> model = vitkit.create_model("vit-s/16", num_classes=10, image_size=64)
@@ -66,7 +67,7 @@ def create_model(
 
 
 def _weights(name: str) -> str:
-    """Returns the checkpoint with the published weights of a name. Raises ValueError if there is none."""
+    """Returns the Hub id of the published weights of a model. Raises ValueError if there are none."""
     plain, _, tag = name.removeprefix("timm/").partition(".")
     if (timm := architectures().get(plain)) is not None:
         tags = [each for each, weights in timm.weights.items() if weights.get("hf_hub_id") == "timm/"]
@@ -83,7 +84,7 @@ def _weights(name: str) -> str:
 
 
 def _check_architecture(name: str, source: str, model: Backbone, *, named: bool) -> None:
-    """Raises ValueError if a checkpoint does not have the named architecture. Sizes of images and heads may differ."""
+    """Raises ValueError if a checkpoint has another architecture. The image size and the head may differ."""
     if not named or models.canonical_name(name) is None:
         return
     expected = models.preset(name)

@@ -57,7 +57,7 @@ def embed(
     revision: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Embeddings | Iterator[Embedding]:
-    """Computes feature vectors of images, the input of the head. Returns one result per image, in order.
+    """Computes the feature vector of each image, which is the input of the head. Returns results in order.
 
     >>> import vitkit
     >>> results = vitkit.embed("google/vit-base-patch16-224", "photos/")
@@ -70,18 +70,19 @@ def embed(
     Args:
         model: A classifier of `vitkit.load`, a folder, a file or a Hub id such as google/vit-base-patch16-224.
         images: One image or several, as for `vitkit.classify`.
-        blocks: Also return the outputs of these blocks as `blocks` of each result: indices from 0, negative ones from
-            the end, or the number of last blocks. In a convolutional network, the blocks are the stages.
+        blocks: Also return the outputs of these blocks, as the attribute `blocks` of each result. A list contains block
+            indices, which may be negative. An int is the number of last blocks. In a convolutional network, the blocks
+            are the stages.
         as_maps: Return the outputs of `blocks` as feature maps (width, rows, columns) instead of one vector each.
-        errors: "raise", "yield" or "skip" an unreadable image, as for `vitkit.classify`.
+        errors: What happens if an image cannot be read: "raise", "yield" or "skip", as for `vitkit.classify`.
         stream: Return an iterator that reads images as needed and stores no results, for millions of images.
-        precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
+        precision: Numerical precision. "auto" uses the fastest precision whose outputs are close to those of float32.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Number of images per batch. If None: 8 on a CPU, 64 on a GPU.
-        calibration: Images for the calibration of int8. If empty: the first batch.
+        calibration: Images for the calibration of int8. If empty, the first batch is used.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
-        resampling: Resize images as in Pillow ("pillow") or PyTorch ("torch"). With "draft", large JPEG files are
-            decoded at reduced size.
+        resampling: How images are resized: as in Pillow ("pillow") or as in PyTorch ("torch"). "draft" decodes large
+            JPEG files at a reduced size, which is faster.
         compile: Compile the model with torch.compile, which takes a minute or more.
         limits: Limits of image files, such as `vitkit.Limits(max_pixels=400_000_000)`.
         allow_truncated: Decode truncated image files instead of reporting an error.
@@ -90,7 +91,7 @@ def embed(
         revision: Branch, tag or commit of the repository on the Hub.
         config: Fields of the model config that the checkpoint does not state, such as {"num_heads": 12}.
 
-    Raises ValueError for invalid arguments, and TypeError for what is no image.
+    Raises ValueError if an argument is invalid. Raises TypeError if an object in `images` is not an image.
     """
     classifier = opened(model, revision=revision, image_size=image_size, config=config)
     options: Options = {

@@ -50,8 +50,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a model on labeled images, and returns its metrics and predictions.
 
-    Classes of the data are matched to labels of the model by name; WordNet ids match the ImageNet classes. Unreadable
-    images are left out, logged, and named in `unreadable` of the result.
+    Classes of the data are matched to labels of the model by name. WordNet ids match the ImageNet classes. Unreadable
+    images are logged and left out. The attribute `unreadable` of the result lists them.
 
     Args:
         model: A classifier of `vitkit.load`, a folder, a file or a Hub id such as google/vit-base-patch16-224.
@@ -60,11 +60,13 @@ def evaluate(
         evaluators: Names of evaluators, such as `"top1"` or `["top1", "knn"]`. With "auto", they depend on the task.
         train: Training images of the evaluators knn, fewshot, probe and linear. If None: the train split of `data`.
         fix: CSV file of corrections, such as the fixes.csv of a report: images to relabel or to drop, by their keys.
-        held_out: Fraction of the images of each class to evaluate on. The others are used like those of `train`.
+        held_out: Fraction of the images of each class to evaluate on. The other images are used as training images,
+            like those of `train`.
         seed: Seed of the held-out split.
-        tune_threshold: Also find the threshold of each independent label with the best F1 (`threshold` of the result).
+        tune_threshold: For multi-label models: also find the decision threshold with the highest F1 score for each
+            label, as `threshold` of the result.
         out: Folder for evaluation.json and report.html. If None: nothing is written.
-        precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
+        precision: Numerical precision. "auto" uses the fastest precision whose outputs are close to those of float32.
         merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Number of images per batch. If None: 8 on a CPU, 64 on a GPU.
@@ -77,7 +79,7 @@ def evaluate(
         progress: Show a progress bar on standard error.
 
     Raises:
-        ValueError: The model, the data and the evaluators do not fit, or too many images are unreadable.
+        ValueError: The evaluators do not support the model or the data, or too many images are unreadable.
 
     Example:
         >>> found = vitkit.evaluate("runs/flowers/best", "flowers/val", out="runs/flowers/evaluation")
@@ -102,7 +104,7 @@ def evaluate(
         "tune_threshold": tune_threshold,
         "fixes": () if fix is None else read_fixes(fix),
     }
-    protocol.EvaluationConfig(**plan)  # raises errors before the model is prepared
+    protocol.EvaluationConfig(**plan)  # raise errors before the model is prepared
     placed = Predictor(
         classifier.model,
         classifier.processor,
@@ -124,7 +126,7 @@ def evaluate(
 
 
 def _model_name(model: Model) -> str:
-    """Returns the name of a model in reports: where it was loaded from, or "model"."""
+    """Returns the name of a model for reports: the source that it was loaded from, or "model"."""
     origin = getattr(model, "origin", None)
     return (
         str(origin.source if origin is not None and origin.source else "model")
@@ -141,9 +143,9 @@ def _log_unreadable(names: Sequence[str]) -> None:
 
 
 def _some(data: str, processor: "Processor", limits: Limits) -> Iterator[object]:
-    """Yields about 32 evenly spaced images of a dataset, from the split `train` if there is one.
+    """Yields about 32 evenly spaced images of a dataset, from its train split if it has one.
 
-    Logs images that cannot be read, and leaves them out.
+    Images that cannot be read are logged and left out.
     """
     from vitkit.data import splits
     from vitkit.data.augment import read_options

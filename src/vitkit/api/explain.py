@@ -37,7 +37,7 @@ def explain(
     revision: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Explanation:
-    """Explains a model: attention maps, rollout, gradients and others, with a drawing of them.
+    """Explains a model with attention maps, attention rollout, gradients or another method.
 
     >>> import vitkit
     >>> explanation = vitkit.explain("google/vit-base-patch16-224", "cat.jpg")
@@ -54,7 +54,7 @@ def explain(
             (gradient-weighted attention for a class, or Grad-CAM for a ResNet), foreground (the patches with most of a
             head's attention), distance (mean attention distance of every head), pca (principal components of the patch
             features of all images as colors), positions (similarity of position embeddings) or filters (principal
-            components of the patch embedding); or a method of a plug-in, by its name or as ./mine.py:NAME.
+            components of the patch embedding); or the name of a method of a plug-in, such as ./mine.py:NAME.
         layer: Layer to explain, or the last layer that rollout includes. Negative numbers count from the end. If None:
             -1.
         head: Attention head to draw. With attention and no layer, this head is drawn for every layer.
@@ -63,16 +63,16 @@ def explain(
         discard: Fraction of the attention weights that rollout sets to 0, starting with the smallest. If None: 0.
         share: Fraction of the attention that the mask of foreground contains. If None: 0.6, as in DINO.
         number: Number of principal components to draw with filters. If None: 28, as in the ViT paper.
-        all_patches: Color all patches with pca, not only the foreground patches.
-        errors: An unreadable image raises `vitkit.ImageError` that names it ("raise"), adds its error to `errors` of
-            the result ("yield"), or is left out and logged ("skip").
+        all_patches: With pca, color all patches and not only the foreground patches.
+        errors: What happens if an image cannot be read. "raise" raises `vitkit.ImageError` with the name of the image,
+            "yield" adds the error to `errors` of the result, and "skip" logs the error and leaves out the image.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         limits: Limits of image files, such as `vitkit.Limits(max_pixels=400_000_000)`.
         image_size: Input size in pixels, a number or (height, width). If None: the image size of the model.
         revision: Branch, tag or commit of the repository on the Hub.
         config: Fields of the model config that the checkpoint does not state, such as {"num_heads": 12}.
 
-    Raises ValueError for an option that the method does not have, and for a model that the method does not support.
+    Raises ValueError if the method does not have an option or does not support the model.
     """
     options = {
         "layer": layer,
@@ -98,7 +98,7 @@ def explain(
 def _read(
     classifier: Classifier, images: ImageInput | Iterable[ImageInput], errors: Errors, limits: Limits
 ) -> tuple[list[AnyImage], list[ImageError]]:
-    """Returns the images that can be read, and the errors of the others. Raises the first error, or if none is left."""
+    """Returns the readable images and the errors of the other images. Raises an error if no image is readable."""
     found, failed = _inputs.readable(classifier.processor, list(classifier.images(images)), limits)
     if failed and errors == "raise":
         raise failed[0]

@@ -18,9 +18,9 @@ Target = Literal["onnx", "openvino", "program"]
 
 @dataclass(frozen=True, repr=False)
 class Exported:
-    """An exported model: its folder, the settings of the export, and the errors of calibration images.
+    """An exported model, with its folder, the export settings, and the errors of unreadable calibration images.
 
-    It is a path: `vitkit.load(exported)` and `vitkit.classify(exported, images)` run it.
+    This object is path-like: `vitkit.load(exported)` and `vitkit.classify(exported, images)` accept it.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class Exported:
         return load(self.folder)
 
     def describe(self) -> str:
-        """Returns the runtime, the size, the images, and the difference from the original model in one line."""
+        """Returns one line with the runtime, file size, image size, and difference from the original outputs."""
         settings = self.settings
         rows, columns = self.image_size
         images = "images of every size" if settings.dynamic_size else f"images of {rows} x {columns}"
@@ -71,7 +71,7 @@ def export(
     config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Exported:
-    """Exports a model to another runtime, and compares the outputs with those of the model.
+    """Exports a model to another runtime, and compares the outputs of the exported and the original model.
 
     >>> import vitkit
     >>> exported = vitkit.export("google/vit-base-patch16-224", "vit-program", to="program")
@@ -86,15 +86,15 @@ def export(
             calibration.
         dynamic_size: Export a model that accepts any image size and resizes its position embeddings. Needs onnx.
         calibration: Images for the calibration of int8, as for `vitkit.classify`. Use about 100 images that are similar
-            to the images at inference. Those that cannot be read are left out; their errors are in the result.
+            to the images at inference. Images that cannot be read are left out, and the result contains their errors.
         limits: Limits of the image files.
         image_size: Input size in pixels, a number or (height, width). If None: the image size of the model.
         revision: Branch, tag or commit of the repository on the Hub.
         config: Fields of the model config that the checkpoint does not state, such as {"num_heads": 12}.
         overwrite: Replace an existing output folder.
 
-    Raises ValueError (`runtimes.ExportError`) if the runtime does not support the model or its outputs differ, and
-    ImportError if a library of the runtime is missing.
+    Raises ValueError (`runtimes.ExportError`) if the runtime does not support the model, or if the outputs of the
+    exported model differ from those of the original. Raises ImportError if a library of the runtime is not installed.
     """
     runtimes.runtime(to)
     if folder is None:

@@ -45,31 +45,33 @@ def finetune(
 ) -> TrainedRun:
     """Fine-tunes a checkpoint on your own classes, labels or numbers, and returns the finished run.
 
-    The model gets a new head for the classes of the data, for independent labels if images have several, or for numbers
-    (`photos.csv#target=age`). The run folder has the best model in `best/`, and `report.html` with its mistakes. The
-    same call resumes a stopped run; `vitkit.resume` needs only its folder, and extends a finished run.
+    The model gets a new head for the classes of the data, for independent labels if images have several labels, or for
+    numeric targets (`photos.csv#target=age`). The run folder contains the best model in `best/` and a report with its
+    mistakes in `report.html`. The same call resumes a stopped run. `vitkit.resume(FOLDER)` resumes a run from its
+    folder, or extends a finished run.
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
         data: Training data: a folder with one folder per class, a .csv, .jsonl, .parquet or .tar file, or the name of a
             data source such as `hub:cifar10`.
-        out: Run folder. If None: `runs/` and the names of the model and the data.
+        out: Run folder. If None, a folder in `runs/` that is named after the model and the data.
         val: Validation data. If None: the validation split of `data`, or a held-out fraction.
         fix: CSV file of corrections, such as the fixes.csv of a report: images to relabel or to drop, by their keys.
         held_out: Fraction of the training images to hold out if the data has no validation split. If None: 0.2.
-        objective: Name of an objective. If None: the one that fits the labels.
+        objective: Name of an objective. If None, the objective is chosen by the labels of the data.
         image_size: Input size in pixels, a multiple of the patch size. If None: the image size of the model.
         channels: Number of channels of the images. An RGB model is adapted to this number.
         steps: Length of the run in training steps. If no length is given: 500, 10,000 or 20,000 steps, depending on the
             number of training images.
         epochs: Length of the run in epochs.
-        minutes: Length of the run in minutes of wall time, evaluations included.
+        minutes: Length of the run in minutes of wall time, including evaluations.
         lr: Peak learning rate. If None, it depends on the number of training images.
         batch_size: Number of images per batch. If None, it depends on the number of training images.
-        patience: Stop after this number of evaluations without a better metric.
+        patience: Stop after this number of evaluations without an improvement in the metric.
         mode: What to train: the full model, the head, or LoRA and the head.
-        seed: Seed of shuffling and augmentation.
-        tune_threshold: Save the threshold with the best F1 on the validation images for each independent label.
+        seed: Random seed for shuffling and augmentation.
+        tune_threshold: For multi-label models: save, for each label, the decision threshold with the highest F1 score
+            on the validation images.
         device: Device to train on, such as `cuda:1`.
         parallel: Parallel training under torchrun: `ddp` or `fsdp`.
         max_pixels: Largest accepted image, in pixels (width x height).
@@ -78,7 +80,8 @@ def finetune(
         progress: Show the plan and the progress of the run on standard error.
 
     Raises:
-        ValueError: The checkpoint, the data or a setting is invalid, or they do not fit. Nothing is written then.
+        ValueError: The checkpoint, the data or a setting is invalid, or they cannot be combined. No file is written in
+            this case.
 
     Example:
         >>> run = vitkit.finetune("facebook/deit-tiny-patch16-224", "flowers/", minutes=10, progress=True)
@@ -94,7 +97,7 @@ def finetune(
 
     rest = {"device": device, "parallel": parallel, "max_pixels": max_pixels, "max_bytes": max_bytes}
     planned = {"steps": steps, "epochs": epochs, "minutes": minutes, "lr": lr, "batch_size": batch_size}
-    # Before any image is read: errors for settings that are given twice.
+    # Raise errors for settings that are given twice before any image is read.
     chosen(settings, objective=objective, patience=patience, val=val, fix=fix, held_out=held_out, **planned, **rest)
     run = plan(
         str(model),

@@ -9,7 +9,7 @@ from vitkit import models
 def list_models(filter: str = "*") -> list[str]:  # noqa: A002 - the name in timm
     """Lists the names of architectures for `vitkit.create_model` and `vitkit.train`.
 
-    Names of timm, transformers and torchvision are accepted, too, but not listed.
+    `vitkit.create_model` also accepts names of timm, transformers and torchvision, which are not listed here.
 
     Args:
         filter: Pattern of names with the wildcards * and ?, such as `vit-*` or `*/16`. Text without wildcards matches
@@ -23,6 +23,6 @@ def list_models(filter: str = "*") -> list[str]:  # noqa: A002 - the name in tim
 
 
 def matching(names: Iterable[str], pattern: str) -> list[str]:
-    """Returns the names that match a pattern with * and ?, or contain it if it has no wildcard, in their order."""
+    """Returns the names that match a pattern with * and ?, or that contain it if it has no wildcard."""
     wild = any(sign in pattern for sign in "*?[")
     return [name for name in names if (fnmatchcase(name, pattern) if wild else pattern in name)]

@@ -1,4 +1,4 @@
-"""`vitkit.predict`: labels all images of a data source, with their true labels where the source has labels."""
+"""`vitkit.predict`: predicts the labels of all images of a data source."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ from vitkit.text import percent
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LabelledPrediction(Classification):
-    """The prediction for an image of a data source: a `Classification` with the split and the true labels.
+    """The prediction for an image of a data source. It extends `Classification` with the split and true labels.
 
-    `name` is the key of the image in the source. `truth` are its true labels, empty if the source has none.
+    `name` is the key of the image in the data source. `truth` are the true labels of the image. It is empty if the
+    source has no labels.
     """
 
     split: str = "all"
@@ -27,11 +28,11 @@ class LabelledPrediction(Classification):
 
     @property
     def correct(self) -> bool | None:
-        """Whether the best prediction is a true label, or None without a true label or a prediction."""
+        """Whether the best prediction is a true label. None if there is no true label or no prediction."""
         return None if not self.truth or self.label is None else self.label in self.truth
 
     def describe(self) -> str:
-        """Returns the predictions in a few words, and the true label if they are wrong."""
+        """Returns the predictions as short text, with the true label if the best prediction is wrong."""
         wrong = f" (true: {', '.join(self.truth)})" if self.correct is False else ""
         return f"{super().describe()}{wrong}"
 
@@ -46,7 +47,7 @@ class LabelledPrediction(Classification):
 
 
 class LabelledPredictions(Classifications):
-    """The predictions for the images of a data source: a sequence of `LabelledPrediction`."""
+    """A sequence of `LabelledPrediction`, one for each image of a data source."""
 
     if TYPE_CHECKING:
 
@@ -65,18 +66,18 @@ class LabelledPredictions(Classifications):
 
     @property
     def mistakes(self) -> "LabelledPredictions":
-        """The images whose best prediction is not a true label, with the highest scores first."""
+        """The images whose best prediction is not a true label, sorted by decreasing score."""
         wrong = [each for each in self if each.correct is False]
         return LabelledPredictions(sorted(wrong, key=lambda each: -(each.score or 0.0)))
 
     @property
     def accuracy(self) -> float | None:
-        """The fraction of images with a correct best prediction, or None if no image has a true label."""
+        """The fraction of readable labeled images whose best prediction is correct, or None if there are no such images."""
         known = [each.correct for each in self if each.correct is not None]
         return sum(known) / len(known) if known else None
 
     def top(self, k: int) -> "LabelledPredictions":
-        """Returns the same predictions with the `k` best labels of each image."""
+        """Returns the predictions of all images, with the `k` best labels of each image."""
         return LabelledPredictions(list(super().top(k)))
 
     def _title(self) -> str:
@@ -99,10 +100,10 @@ def predict(
     revision: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> LabelledPredictions:
-    """Predicts the labels of all images of a folder or a data source, and returns them in memory.
+    """Predicts the labels of all images of a folder or a data source.
 
-    Use `vitkit.classify` for single images, and `vitkit.evaluate` for metrics. An image that cannot be read has a
-    result with the attribute `error`.
+    All results are returned in memory. If an image cannot be read, the attribute `error` of its result is set. Use
+    `vitkit.classify` for single images, and `vitkit.evaluate` for metrics.
 
     Args:
         model: A classifier of `vitkit.load`, a folder, a file or a Hub id such as google/vit-base-patch16-224.
@@ -111,7 +112,7 @@ def predict(
         split: Split of the data, such as `val`. If None: all splits.
         top: Number of predictions per image, best first.
         threshold: For multi-label models: only the labels whose score is at least this value, from 0 to 1.
-        precision: Numerical precision. With auto, the fastest precision with outputs close to those of float32 is used.
+        precision: Numerical precision. "auto" uses the fastest precision whose outputs are close to those of float32.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Number of images per batch. If None: 8 on a CPU, 64 on a GPU.
         limits: Limits of image files, such as `vitkit.Limits(max_pixels=400_000_000)`.
@@ -165,9 +166,9 @@ def predict(
 def _images(
     places: Sequence[tuple[str, Source, int]], processor: Processor, limits: Limits, keys: dict[int, str]
 ) -> Iterator[ImageInput]:
-    """Yields the images of a source: as files if they are encoded, which worker threads decode, else decoded.
+    """Yields the images of a source: open files of encoded images, to be decoded in worker threads, or pixels.
 
-    Their keys are written to `keys`, by their position.
+    Sets `keys[i]` to the key of the image at position i.
     """
     for number, (_, source, index) in enumerate(places):
         try:

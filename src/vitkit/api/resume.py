@@ -19,23 +19,23 @@ def resume(
 ) -> TrainedRun:
     """Resumes a stopped run, or extends a finished one, and returns the finished run.
 
-    The data, the recipe and all settings come from the folder. A length is that of the whole run: a finished run of 500
-    steps is extended by `steps=1000`. It continues from its last training checkpoint, with the learning rate schedule
-    of the new length.
+    The data, the recipe and all settings are read from the folder. A new length is the total length of the run,
+    including the steps that are already trained: `steps=1000` extends a finished run of 500 steps by another 500. The
+    run continues from its last training checkpoint, with the learning rate schedule of the new length.
 
     Args:
-        folder: Folder of the run, which `vitkit.train` or `vitkit.finetune` has written.
-        steps: Length of the whole run in training steps. If no length is given, that of the run.
-        epochs: Length of the whole run in epochs.
-        minutes: Length of the whole run in minutes of wall time.
-        patience: Stop after this number of evaluations without a better metric.
+        folder: Run folder that was written by `vitkit.train` or `vitkit.finetune`.
+        steps: Total length of the run in training steps. If no length is given, the length does not change.
+        epochs: Total length of the run in epochs.
+        minutes: Total length of the run in minutes of wall time.
+        patience: Stop after this number of evaluations without an improvement in the metric.
         device: Device to train on, such as `cuda:1`.
         parallel: Parallel training under torchrun: `ddp` or `fsdp`.
-        settings: Other settings that a run can change, such as `{"hardware.workers": 4, "min_delta": 0.001}`.
+        settings: Other settings to change, such as `{"hardware.workers": 4, "min_delta": 0.001}`.
         progress: Show the plan and the progress of the run on standard error.
 
     Raises:
-        ValueError: The folder contains no run, the run is longer than the new length, or a setting cannot change.
+        ValueError: The folder contains no run, the trained steps exceed the new length, or a setting cannot be changed.
 
     Example:
         >>> run = vitkit.resume("runs/digits")

@@ -39,32 +39,34 @@ def train(
 ) -> TrainedRun:
     """Trains a model by a recipe, or an architecture on your own data, and returns the finished run.
 
-    The run folder has the saved model in `best/`, `report.html`, the log and training checkpoints. The same call
-    resumes a stopped run; `vitkit.resume` needs only its folder. Progress is logged to the logger `vitkit`.
+    The run folder contains the saved model in `best/`, the report `report.html`, the log and training checkpoints. The
+    same call resumes a stopped run. `vitkit.resume(FOLDER)` resumes a run from its folder. Progress is logged to the
+    logger `vitkit`.
 
     Args:
         recipe: Name of a recipe (`vitkit.list_recipes`), or the config of a run. If None, `model` and `data` are
             trained from random initial weights with AdamW.
-        out: Run folder. If None: `runs/` and the name of the recipe.
+        out: Run folder. If None, a folder in `runs/` that is named after the recipe, or after the model and the data.
         data: Training data: a folder with one folder per class, a .csv, .jsonl, .parquet or .tar file, or the name of a
             data source such as `hub:cifar10`. If None: the data of the recipe.
         val: Validation data. If None: the validation split of `data`, or a held-out fraction.
         fix: CSV file of corrections, such as the fixes.csv of a report: images to relabel or to drop, by their keys.
         held_out: Fraction of the training images to hold out if the data has no validation split.
-        model: Name of an architecture (`vitkit.list_models`), also one of timm or transformers.
+        model: Name of an architecture (`vitkit.list_models`), or its name in timm or transformers.
         objective: Name of an objective, such as `supervised`, `mae`, `dino` or `distillation`.
         init_from: Checkpoint with the initial weights.
         image_size: Input size in pixels.
         channels: Number of channels of the images.
         steps: Length of the run in training steps.
         epochs: Length of the run in epochs.
-        minutes: Length of the run in minutes of wall time, evaluations included.
+        minutes: Length of the run in minutes of wall time, including evaluations.
         lr: Peak learning rate.
         batch_size: Number of images per batch.
-        patience: Stop after this number of evaluations without a better metric.
+        patience: Stop after this number of evaluations without an improvement in the metric.
         mode: What to train: the full model, the head, or LoRA and the head.
-        seed: Seed of initial weights, shuffling and augmentation.
-        tune_threshold: Save the threshold with the best F1 on the validation images for each independent label.
+        seed: Random seed for initial weights, shuffling and augmentation.
+        tune_threshold: For multi-label models: save, for each label, the decision threshold with the highest F1 score
+            on the validation images.
         device: Device to train on, such as `cuda:1`.
         parallel: Parallel training under torchrun: `ddp` or `fsdp`.
         max_pixels: Largest accepted image, in pixels (width x height).
@@ -73,7 +75,8 @@ def train(
         progress: Show the plan and the progress of the run on standard error.
 
     Raises:
-        ValueError: An argument or setting is invalid, or does not fit the data. Nothing is written then.
+        ValueError: An argument or setting is invalid, or cannot be combined with the data. No file is written in this
+            case.
 
     Example:
         >>> run = vitkit.train("digits.tiny", steps=200, out="runs/digits")

@@ -27,7 +27,7 @@ def command(name: str) -> Callable[..., int | None]:
 
 
 def parse(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """Returns the arguments of a command from the words after its name, without running it.
+    """Parses the command-line arguments of a command, without running the command.
 
     Raises ValueError for unknown, missing and repeated options. Prints the help and exits for `--help`.
     """
@@ -97,7 +97,7 @@ def _run(words: list[str]) -> int | None:
 
 
 def _take_plugins(words: list[str]) -> tuple[list[str], list[str]]:
-    """Returns the words without the option --plugin, which every command has, and its values."""
+    """Removes the option --plugin, which every command has. Returns the other arguments and the values of --plugin."""
     rest: list[str] = []
     plugins: list[str] = []
     left = iter(words)

@@ -1,8 +1,8 @@
-"""Command lines: the options of a command, checks of the words before they are parsed, and the help.
+"""Parses command lines: collects the options of a command, validates the arguments, and prints the help.
 
 The signature and the docstring of a command define its options. A parameter whose type is a dataclass (`_options`) is a
-group of options that several commands share. Every command line passes through `parse`, which decides what happens to
-an option that was given twice: lists accumulate, and everything else is an error.
+group of options that several commands share. `parse` handles every command line. If an option is given several times,
+the values of a list option accumulate. For other options, this is an error.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from vitkit.text import printable
 
 Command = Callable[..., int | None]
-#: flag: given or not. value: one value. list: any number of words. joined: one word with commas.
+# : flag: an option without a value. value: one value. list: any number of values. joined: comma-separated values.
 Kind = Literal["flag", "value", "list", "joined"]
-# A parameter without a default, and the empty defaults that the help texts describe in words.
+# REQUIRED marks a parameter without a default. EMPTY are the defaults that help texts describe in words.
 REQUIRED = Parameter.empty
 SILENT = (None, (), "")
 # Column of the help texts.
 HELP_COLUMN = 22
-# Longest list of choices in front of a help text.
+# Longest list of choices, in characters, that is shown before a help text.
 LONGEST_CHOICES = 28
-# Names of options in other tools, and ours.
+# Maps option names of other tools to the option names of vitkit.
 SYNONYMS = {
     **dict.fromkeys(("learning-rate", "lr-max", "lr0", "max-lr"), "--lr"),
     **dict.fromkeys(("bs", "batch", "train-batch-size", "per-device-train-batch-size"), "--batch-size"),
@@ -67,8 +67,8 @@ class Joined:
 class Option:
     """An option or a positional argument of a command.
 
-    `flags` are its names on the command line, none for a positional argument. `group` is the parameter of the command
-    that collects it, its own name if it belongs to no group.
+    `flags` are the names on the command line, empty for a positional argument. `group` is the parameter of the command
+    function that receives the option: an option group, or the option itself if it belongs to no group.
     """
 
     name: str
@@ -82,19 +82,19 @@ class Option:
 
     @property
     def shown(self) -> str:
-        """The name in messages: the flag, or the placeholder of a positional argument."""
+        """The name in error messages: the flag, or the placeholder of a positional argument."""
         return self.flags[0] if self.flags else self.metavar
 
 
 def options(function: Command) -> dict[str, Option]:
-    """Returns the options of a command by name, those of groups included, in the order of the help."""
+    """Returns the options of a command by name, including the options in groups, in the order of the help."""
     hints, texts = get_type_hints(function, include_extras=True), documented(function.__doc__ or "")
     found: dict[str, Option] = {}
     for name, parameter in signature(function).parameters.items():
         group: Any = hints[name]
         if isinstance(group, type) and dataclasses.is_dataclass(group):
             inner = get_type_hints(group, include_extras=True)
-            # The docstring of a group describes its own fields, and that of its base class the others.
+            # The docstring of a group describes only its own fields. Inherited fields are described in the base class.
             described = [documented(each.__doc__ or "") for each in reversed(group.__mro__)]
             words = {field: text for each in described for field, text in each.items()} | texts
             for field in dataclasses.fields(group):
@@ -106,9 +106,10 @@ def options(function: Command) -> dict[str, Option]:
 
 
 def parse(name: str, function: Command, words: Sequence[str]) -> dict[str, Any]:
-    """Returns the arguments of a command by parameter. Prints the help and exits if the words ask for it.
+    """Parses command-line arguments. Returns a dict from parameter name to value.
 
-    Raises ValueError for unknown, missing and repeated options, and for values of the wrong type.
+    With -h or --help, prints the help and exits. Raises ValueError for unknown, missing and repeated options, and for
+    values of the wrong type.
     """
     table = options(function)
     if {"-h", "--help"} & {*words}:
@@ -127,7 +128,7 @@ def parse(name: str, function: Command, words: Sequence[str]) -> dict[str, Any]:
 
 
 def help_text(name: str, function: Command, width: int) -> str:
-    """Returns the help of a command in lines of at most `width` characters."""
+    """Returns the help text of a command, wrapped to `width` characters."""
     width, table = min(max(width, 40), 120), options(function)
     required = [each for each in table.values() if each.default is REQUIRED and each.flags]
     usage = [
@@ -148,7 +149,7 @@ def help_text(name: str, function: Command, width: int) -> str:
 
 
 def _row(option: Option, width: int) -> str:
-    """Returns the rows of the help for an option."""
+    """Returns the lines of the help text for an option."""
     text = option.help
     if option.default is REQUIRED and option.flags:
         text += " (required)"
@@ -159,7 +160,7 @@ def _row(option: Option, width: int) -> str:
 
 
 def _columns(name: str, text: str, width: int) -> str:
-    """Returns a name and its text in two columns. A long name has a line of its own."""
+    """Formats a name and its description in two columns. A long name has a line of its own."""
     indent = " " * HELP_COLUMN
     lines = _filled(text, width - HELP_COLUMN).replace("\n", f"\n{indent}")
     first = f"  {name}".ljust(HELP_COLUMN)
@@ -212,7 +213,7 @@ def _placeholder(name: str, of: Any) -> str:
 
 
 def _collector(table: dict[str, Option]) -> Callable[..., dict[str, Any]]:
-    """Returns a function with the options of a command as its parameters, for tyro. It returns its arguments."""
+    """Creates a function for tyro whose parameters are the options of a command. It returns its arguments as a dict."""
     from tyro.conf import Positional, arg
 
     def collect(**values: Any) -> dict[str, Any]:
@@ -232,10 +233,10 @@ def _collector(table: dict[str, Option]) -> Callable[..., dict[str, Any]]:
 
 
 def _arranged(command: str, table: dict[str, Option], words: Sequence[str]) -> list[str]:
-    """Returns the checked words: the positional arguments, then every option once."""
+    """Validates the arguments. Returns the positional arguments, followed by each option once with all its values."""
     given, positional = _given(command, table, words)
     places = [each for each in table.values() if not each.flags]
-    # A command says itself that it needs images.
+    # A missing list, such as IMAGE..., is reported by the command itself.
     missing = [each.metavar for each in places[len(positional) :] if each.default is REQUIRED and each.kind != "list"]
     for each in table.values():
         if each.flags and each.default is REQUIRED and each.name not in given:
@@ -261,9 +262,9 @@ def _arranged(command: str, table: dict[str, Option], words: Sequence[str]) -> l
 
 
 def _given(command: str, table: dict[str, Option], words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Returns the values of the given options by name, and the positional arguments.
+    """Splits the arguments into the values of each option, by name, and the positional arguments.
 
-    Raises ValueError for an unknown option, and for a second value of an option that has one value.
+    Raises ValueError for an unknown option, and if an option that takes one value is given twice.
     """
     flags = {flag: each for each in table.values() for flag in each.flags}
     given: dict[str, list[str]] = {}
@@ -292,7 +293,7 @@ def _given(command: str, table: dict[str, Option], words: Sequence[str]) -> tupl
 
 
 def _is_option(word: str) -> bool:
-    """Returns whether a word is the name of an option. A negative number and `-` for standard input are not."""
+    """Returns whether an argument is an option. Negative numbers and `-` (standard input) are not options."""
     return re.match(r"--?[^\W\d]", word) is not None
 
 
@@ -310,7 +311,7 @@ def unknown(command: str, flag: str, flags: Iterable[str]) -> str:
 
 
 def run_settings(name: str) -> list[str]:
-    """Returns the settings of a run config with this last name, such as `optimizer.weight_decay`."""
+    """Returns the full names of run config settings for a short name: `optimizer.weight_decay` for `weight_decay`."""
     from vitkit.models import vit
     from vitkit.objectives import supervised
     from vitkit.training import Run

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def settings(words: Sequence[str]) -> dict[str, str]:
-    """Parses settings of the form `NAME=VALUE`. Raises ValueError for another form, and for a name given twice."""
+    """Parses settings of the form `NAME=VALUE`. Raises ValueError if the form differs or a name is given twice."""
     pairs = [word.partition("=") for word in words]
     for (name, equals, _), word in zip(pairs, words, strict=True):
         if not name or not equals:
@@ -38,7 +38,7 @@ class CheckpointOptions:
     Args:
         image_size: Input size in pixels. Position embeddings are resized. If not set: the image size of the model.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
-        set: Set model config fields that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
+        set: Set fields of the model config that are missing from the checkpoint, as NAME=VALUE, such as num_heads=12.
     """
 
     image_size: int | None = None
@@ -107,7 +107,7 @@ class ImageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FileOptions(ImageOptions):
-    """Limits of image files, and what happens to truncated files.
+    """Limits of image files, and whether truncated files are accepted.
 
     Args:
         allow_truncated: Decode truncated image files instead of reporting an error.
@@ -128,15 +128,18 @@ class TrainingOptions:
         fix: CSV file of corrections, such as the fixes.csv of a report: images to relabel or to drop, by their keys.
         held_out: Fraction of the training images to hold out if the data has no val split. If not set: 0.2.
         out: Output folder of the training run. If not set: a folder in runs/ with the name of the run.
-        resume: Folder of a run to resume or to extend. Everything else comes from this folder.
+        resume: Folder of a run to resume or to extend. The data, the recipe and all settings are read from this folder.
         objective: Objective of the training, such as supervised, mae, dino or distillation.
         image_size: Input size in pixels, a multiple of the patch size. If not set: the image size of the model.
         channels: Number of channels of the images. An RGB model is adapted to this number.
-        steps: Number of training steps. With --resume, the steps of the whole run.
-        epochs: Number of epochs, instead of --steps.
-        minutes: Number of minutes of wall time, instead of --steps. Evaluations are included.
-        lr: Peak learning rate. If not set: the learning rate of the recipe, or one that depends on the data.
-        batch_size: Number of images per batch. If not set: that of the recipe, or one that depends on the data.
+        steps: Number of training steps. With --resume, the total number of steps, including the steps that are already
+            trained.
+        epochs: Length of the run in epochs, instead of --steps.
+        minutes: Length of the run in minutes of wall time, including evaluations, instead of --steps.
+        lr: Peak learning rate. If not set: the learning rate of the recipe, or a value that depends on the size of the
+            data set.
+        batch_size: Number of images per batch. If not set: the batch size of the recipe, or a value that depends on the
+            size of the data set.
         patience: Stop after this number of evaluations without an improvement in the metric.
         mode: What to train: the full model, the head only, or LoRA and the head.
         seed: Random seed for initial weights, shuffling and augmentation.

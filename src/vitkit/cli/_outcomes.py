@@ -96,14 +96,14 @@ def report_unreadable(names: Sequence[str], file: Path) -> None:
 
 
 def training_arguments(training: TrainingOptions) -> dict[str, Any]:
-    """Returns the options that were given, except --resume, as arguments of `vitkit.train` or `vitkit.finetune`."""
+    """Converts the given options, except --resume, to arguments of `vitkit.train` or `vitkit.finetune`."""
     found = {name: value for name, value in vars(training).items() if value is not None and value is not False}
     found.pop("resume", None)
     return found | {"settings": settings(found.pop("set"))}
 
 
 def resumed(training: TrainingOptions, others: Mapping[str, object]) -> "TrainedRun":
-    """Resumes the run of --resume. Raises ValueError if `others`, the other arguments by name, were given, too."""
+    """Resumes the run in the folder of --resume. Raises ValueError if any of the arguments `others` is given as well."""
     from vitkit.api.resume import resume
 
     given = training_arguments(training)
@@ -146,7 +146,7 @@ def json_line(row: Json) -> str:
 def count_failures(results: Iterable["Result"]) -> int:
     """Consumes the results, prints the number of failures to standard error and returns the exit code.
 
-    It is 2 if some images failed, and 1 if all did, so that nothing was done.
+    The exit code is 0 if no image failed, 1 if all images failed, and 2 if only some failed.
     """
     total, failed, first = 0, 0, ""
     for result in results:

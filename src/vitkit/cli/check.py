@@ -15,12 +15,14 @@ def check(
 ) -> int:
     """Check a plug-in.
 
-    Runs the contract checks that vitkit's own models, objectives and other components pass, and prints one line for
-    each. The exit code is 1 if a check fails.
+    Runs the same checks that the built-in models, objectives and other components pass, and prints one line per check.
+    The exit code is 1 if a check fails.
 
     Args:
-        plugin: File (./mine.py), component of a file (./mine.py:loss), or installed package.
-        kind: Check only components of this kind. Required for a function whose kind is not declared in the file.
+        plugin: Plug-in to check: a Python file (./mine.py), one component of a file (./mine.py:loss), or an installed
+            package.
+        kind: Check only components of this kind. Required to check a function that the file does not register as a
+            component.
         json: Print one line of JSON per check.
     """
     from dataclasses import asdict

@@ -31,8 +31,8 @@ def classify(
     """Classify images.
 
     Prints the most likely classes of every image. For a multi-label model, `*` marks the labels whose score reaches the
-    model's threshold. For a regression model, the predicted values are printed. An image that cannot be read is
-    reported, the others are still classified, and the exit code is 2.
+    model's threshold. For a regression model, the predicted values are printed. If an image cannot be read, the error
+    is printed, the other images are still classified, and the exit code is 2.
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
@@ -41,7 +41,7 @@ def classify(
         threshold: For multi-label models: print only the labels whose score is at least this value, from 0 to 1.
         json: Print one line of JSON per image.
         csv: Print CSV with a header, one row per image and class.
-        out: Write a table to this file instead: .csv, .jsonl (one line per image) or .parquet.
+        out: Write the predictions to this file instead of printing them: .csv, .jsonl (one line per image) or .parquet.
     """
     import warnings
 
@@ -62,7 +62,7 @@ def classify(
     if not classifier.labels:
         raise ValueError(f"the model '{model}' has no classes; use `vitkit embed` for its features")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UntrainedHeadWarning)  # the notes of the checkpoint say it
+        warnings.simplefilter("ignore", UntrainedHeadWarning)  # the notes of the checkpoint contain this message
         results = classify_images(
             classifier,
             sources,
@@ -118,7 +118,7 @@ def _write_csv(results: "Iterator[Classification]") -> "Iterator[Classification]
 
 
 def _write_table(results: "Iterator[Classification]", names: Sequence[str]) -> "Iterator[Classification]":
-    """Prints the predictions of each image. On a terminal, lines fit its width, and names stay distinct."""
+    """Prints the predictions of each image. On a terminal, lines are shortened to its width."""
     from rich.console import Console
     from rich.text import Text
 

@@ -22,8 +22,8 @@ def convert(
 ) -> None:
     """Convert a checkpoint to another format.
 
-    Missing, unexpected and wrongly shaped tensors raise an error that names them. The output is read back and compared
-    before it gets its name.
+    Missing, unexpected and wrongly shaped tensors raise an error that names them. The output is written to a temporary
+    path, read back and compared with the source before it is moved to TARGET.
 
     Args:
         source: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
@@ -32,8 +32,8 @@ def convert(
         patch_size: Resize the patch embedding to this patch size in pixels.
         head: File with a linear head, which is added to a DINO, DINOv2 or DINOv3 backbone without a head.
         overwrite: Replace an existing output file or folder.
-        lossy: Leave out what the output format cannot store: class names, preprocessing, the task, fields of the model
-            config. One line names each of them.
+        lossy: Leave out parts of the checkpoint that the output format cannot store, such as class names,
+            preprocessing, the task or fields of the model config. A message names each part.
     """
     from vitkit import checkpoints
     from vitkit.checkpoints.formats import formats_for

@@ -27,18 +27,19 @@ def embed(
 ) -> int:
     """Compute feature vectors of images.
 
-    Prints one JSON object per line, or writes one file: .npz with `paths` and `embeddings` (images, width), .parquet,
-    .jsonl or .csv. With --blocks, the JSON also has `blocks`, the output of each block by number; the .npz has one
-    array per block, such as `block_3`, of shape (images, width), or (images, width, rows, columns) with --as-maps. An
-    image that cannot be read is reported and left out of the file, and the exit code is 2.
+    Prints one line of JSON per image, or writes the file of --out. An .npz file has the arrays `paths` and
+    `embeddings`, of shape (images, width). With --blocks, the JSON also has the field `blocks` with the output of each
+    block, by block number. The .npz file has one array per block, such as `block_3`, of shape (images, width), or
+    (images, width, rows, columns) with --as-maps. If an image cannot be read, the error is printed, the image is left
+    out of the file, and the exit code is 2.
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
         images: Image files, folders or globs, or - for standard input (one image, or one path per line).
         out: Output file: .npz, .parquet, .jsonl or .csv. If not set: one line of JSON per image is printed.
         blocks: Also return the outputs of these blocks, such as 0,3,-1. Blocks are numbered from 0, and -1 is the last.
-            In a convolutional network, the blocks are the stages. Each output is one vector per image, without the
-            final norm: the class token if the head reads it, else the mean of the patch tokens.
+            In a convolutional network, the blocks are the stages. The output of a block is one vector per image,
+            without the final norm. It is the class token if the head uses it, else the mean of the patch tokens.
         as_maps: With --blocks, return the output of each block as a feature map instead of one vector per image.
     """
     from vitkit.api.embed import embed as embed_images

@@ -35,13 +35,14 @@ def evaluate(
     """Evaluate a model on labeled images.
 
     Evaluators of predictions: `top1` (and top-5), `confusion`, `calibration`, `average_precision` and `f1` (for images
-    with several labels), `regression` (MAE, RMSE and R2 of numbers), `real:FILE` (accuracy with a JSON file of
-    labels, such as ReaL's real.json), `subset` (accuracy among the classes of the images only, as for ImageNet-A and
-    ImageNet-R; `subset:FILE` lists the classes). Evaluators of features: `knn`, `fewshot`, `probe`, `linear` (DINO's
-    protocol); they use the training images of --train. Evaluators of attention: `segmentation:FOLDER`, with one PNG of
-    object ids per image. Evaluator of features without labels: `rank` (RankMe). Evaluators of the model itself:
-    `throughput` (`throughput:bfloat16`), `flops`. Dataset classes are matched to model labels by name; WordNet ids
-    (n01440764) match the ImageNet classes. Unreadable images are left out and named, and the exit code is 2.
+    with several labels), `regression` (MAE, RMSE and R2 of numbers), `real:FILE` (accuracy with a JSON file of labels,
+    such as ReaL's real.json), `subset` (accuracy when only the classes of the images can be predicted, as for
+    ImageNet-A and ImageNet-R; `subset:FILE` reads these classes from a file). Evaluators of features: `knn`, `fewshot`,
+    `probe`, `linear` (DINO's protocol); they need the training images of --train. Evaluators of attention:
+    `segmentation:FOLDER`, with one PNG of object ids per image. Evaluator of features without labels: `rank` (RankMe).
+    Evaluators of the model itself: `throughput` (`throughput:bfloat16`), `flops`. Dataset classes are matched to model
+    labels by name; WordNet ids (n01440764) match the ImageNet classes. If images cannot be read, they are listed and
+    left out, and the exit code is 2.
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
@@ -53,7 +54,8 @@ def evaluate(
             for multi-label classification, and the evaluator regression for regression.
         out: Output folder for evaluation.json, report.html, predictions.csv and predictions.parquet.
         json: Print one JSON object instead of a table.
-        held_out: Fraction of the images of each class to evaluate on. The others are used like those of --train.
+        held_out: Fraction of the images of each class to evaluate on. The other images are used as training images,
+            like those of --train.
         seed: Random seed of the held-out split.
         tune_threshold: For multi-label models: find the threshold with the highest F1 for each label on these images,
             and save the thresholds in MODEL if MODEL is a local folder. Evaluate the thresholds on other images.
@@ -83,7 +85,7 @@ def evaluate(
         progress=True,
     )
     if json:
-        # What was written also names the files.
+        # The message about written files also lists these files.
         content = found.to_dict() if out is None else loads(read_text(out / "evaluation.json"))
         print(json_line(content))
     else:

@@ -32,16 +32,16 @@ def explain(
     Methods for images: `rollout` (attention rollout through all layers), `attention` (every head of a layer),
     `gradient` (gradient-weighted attention for a class, or Grad-CAM for a ResNet), `foreground` (the patches with most
     of a head's attention), `distance` (mean attention distance of every head), `pca` (principal components of the patch
-    features of all images as colors, of any model). Methods for the model alone: `positions` (similarity of position
-    embeddings), `filters` (principal components of the patch embedding). Several images are drawn below each other;
-    those that cannot be read are named, and the exit code is 2.
+    features of all images as colors, for any model). Methods for the model alone: `positions` (similarity of position
+    embeddings), `filters` (principal components of the patch embedding). Several images are drawn below each other. If
+    images cannot be read, they are listed, and the exit code is 2.
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
         images: Image files, folders or globs, or - for standard input. Not used by --method positions and filters.
         out: Output PNG file.
-        method: Explanation method: attention, distance, filters, foreground, gradient, pca, positions, rollout, or one
-            of a plug-in (./mine.py:NAME).
+        method: Explanation method: attention, distance, filters, foreground, gradient, pca, positions, rollout, or the
+            method of a plug-in (./mine.py:NAME).
         layer: Layer to explain, or the last layer that --method rollout includes. Negative numbers count from the end.
             If not set: -1.
         head: Attention head to draw. With --method attention and no --layer, this head is drawn for every layer.

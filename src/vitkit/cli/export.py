@@ -22,12 +22,12 @@ def export(
 ) -> int:
     """Export a model to another runtime.
 
-    The exported model is run on random images with batch sizes 1 and 3 (an int8 model on the calibration images), and
-    saved only if its outputs match those of MODEL. Unreadable calibration images are skipped and named, and the exit
-    code is 2.
+    The exported model is run on random images with batch sizes 1 and 3, or on the calibration images if it is an int8
+    model. It is saved only if its outputs match those of MODEL. If calibration images cannot be read, they are listed
+    and skipped, and the exit code is 2.
 
     The result is a folder with labels and preprocessing, which `vitkit classify`, `embed` and `evaluate` accept as
-    MODEL. The batch size is dynamic; the image size is fixed without --dynamic-size.
+    MODEL. The batch size is dynamic. The image size is fixed unless --dynamic-size is set.
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.

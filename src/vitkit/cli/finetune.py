@@ -14,14 +14,14 @@ def finetune(
 ) -> None:
     """Fine-tune a checkpoint on your own classes, labels or numbers.
 
-    `vitkit finetune MODEL --data photos/` adds a new head for the classes of the data, for independent labels if images
-    have several, or for numbers (csv:photos.csv#target=age), trains, saves the best model in OUT/best
-    (`vitkit classify OUT/best photos/`) and writes OUT/report.html with the model's mistakes
-    and OUT/predictions.csv.
+    `vitkit finetune MODEL --data photos/` replaces the head and trains the model. The new head is for the classes of
+    the data, for independent labels if images have several labels, or for numeric targets (csv:photos.csv#target=age).
+    The best model is saved in OUT/best (`vitkit classify OUT/best photos/`). OUT/report.html shows the mistakes of the
+    model, and OUT/predictions.csv contains its predictions.
 
-    The same command resumes a stopped run, and continues a finished run with more steps or epochs. So does
-    `vitkit finetune --resume RUN`, which needs only the run folder. Options that are not set depend on the number of
-    training images.
+    The same command resumes a stopped run, and extends a finished run if --steps, --epochs or --minutes is larger.
+    `vitkit finetune --resume RUN` does the same with only the run folder. The defaults of options that are not set
+    depend on the number of training images.
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.

@@ -18,12 +18,12 @@ def inspect(
 ) -> None:
     """Describe a checkpoint or an architecture.
 
-    Prints the architecture, the number of parameters, the FLOPs per image (two per multiply-accumulate operation, MAC),
-    preprocessing, labels and origin.
+    Prints the architecture, the number of parameters, the FLOPs per image, the preprocessing, the labels and where the
+    checkpoint comes from. One multiply-accumulate operation (MAC) counts as two FLOPs.
 
     Args:
-        model: Checkpoint folder or file, Hugging Face Hub id, or name of an architecture (`vitkit models`), also in
-            timm.
+        model: Checkpoint folder or file, Hugging Face Hub id, or name of an architecture (`vitkit models`), or its name
+            in timm.
         json: Print the description as one JSON object.
     """
     from vitkit.cli._outcomes import json_line

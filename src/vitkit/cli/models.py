@@ -10,12 +10,12 @@ from tyro.conf import Positional, arg
 def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: bool = False) -> None:
     """List the architectures.
 
-    Parameter counts are for the native image size, mostly 224 x 224, and 1000 classes. `vitkit inspect NAME` shows the
-    details of a model. Names of timm and transformers, such as vit_base_patch16_224, are accepted, too.
+    Parameter counts are for the native image size of each architecture, which is usually 224 x 224, and for 1000
+    classes. `vitkit inspect NAME` shows the details of an architecture.
 
     Args:
-        name: List only the architectures whose name contains this text, or matches it with the wildcards * and ?. The
-            name of timm or transformers lists its architecture.
+        name: List only the architectures whose name contains this text, or matches it with the wildcards * and ?. A
+            model name of timm or transformers is also accepted: vit_base_patch16_224 lists vit-b/16.
         json: Print one line of JSON per architecture.
     """
     from vitkit import models as zoo
@@ -30,7 +30,7 @@ def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: 
     for preset in found:
         try:
             model = zoo.build(zoo.preset(preset), device="meta")
-        except Exception as error:  # the code of a plug-in may raise anything
+        except Exception as error:  # the code of a plug-in may raise any exception
             print(f"vitkit: the model '{preset}' cannot be built: {reason(error)}", file=sys.stderr)
             continue
         parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -14,15 +14,15 @@ def new(
     *,
     out: Path = Path(),
 ) -> None:
-    """Write a file to start a plug-in from.
+    """Write a template file for a new plug-in.
 
-    Writes NAME.py with a small, complete and commented component, which passes `vitkit check ./NAME.py`. An existing
-    file is never replaced.
+    Writes NAME.py with a small, complete and commented component that passes `vitkit check ./NAME.py`. An existing file
+    is not overwritten.
 
     Args:
-        kind: Kind of the component: model, objective, source, recipe, evaluator or explanation.
-        name: Name of the component and of the file: lower-case letters, digits and underscores.
-        out: Folder of the file.
+        kind: Kind of component to write: model, objective, source, recipe, evaluator or explanation.
+        name: Name of the component and of the file. Use lowercase letters, digits and underscores.
+        out: Folder to write the new file to. If not set: the current folder.
     """
     from vitkit.plugins import new as plugin_file
 

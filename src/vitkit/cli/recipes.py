@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 def recipes(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: bool = False) -> None:
     """List the training recipes.
 
-    With the full name of a recipe, prints its description, its command and the expected result.
+    If NAME is the full name of a recipe, prints its description, the command to run it and the expected result.
 
     Args:
         name: List only the recipes whose name contains this text, or matches it with the wildcards * and ?.

@@ -22,13 +22,13 @@ def train(
 ) -> None:
     """Train a model by a recipe, or an architecture on any data.
 
-    `vitkit train RECIPE` runs a recipe of `vitkit recipes`. `vitkit train --model vit-ti/16 --data photos/` trains an
-    architecture from random initial weights. `vitkit train --resume RUN` resumes or extends a run. Other options change
-    settings of the recipe.
+    `vitkit train RECIPE` trains a model by a recipe that `vitkit recipes` lists. `vitkit train --model vit-ti/16 --data
+    photos/` trains an architecture from random initial weights. `vitkit train --resume RUN` resumes or extends a run.
+    The other options override settings of the recipe.
 
     Writes a run folder: config.json, log.jsonl, checkpoints/, best/, report.html and predictions.csv. The same command
-    resumes a stopped run, and continues a finished run with more steps or epochs. On several GPUs: `torchrun
-    --nproc-per-node 8 -m vitkit train RECIPE --parallel ddp`.
+    resumes a stopped run, and extends a finished run if --steps, --epochs or --minutes is larger. On several GPUs:
+    `torchrun --nproc-per-node 8 -m vitkit train RECIPE --parallel ddp`.
 
     Args:
         recipe: Name of a recipe, as listed by `vitkit recipes`.
