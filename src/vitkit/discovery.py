@@ -1,10 +1,10 @@
-"""Finds plug-ins: models, objectives and other components in files and packages outside of vitkit.
+"""Finds and loads plug-ins, which add models, objectives and other components to vitkit.
 
-Level 0. A plug-in is a Python file or an installed module. It provides components in two ways: by the attributes that a
-file of vitkit's own folders has (`Config` and `build` for an objective, see `ATTRIBUTES`), or by calls of `register`.
-Plug-ins are loaded from three places: entry points of the group `vitkit.plugins`, the environment variable
-VITKIT_PLUGINS (files or modules, separated like PATH), and calls of `load`. The first two are read when a component is
-looked up that vitkit itself does not have. A plug-in that cannot be loaded is reported by a `PluginWarning`.
+Level 0. A plug-in is a Python file or an installed module. It provides a component in one of two ways. It has the
+module attributes of a built-in component (`Config` and `build` for an objective, see `ATTRIBUTES`), or it calls
+`register`. Plug-ins are loaded from three places: entry points of the group `vitkit.plugins`, the environment variable
+VITKIT_PLUGINS (files or modules, separated like PATH), and calls of `load`. Entry points and VITKIT_PLUGINS are read
+when a component is not built-in. If one of their plug-ins cannot be loaded, a `PluginWarning` is issued.
 """
 
 import importlib
@@ -27,9 +27,9 @@ from vitkit.text import printable
 
 GROUP = "vitkit.plugins"
 VARIABLE = "VITKIT_PLUGINS"
-# Package in `sys.modules` of the modules that are loaded from files.
+# Package name in `sys.modules` for modules that are loaded from files.
 FILES = "vitkit.plugins.files"
-# Attributes of a module that make it a component of a kind.
+# The module attributes that define a component, for each kind of component.
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "model": ("Model", "PRESETS", "TINY"),
     "objective": ("build",),
@@ -43,19 +43,20 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class PluginError(ValueError):
-    """Raised if a plug-in cannot be loaded, or if a component lacks a part of its contract."""
+    """Raised if a plug-in cannot be loaded, or if a component lacks required attributes or methods."""
 
 
 class PluginWarning(UserWarning):
-    """Warning that a plug-in or one of its components was left out, with the reason."""
+    """Warning that a plug-in or a component is not available, with the reason."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Place that a plug-in comes from.
+    """Where a plug-in is loaded from: a file, a module or an installed package.
 
-    `reference` is the argument of `load` that loads it again: an absolute path or the name of a module. It is empty for
-    components of a script or a notebook. `package` is the name and version of the installed package, if it is known.
+    `reference` is an absolute path or the name of a module. `load(reference)` loads the plug-in again. The reference is
+    empty for components that are defined in a script or a notebook. `package` is the name and version of the installed
+    package, if it is known.
     """
 
     reference: str
@@ -68,17 +69,17 @@ class Origin:
 
     @property
     def stem(self) -> str:
-        """Last part of the name of the plug-in: of its file or its module."""
+        """Name of the file without its suffix, or last part of the module name."""
         return Path(self.reference).stem if self.is_file else self.reference.rpartition(".")[2]
 
     def __str__(self) -> str:
-        """Returns the name for messages: the file, the package or the module."""
+        """Returns the file, the package or the module of the plug-in for messages."""
         return printable(shown(self.reference) if self.is_file else self.package or self.reference or "this session")
 
 
 @dataclass(frozen=True)
 class Component:
-    """A component of a plug-in: its kind (a key of `ATTRIBUTES`), its name, the object itself, and its origin."""
+    """A component of a plug-in. `kind` is a key of `ATTRIBUTES`, and `target` is the registered object."""
 
     kind: str
     name: str
@@ -95,7 +96,7 @@ _untrusted: list[Path] = []
 
 
 def shown(path: str) -> str:
-    """Returns a path for messages: relative to the current folder if it is inside, else unchanged."""
+    """Returns a path for messages. A path inside the current folder becomes a relative path."""
     try:
         return str(Path(path).relative_to(Path.cwd()))
     except (ValueError, OSError):
@@ -103,14 +104,15 @@ def shown(path: str) -> str:
 
 
 def snake_case(name: str) -> str:
-    """Converts the name of a class to the form of module names, such as `FocalLoss` to `focal_loss`."""
+    """Converts CamelCase to snake_case, such as `FocalLoss` to `focal_loss`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def register(kind: str, target: object, name: str | None = None, *, origin: Origin | None = None) -> Component:
-    """Registers an object as a component of a kind, such as "objective". The default name is that of the object.
+    """Registers an object as a component of a kind, such as "objective".
 
-    Raises PluginError for an unknown kind, an invalid name, and a name that vitkit or another plug-in has.
+    If `name` is None, the name of the object is used in snake_case. Raises PluginError if the kind is unknown, the name
+    is invalid, or vitkit or another plug-in already has a component with this name.
     """
     if kind not in ATTRIBUTES:
         raise PluginError(f"unknown kind of component '{printable(kind)}'{nearest(str(kind), ATTRIBUTES)}")
@@ -137,30 +139,30 @@ def register(kind: str, target: object, name: str | None = None, *, origin: Orig
 
 
 def unregister(kind: str, name: str) -> None:
-    """Removes a component of a plug-in. Raises PluginError if there is none of that kind and name."""
+    """Removes a registered component. Raises PluginError if no component has this kind and name."""
     if name not in _components.get(kind, {}):
         raise PluginError(f"no plug-in has registered the {kind} '{name}'")
     del _components[kind][name]
 
 
 def registered(kind: str) -> dict[str, Component]:
-    """Returns the components of a kind that are registered already, without loading installed plug-ins."""
+    """Returns the registered components of a kind by name. Does not load installed plug-ins."""
     return dict(_components[kind])
 
 
 def components(kind: str) -> dict[str, Component]:
-    """Returns the components of a kind from all plug-ins, sorted by name. Loads the installed plug-ins at first use."""
+    """Loads the installed plug-ins and returns all registered components of a kind, sorted by name."""
     find_installed()
     return dict(sorted(_components[kind].items()))
 
 
 def component(kind: str, name: str) -> Component | None:
-    """Returns a component by name, or None. Installed plug-ins are loaded only if no other one has the name."""
+    """Returns the component with this name, or None. Loads installed plug-ins only if none is registered yet."""
     return _components[kind].get(name) or components(kind).get(name)
 
 
 def builtin(kind: str) -> frozenset[str]:
-    """Returns the names that vitkit itself uses for a kind. No module is imported."""
+    """Returns the names of the built-in components of a kind, without importing any module."""
     folder = {"model": "models", "objective": "objectives", "source": "data/sources", "evaluator": "evaluation"}
     folder |= {"explanation": "explanation", "recipe": "recipes"}
     files = (Path(__file__).parent / folder[kind]).glob("*.py") if kind in folder else ()
@@ -168,10 +170,10 @@ def builtin(kind: str) -> frozenset[str]:
 
 
 def load(reference: str | os.PathLike[str]) -> list[Component]:
-    """Loads a plug-in and returns its components: the path of a file (`./mine.py`), or the name of a module or package.
+    """Loads a plug-in from a file (`./mine.py`), a module or a package, and returns its components.
 
-    A plug-in that is already loaded is not loaded again. Raises PluginError, with the reason and the line, if the code
-    of the plug-in raises an error.
+    A plug-in that is already loaded is not loaded again. If the code of the plug-in raises an exception, PluginError is
+    raised with the reason and the line.
     """
     text = os.fspath(reference)
     is_file = text.endswith(".py") or os.sep in text or Path(text).is_file()
@@ -192,7 +194,7 @@ def load(reference: str | os.PathLike[str]) -> list[Component]:
 
 
 def find_installed() -> None:
-    """Loads the plug-ins of installed packages and of VITKIT_PLUGINS, once. Warns of those that fail."""
+    """Loads the plug-ins of installed packages and of VITKIT_PLUGINS once. Warns if a plug-in cannot be loaded."""
     if _found:
         return
     _found.append(True)
@@ -205,7 +207,7 @@ def find_installed() -> None:
 
 
 def failed() -> dict[str, str]:
-    """Returns the installed plug-ins that cannot be loaded, each with the reason."""
+    """Returns the installed plug-ins that cannot be loaded, as a dict from description to reason."""
     find_installed()
     return dict(_failed)
 
@@ -216,12 +218,12 @@ def loaded() -> tuple[str, ...]:
 
 
 def loaded_module(reference: str) -> ModuleType | None:
-    """Returns the module of a loaded plug-in, by the reference of its origin, or None if it is not loaded."""
+    """Returns the module of a plug-in (see `Origin.reference`), or None if the plug-in is not loaded."""
     return _modules.get(reference)
 
 
 def _attempt(what: str, function: Callable[[], object]) -> None:
-    """Calls a function that loads a plug-in. If it fails, warns with one line."""
+    """Calls a function that loads a plug-in, and warns if it raises PluginError."""
     try:
         function()
     except PluginError as error:
@@ -231,7 +233,7 @@ def _attempt(what: str, function: Callable[[], object]) -> None:
 
 
 def _load(origin: Origin, name: str, import_module: Callable[[], ModuleType]) -> list[Component]:
-    """Imports a plug-in and registers its components. If this fails, none of them stays registered."""
+    """Imports a plug-in and registers its components. If this fails, all of them are unregistered."""
     if origin.reference not in _modules:
         if any(Path(origin.reference).is_relative_to(folder) for folder in _untrusted):
             raise PluginError(
@@ -246,7 +248,7 @@ def _load(origin: Origin, name: str, import_module: Callable[[], ModuleType]) ->
                 _register_module(module, name)
         except (Exception, SystemExit) as error:
             _modules.pop(origin.reference, None)
-            for kind, each in before.items():  # not those of other plug-ins that this one has loaded
+            for kind, each in before.items():  # without the components of other plug-ins that this plug-in has loaded
                 kept = {name: found for name, found in _components[kind].items() if found.origin != origin}
                 _components[kind] = kept | {name: found for name, found in each.items() if found.origin == origin}
             raise PluginError(f"cannot load the plug-in {origin}: {reason(error, origin)}") from error
@@ -254,7 +256,7 @@ def _load(origin: Origin, name: str, import_module: Callable[[], ModuleType]) ->
 
 
 def _register_module(module: ModuleType, name: str) -> None:
-    """Registers a module for each kind of which it has the attributes. Functions imported from vitkit do not count."""
+    """Registers a module as a component of each kind whose attributes it has, except those imported from vitkit."""
     for kind, attributes in ATTRIBUTES.items():
         given = [getattr(module, each) for each in attributes if hasattr(module, each)]
         homes = [value.__module__ or "" if isinstance(value, type | FunctionType) else "" for value in given]
@@ -263,7 +265,7 @@ def _register_module(module: ModuleType, name: str) -> None:
 
 
 def reason(error: BaseException, origin: Origin | None = None) -> str:
-    """Returns an error as one line, with the line of the plug-in's file that raised it."""
+    """Returns the message of an exception as one line, with the line number in the file of the plug-in."""
     text = printable(" ".join(str(error).split()))
     text = text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}".removesuffix(": ")
     line, trace = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None, error.__traceback__
@@ -271,7 +273,7 @@ def reason(error: BaseException, origin: Origin | None = None) -> str:
         if trace.tb_frame.f_code.co_filename == origin.reference:
             line = trace.tb_lineno
         trace = trace.tb_next
-    named = isinstance(error, SyntaxError | PluginError)  # Python's text of a SyntaxError has the line
+    named = isinstance(error, SyntaxError | PluginError)  # the message of a SyntaxError already contains the line number
     return text if line is None or named else f"{text} (line {line})"
 
 
@@ -289,7 +291,7 @@ def _package(entry: EntryPoint) -> str:
 
 
 def _names(entry: EntryPoint) -> set[str]:
-    """Returns the names of an entry point for `load`: its own, its module and its package, with - or _."""
+    """Returns the names by which `load` finds an entry point: its name, module and package, with - or _."""
     package = entry.dist.name if entry.dist is not None else entry.name
     return {entry.name, entry.module, package, package.replace("-", "_"), entry.module.partition(".")[0]}
 
@@ -302,8 +304,8 @@ def _exists(module: str) -> bool:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Imports a file. Modules next to it can be imported, after those that are installed."""
-    for imported in list(sys.modules.values()):  # `import mine` before `load("./mine.py")`
+    """Imports a Python file. Its folder is appended to `sys.path`, so the file can import modules next to it."""
+    for imported in list(sys.modules.values()):  # already imported, as by `import mine` before `load("./mine.py")`
         if vars(imported).get("__file__") == str(path) and imported.__name__ != "__main__":
             return imported
     name = f"{FILES}.{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{zlib.crc32(os.fsencode(path)):08x}"
@@ -323,7 +325,7 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def origin_of(target: object) -> Origin:
-    """Returns the plug-in that is being loaded, or else the module that defines an object."""
+    """Returns the origin of an object: the plug-in that is being loaded, or else the module that defines it."""
     if _loading:
         return _loading[-1]
     module = target.__name__ if isinstance(target, ModuleType) else getattr(target, "__module__", None)
@@ -331,7 +333,7 @@ def origin_of(target: object) -> Origin:
     if known is not None or module in (None, "__main__"):
         return known or Origin("")
     file = getattr(sys.modules.get(str(module)), "__file__", None)
-    # A module outside of any package is a file, which `load` finds by its path wherever it is called.
+    # For a module outside of any package, use its path, so that `load` also finds it from other folders.
     return (
         Origin(str(Path(file).resolve()))
         if file and "." not in str(module) and file.endswith(".py")
@@ -340,7 +342,7 @@ def origin_of(target: object) -> Origin:
 
 
 def describe(kind: str, name: str) -> dict[str, str] | None:
-    """Returns what a run config says of a component of a plug-in, to find it again, or None if it is built-in."""
+    """Returns the kind, name and origin of a plug-in component for the run config, or None if it is built-in."""
     found = _components[kind].get(name)
     if found is None:
         return None
@@ -349,7 +351,7 @@ def describe(kind: str, name: str) -> dict[str, str] | None:
 
 @contextmanager
 def without_code_of(folder: Path) -> Iterator[None]:
-    """Context manager in which plug-in files inside a folder are not loaded, because its config names them."""
+    """Context manager that prevents loading plug-in files from an untrusted folder."""
     _untrusted.append(folder.resolve())
     try:
         yield

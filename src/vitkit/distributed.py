@@ -1,8 +1,8 @@
 """Distributed training with torch.distributed: process group, data-parallel wrappers and collectives.
 
-Level 0; only this module and `training/checkpointing` use torch.distributed. torchrun starts the processes. Without it
-the world size is 1, and torch.distributed is not imported. Parallelism is `ddp`, where every process has the full
-model, or `fsdp` (FSDP2), where every process has a shard of it.
+Level 0. Only this module and `training/checkpointing` use torch.distributed. torchrun starts the processes. Without
+torchrun, the world size is 1 and torch.distributed is not imported. There are two kinds of parallelism: `ddp`, where
+every process has the full model, and `fsdp` (FSDP2), where every process has a shard of the model.
 """
 
 import os

@@ -72,7 +72,7 @@ class LabelledPredictions(Classifications):
 
     @property
     def accuracy(self) -> float | None:
-        """The fraction of readable labeled images whose best prediction is correct, or None if there are no such images."""
+        """The fraction of readable labeled images whose best prediction is correct, or None if there are none."""
         known = [each.correct for each in self if each.correct is not None]
         return sum(known) / len(known) if known else None
 

@@ -22,7 +22,7 @@ from vitkit.text import printable
 Command = Callable[..., int | None]
 # : flag: an option without a value. value: one value. list: any number of values. joined: comma-separated values.
 Kind = Literal["flag", "value", "list", "joined"]
-# REQUIRED marks a parameter without a default. EMPTY are the defaults that help texts describe in words.
+# REQUIRED marks a parameter without a default. The help does not show defaults in SILENT: the help texts describe them.
 REQUIRED = Parameter.empty
 SILENT = (None, (), "")
 # Column of the help texts.

@@ -118,7 +118,7 @@ def _write_csv(results: "Iterator[Classification]") -> "Iterator[Classification]
 
 
 def _write_table(results: "Iterator[Classification]", names: Sequence[str]) -> "Iterator[Classification]":
-    """Prints the predictions of each image. On a terminal, lines are shortened to its width."""
+    """Prints the predictions of each image. On a terminal, shortens lines to its width."""
     from rich.console import Console
     from rich.text import Text
 

@@ -85,7 +85,7 @@ def evaluate(
         progress=True,
     )
     if json:
-        # The message about written files also lists these files.
+        # evaluation.json also contains the names of the written files.
         content = found.to_dict() if out is None else loads(read_text(out / "evaluation.json"))
         print(json_line(content))
     else:

@@ -16,7 +16,7 @@ from vitkit.inference.predictions import Prediction
 from vitkit.task import Function
 from vitkit.text import fit, percent, plural, printable
 
-# Pixels of an image, and the number of images in a notebook and in a window.
+# Side length of a thumbnail in pixels, and largest number of images shown in a notebook or a window.
 SIDE = 224
 MOST = 20
 _COLUMNS = 4
@@ -24,7 +24,7 @@ _LINE = 15
 
 
 class Shown(Protocol):
-    """A result with the name of an image, the image as it was passed, and its output as lines of text."""
+    """Protocol of a result that can be shown: the name of the image, the input image, and lines of text."""
 
     @property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class Shown(Protocol):
 
     @property
     def image(self) -> ImageInput:
-        """The image as it was passed."""
+        """The input image, as it was passed to vitkit."""
         ...
 
     def lines(self) -> list[str]:
@@ -42,7 +42,7 @@ class Shown(Protocol):
 
 
 def prediction_line(prediction: Prediction, function: Function) -> str:
-    """Returns a prediction as one line of a table: score, bar and label, or value and label for a regression."""
+    """Formats a prediction as one line: score, bar and label, or value and label for regression."""
     label = printable(prediction.label)
     if prediction.value is not None:
         return f"{prediction.value:12.6g}  {label}"
@@ -52,7 +52,7 @@ def prediction_line(prediction: Prediction, function: Function) -> str:
 
 
 def table(results: Sequence[Shown], width: int | None = None) -> str:
-    """Returns results as text. Lines are shortened to `width` terminal columns if it is given."""
+    """Formats results as text. If `width` is given, lines are shortened to this number of terminal columns."""
     lines: list[str] = []
     for each in results:
         lines.append(printable(each.name))
@@ -70,7 +70,7 @@ def show(results: Sequence[Shown], shown: object) -> None:
 
 
 def thumbnail(image: ImageInput, side: int = SIDE) -> Image.Image | None:
-    """Returns an image with at most `side` pixels per side, or None if it cannot be read or is not RGB or grayscale."""
+    """Returns a thumbnail of at most `side` pixels per side, or None if the image cannot be shown."""
     try:
         if isinstance(image, Unlisted):
             return None
@@ -84,7 +84,7 @@ def thumbnail(image: ImageInput, side: int = SIDE) -> Image.Image | None:
 
 
 def sheet(results: Sequence[Shown]) -> Image.Image:
-    """Returns one image with every image and its output below it."""
+    """Draws all images in a grid, with the output of each image below it."""
     cells = [(thumbnail(each.image), [printable(each.name), *each.lines()]) for each in results]
     below = _LINE * max(len(lines) for _, lines in cells) + 8
     across = min(_COLUMNS, len(cells))
@@ -103,7 +103,7 @@ def sheet(results: Sequence[Shown]) -> Image.Image:
 
 
 def html(results: Sequence[Shown], title: str) -> str:
-    """Returns results as a table of HTML without scripts. Names and labels are escaped."""
+    """Returns results as an HTML table without scripts. Names and labels are escaped."""
     rows = [_html_row(each) for each in results[:MOST]]
     more = f"<p>and {plural(len(results) - MOST, 'more image')}</p>" if len(results) > MOST else ""
     heading = f"<p>{escaping.escape(title)}</p>" if title else ""

@@ -19,12 +19,12 @@ ARRAYS = (".npz", *TABLES)
 
 
 def error_dict(name: str, error: ImageError | None) -> JsonDict:
-    """Returns the row of JSON for an image that could not be read."""
+    """Returns a dict for JSON with the error of an image that could not be read."""
     return {"path": name, "error": None if error is None else {"code": error.code, "message": str(error)}}
 
 
 def pandas() -> Any:
-    """Returns the module pandas. Raises ImportError with the command that installs it."""
+    """Imports and returns pandas. If it is not installed, raises ImportError with the install command."""
     return _installed("pandas", "to_pandas", "pip install pandas")
 
 
@@ -36,7 +36,7 @@ def _installed(module: str, what: str, how: str) -> Any:
 
 
 def check_suffix(path: Path, suffixes: Sequence[str]) -> str:
-    """Returns the suffix of a path. Raises ValueError unless it is one of `suffixes`, and if the folder is missing."""
+    """Returns the suffix of a path. Raises ValueError if it is not in `suffixes` or the folder does not exist."""
     suffix = path.suffix.lower()
     if suffix not in suffixes:
         raise ValueError(f"the output file is '{printable(path)}'; its name must end in {', '.join(suffixes)}")
@@ -51,7 +51,7 @@ def save(
     rows: Iterable[tuple[object, ...]],
     dicts: Iterable[JsonDict],
 ) -> None:
-    """Saves a table: `rows` as .csv or .parquet, or `dicts` as .jsonl, by the suffix of the path."""
+    """Saves a table in the format of the suffix: `rows` as .csv or .parquet, or `dicts` as .jsonl."""
     target = Path(path).expanduser()
     suffix = check_suffix(target, TABLES)
     if suffix == ".parquet":
@@ -66,7 +66,7 @@ def save(
 
 
 def csv_row(columns: Sequence[str], row: tuple[object, ...]) -> list[str]:
-    """Returns the fields of a row of CSV: scores with six decimals, and text without control characters."""
+    """Formats the fields of a CSV row. Scores have six decimals, and text has no control characters."""
     return [_csv_field(name, value) for name, value in zip(columns, row, strict=True)]
 
 
@@ -100,7 +100,7 @@ def save_embeddings(
     blocks: Mapping[int, Sequence[np.ndarray]],
     dicts: Iterable[JsonDict],
 ) -> None:
-    """Saves vectors and the outputs of blocks by the suffix of the path: as arrays or rows, or `dicts` as .jsonl."""
+    """Saves vectors and block outputs in the format of the suffix: arrays, table rows, or `dicts` as .jsonl."""
     target = Path(path).expanduser()
     suffix = check_suffix(target, ARRAYS)
     if not names:

@@ -33,11 +33,11 @@ from vitkit.text import printable
 # What happens to an image that cannot be read.
 Errors = Literal["raise", "yield", "skip"]
 R = TypeVar("R", bound=Result)
-# What a predictor depends on, except the model, whose changes it detects: processor and options.
+# The processor and the options of a predictor. A predictor detects changes of its model itself.
 Key = tuple[Processor, tuple[tuple[str, object], ...]]
 
-# The last model and predictor of each classifier, so that weights are not prepared again in every call. Not an
-# attribute, which would be copied and pickled with the module.
+# Caches the last model and predictor of each classifier, so that weights are not prepared in every call. This is not an
+# attribute, because attributes are copied and pickled with the module.
 _LAST: "WeakKeyDictionary[Classifier, tuple[Backbone, Key | None, Predictor]]" = WeakKeyDictionary()
 
 
@@ -127,13 +127,14 @@ class Classifier(nn.Module):
 
         `images` is one image or several: paths, folders, globs, bytes, open files, PIL images, NumPy arrays, torch
         tensors of any dtype (one image or a batch), or a list, a data set or an iterator of these. The result is a
-        sequence in the order of the images; with `stream`, an iterator that reads images as needed and stores no
-        results. For independent labels, `threshold` returns only labels with at least this score. `options` are those
-        of `Predictor`.
+        sequence in the order of the images. With `stream`, it is an iterator that reads images as needed and stores no
+        results. For multi-label models, only labels whose score is at least `threshold` are returned. `options` are the
+        options of `Predictor`.
 
-        An unreadable image raises an `ImageError` that names it; with errors="yield" it has a result with this error,
-        with errors="skip" it is left out and logged. Warns with `UntrainedHeadWarning` if the head gives every image
-        the same scores. Raises ValueError for a model without classes.
+        If an image cannot be read, `ImageError` is raised with the name of the image. With errors="yield", the result
+        of the image contains the error instead. With errors="skip", the error is logged and the image is left out.
+        Issues `UntrainedHeadWarning` if the head returns the same scores for every image. Raises ValueError if the
+        model has no classes.
         """
         if not self.labels:
             raise ValueError("this model has no classes; use `embed`, or add a head by fine-tuning")
@@ -142,12 +143,10 @@ class Classifier(nn.Module):
         decoding = Decoding(self.labels, self.config.task, top, threshold)
         if threshold is not None:
             check_threshold(decoding.task, len(self.labels), threshold)
-        _check_errors(errors)
-        many = self.images(images)
-        whole: Any = self  # runs itself, because it is no `Backbone`
-        changed = type(self).forward is not Classifier.forward or is_hooked(self)
-        predictor = Predictor(whole, self.processor, **options) if changed else self.predictor(**options)
-        if is_untrained(self.model):
+        _check_errors(errors) many = self.images(images) whole: Any = self  # runs without the inference engine, because
+        it is not a `Backbone` changed = type(self).forward is not Classifier.forward or is_hooked(self) predictor =
+        Predictor(whole, self.processor, **options) if changed else self.predictor(**options) if
+        is_untrained(self.model):
             warnings.warn(UNTRAINED, UntrainedHeadWarning, stacklevel=2)
 
         def result(index: int, outcome: Outcome) -> Classification:
@@ -191,11 +190,11 @@ class Classifier(nn.Module):
         stream: bool = False,
         **options: Unpack[Options],
     ) -> Embeddings | Iterator[Embedding]:
-        """Computes the representation of images, the input of the head. Returns one `Embedding` per image.
+        """Computes the feature vectors of images, the input of the head. Returns one `Embedding` per image.
 
-        `Embedding.vector` is a float32 vector of shape (d,). With `blocks`, `Embedding.blocks` has the outputs of these
-        blocks, as in `Predictor.embeddings`; `as_maps` returns them as feature maps. See `classify` for the other
-        arguments.
+        `Embedding.vector` is a float32 vector of shape (d,). If `blocks` is given, `Embedding.blocks` contains the
+        outputs of these blocks, as in `Predictor.embeddings`. With `as_maps`, block outputs are feature maps. See
+        `classify` for the other arguments.
         """
         if as_maps and blocks is None:
             raise ValueError("as_maps needs blocks, such as blocks=(3, 6, 9)")
@@ -213,15 +212,15 @@ class Classifier(nn.Module):
         return found if stream else Embeddings(list(found))
 
     def images(self, images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]:
-        """Returns every image of an input as `classify` takes it. Folders, globs and batches are expanded.
+        """Yields the single images of an input of `classify`. Folders, globs and batches are expanded.
 
-        Raises TypeError and ValueError before the first image for what is no image.
+        Raises TypeError or ValueError if the input does not consist of images.
         """
         data_range = getattr(self.processor, "data_range", None)
         return _expanded(each_image(images, self.model.config.channels, data_range=data_range))
 
     def predictor(self, **options: Unpack[Options]) -> Predictor:
-        """Returns a `Predictor` with these options. It is cached until the options, processor or model are replaced."""
+        """Returns a `Predictor` with these options, cached until the options, the processor or the model change."""
         key = None if options.get("calibration") else (self.processor, tuple(sorted(options.items())))
         last = _LAST.get(self)
         if last is None or key is None or last[0] is not self.model or last[1] != key:
@@ -234,13 +233,14 @@ class Classifier(nn.Module):
     ) -> None:
         """Saves the classifier as a checkpoint in the format `to`, such as "timm" (see `checkpoints.save`).
 
-        By default, transformers opens the folder if it has such a model. An existing target is an error unless
-        `overwrite`, and so is what the format cannot hold unless `lossy`.
+        By default, the format is that of transformers if transformers has such a model. Raises CheckpointError if the
+        target exists, unless `overwrite` is True, and if the format cannot store a part of the checkpoint, unless
+        `lossy` is True.
         """
         checkpoints.save(self.checkpoint(), folder, to=to, overwrite=overwrite, lossy=lossy)
 
     def extra_repr(self) -> str:
-        """Returns the first line of the repr: family, size, input, classes and origin."""
+        """Returns the first line of the repr: model family, number of parameters, input size, classes and origin."""
         return self.checkpoint().describe()
 
     def checkpoint(self) -> checkpoints.Checkpoint:
@@ -281,14 +281,15 @@ def load(
         revision: Branch, tag or commit of the repository on the Hub.
         image_size: Input size in pixels, a number or (height, width). The position embeddings are resized.
         patch_size: Patch size in pixels, a number or (height, width). The patch embedding is resized.
-        num_classes: Replaces the head with an untrained one; 0 removes it.
-        head: A separate file with a linear head, as DINO and DINOv2 publish them.
-        channels: Adapts an RGB model to another number of channels.
-        config: Fields of the model config that the file does not state, such as {"num_heads": 12}.
-        dtype: Dtype of the weights; None keeps that of the file.
+        num_classes: Replace the head with an untrained head for this number of classes. 0 removes the head.
+        head: File with a linear head that is published separately, as for DINO and DINOv2.
+        channels: Adapt an RGB model to this number of input channels.
+        config: Fields of the model config that the checkpoint does not contain, such as {"num_heads": 12}.
+        dtype: Dtype of the weights. If None, the dtype of the checkpoint is kept.
 
-    Raises CheckpointError with a one-line message if the checkpoint is invalid, and ValueError for an invalid argument.
-    An exported model takes no options, except `image_size` if its size is dynamic.
+    Raises CheckpointError with a one-line message if the checkpoint is invalid, and ValueError if an argument is
+    invalid. Exported models accept no options except `image_size`, and this only if they were exported with a dynamic
+    size.
     """
     if is_export(Path(source).expanduser()):
         fixed = {
@@ -322,7 +323,7 @@ def load(
 def _load_export(
     source: str | os.PathLike[str], image_size: int | tuple[int, int] | None, changed: list[str]
 ) -> Classifier:
-    """Loads an exported model. `changed` are the names of options that were given and cannot be changed."""
+    """Loads an exported model. `changed` are the names of the given options that an exported model does not accept."""
     model, processor, labels = load_export(Path(source).expanduser())
     changed += ["image_size"] if image_size and not model.export.dynamic_size else []
     if changed:
@@ -343,7 +344,7 @@ def _check_errors(errors: Errors) -> None:
 
 
 def _expanded(images: Iterable[ImageInput]) -> Iterator[ImageInput]:
-    """Yields images, with folders and globs replaced by their files."""
+    """Yields images. Folders and globs are replaced with the files that they contain or match."""
     for image in images:
         if isinstance(image, str | os.PathLike):
             # The name of a file is yielded unchanged, a Path as a Path.
@@ -354,7 +355,7 @@ def _expanded(images: Iterable[ImageInput]) -> Iterator[ImageInput]:
 
 
 def _name(image: ImageInput, index: int) -> str:
-    """Returns the name of an image: its path, that of an open file or of an opened PIL image, or its position."""
+    """Returns the name of an image: the path of its file, or "image N" with its position if it has no path."""
     if is_path(image):
         return os.fsdecode(image) if isinstance(image, str | os.PathLike) else str(image)
     for attribute in ("name", "filename"):
@@ -365,7 +366,7 @@ def _name(image: ImageInput, index: int) -> str:
 
 
 def _handled(results: Iterable[R], errors: Errors) -> Iterator[R]:
-    """Yields results, and raises, yields or skips the errors among them."""
+    """Yields results. Results with an error are raised, yielded or skipped, depending on `errors`."""
     for result in results:
         if result.error is None or errors == "yield":
             yield result
