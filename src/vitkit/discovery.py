@@ -157,7 +157,7 @@ def components(kind: str) -> dict[str, Component]:
 
 
 def component(kind: str, name: str) -> Component | None:
-    """Returns the component with this name, or None. Loads installed plug-ins only if none is registered yet."""
+    """Returns the component with this name, or None. Loads installed plug-ins only if it is not registered yet."""
     return _components[kind].get(name) or components(kind).get(name)
 
 
@@ -256,7 +256,7 @@ def _load(origin: Origin, name: str, import_module: Callable[[], ModuleType]) ->
 
 
 def _register_module(module: ModuleType, name: str) -> None:
-    """Registers a module as a component of each kind whose attributes it has, except those imported from vitkit."""
+    """Registers a module for each kind whose attributes it defines. Attributes imported from vitkit do not count."""
     for kind, attributes in ATTRIBUTES.items():
         given = [getattr(module, each) for each in attributes if hasattr(module, each)]
         homes = [value.__module__ or "" if isinstance(value, type | FunctionType) else "" for value in given]

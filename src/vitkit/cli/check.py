@@ -21,8 +21,8 @@ def check(
     Args:
         plugin: Plug-in to check: a Python file (./mine.py), one component of a file (./mine.py:loss), or an installed
             package.
-        kind: Check only components of this kind. Required to check a function that the file does not register as a
-            component.
+        kind: Check only components of this kind. Required for a function if neither a decorator nor its type
+            annotations show its kind.
         json: Print one line of JSON per check.
     """
     from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Places a model on a device and converts its dtype, without the inference engine."""
+"""Moves a model to a device and converts its dtype, without the inference engine."""
 
 import copy
 

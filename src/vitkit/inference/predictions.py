@@ -1,4 +1,4 @@
-"""`Prediction`: a class, label or value that a model predicts for an image, and the decoding of logits."""
+"""`Prediction`, a predicted class, label or value of an image, and functions that decode logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ def check_threshold(task: Task, outputs: int, threshold: float) -> None:
 
 
 def check_labels(logits: np.ndarray, labels: Sequence[str]) -> None:
-    """Raises ValueError unless there is one label for each output of the model."""
+    """Raises ValueError if the number of labels differs from the number of model outputs."""
     if logits.shape[-1] != len(labels):
         raise ValueError(
             f"the model has {logits.shape[-1]} outputs, but there are {len(labels)} labels; replace a head with "

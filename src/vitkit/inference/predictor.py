@@ -68,28 +68,30 @@ class Outcome:
 class Predictor:
     """Runs a model on any number of images and yields one `Outcome` per image, in order.
 
-    An unreadable image gives an outcome with an error and does not stop the others. Models run in evaluation mode. If
-    another precision is faster, a copy of the model runs. The copy is used only as long as the model has not changed:
-    after a change of weights, buffers, modules, attributes or hooks the next call of `logits` or `embeddings` makes
-    another copy, and until then the model itself runs. A model with hooks, parametrizations or replaced methods always
-    runs itself (`engine.irregularity`).
+    The outcome of an unreadable image contains the error, and the other images are still processed. Models run in
+    evaluation mode. For speed, a copy of the model is made with fused layers and possibly another precision. If
+    weights, buffers, modules, attributes or hooks of the model change, the copy is not used any more, and the next call
+    of `logits` or `embeddings` makes another copy. A model with hooks, parametrizations or replaced methods is never
+    copied (`engine.irregularity`).
 
     Args:
         model: The model.
         processor: Its preprocessing.
         precision: float32 (exact), bfloat16, float16, int8, float8, or auto: the fastest precision that the device
-            supports and whose outputs are close to float32 for this model. `summary` has the choice and the reason.
+            supports and whose outputs are close to float32 for this model. `summary` describes which precision was
+            chosen and why.
         device: A torch device, or auto (a GPU if available).
         batch_size: Images per batch (default: 8 on a CPU, else 64).
         calibration: Images for the calibration of int8 layers (default: the first batch).
-        merge_tokens: Number of tokens that each block merges (ToMe). Faster; evaluate the accuracy.
+        merge_tokens: Number of tokens that each block merges (ToMe). This is faster but changes the outputs, so
+            evaluate the accuracy.
         limits: Limits for untrusted images.
         allow_truncated: Accept truncated images.
         resampling: pillow (exact), torch (as the default backend of transformers) or draft (large JPEG files are
             decoded at a lower resolution: several times faster, slightly different pixels).
         progress: Show a progress bar on standard error.
-        compile: Compile the model for full batches with torch.compile, on a GPU with CUDA graphs. Takes up to minutes
-            before the first image.
+        compile: Compile the model for full batches with torch.compile, with CUDA graphs on a GPU. Compilation can take
+            minutes before the first output.
     """
 
     def __init__(
@@ -141,8 +143,8 @@ class Predictor:
     def model(self) -> Backbone:
         """The model in use. It takes normalized images of the dtype `dtype` on `device`.
 
-        Prepared on first use, and again after the model has changed. Raises ValueError if this model cannot run in the
-        precision.
+        It is prepared on first use, and again after the original model has changed. Raises ValueError if the model
+        cannot run in the chosen precision.
         """
         self._discard_stale()
         return self._accelerate().model
@@ -184,9 +186,9 @@ class Predictor:
         return self._accelerated
 
     def _discard_stale(self) -> None:
-        """Discards a copy of the model if the model has changed since, so that the next image makes another copy.
+        """Discards the copy of the model if the model has changed. The next call then makes another copy.
 
-        A copy of a model that cannot be watched for changes is used once.
+        If changes of the model cannot be detected, the copy is used for one call only.
         """
         current = self._accelerated
         if current is None:
@@ -298,7 +300,7 @@ class Predictor:
             except ValueError as error:
                 if getattr(self.processor, "resize", "") != "none":
                     raise
-                # The size of these images: it does not stop the others.
+                # The model rejects the size of these images. The other images are still processed.
                 for position, _ in group:
                     refused = ImageError("unsupported_format", str(error))
                     outcomes[position] = Outcome(source=batch[position][0], error=refused)
@@ -336,7 +338,7 @@ def _pooled(model: Backbone, features: Features, tokens: Tensor) -> Tensor:
 
 
 def _check_export(precision: str, merge: Reduction, compiled: bool) -> None:
-    """Raises ValueError for options that an exported model does not have."""
+    """Raises ValueError if options are set that an exported model does not support."""
     given = {
         f"in {precision}": precision not in ("auto", "float32"),
         "with token merging": merge not in (0, []),

@@ -1,4 +1,4 @@
-"""The results of `Classifier.classify` and `embed`: one per image, in sequences that can be shown and saved."""
+"""Results of `Classifier.classify` and `Classifier.embed`: sequences with one result per image."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,15 +20,15 @@ from vitkit.text import fit, fit_all, plural, printable
 if TYPE_CHECKING:
     import pandas as pd
 
-# Results that the repr of a sequence shows.
+# Number of results that the repr of a sequence shows.
 SHOWN = 10
-# Terminal columns of the repr of a sequence.
+# Width of the repr of a sequence in terminal columns.
 WIDTH = 80
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the logits of a model are decoded: its labels and task, and the number and threshold of predictions."""
+    """How the logits of a model are decoded: labels, task, number of predictions and threshold."""
 
     labels: tuple[str, ...]
     task: Task
@@ -37,7 +37,7 @@ class Decoding:
 
     @property
     def function(self) -> Function:
-        """The function that converts logits to scores: "softmax", "sigmoid", or "none" for a regression."""
+        """The function that converts logits to scores: "softmax", "sigmoid", or "none" for regression."""
         return self.task.function(len(self.labels))
 
     @property
@@ -53,9 +53,9 @@ class Decoding:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """The result for one image. `error` is set if the image could not be read; there is then no output.
+    """The result for one image. If the image could not be read, `error` is set and there is no output.
 
-    `image` is the image as it was passed, and `name` its path, or "image N" with its position among the images.
+    `image` is the input image, as it was passed. `name` is its path, or "image N" for image number N of the input.
     """
 
     image: ImageInput
@@ -63,7 +63,7 @@ class Result:
     error: ImageError | None = None
 
     def describe(self) -> str:
-        """Returns the output in a few words, for one line of a table."""
+        """Returns the output as short text for one line of a table."""
         raise NotImplementedError
 
     def lines(self) -> list[str]:
@@ -71,11 +71,11 @@ class Result:
         return [self.describe()]
 
     def to_dict(self) -> JsonDict:
-        """Returns the result as a dict for JSON: `path`, and the output or `error`."""
+        """Returns the result as a dict for JSON, with `path` and either the output or `error`."""
         raise NotImplementedError
 
     def show(self) -> None:
-        """Shows the image with its output: in a notebook, in a window, or as text where there is no display."""
+        """Shows the image with its output in a notebook or a window, or as text if there is no display."""
         _display.show([self], self)
 
     def _error_text(self) -> str:
@@ -92,7 +92,7 @@ R = TypeVar("R", bound=Result)
 
 
 class Results(Sequence[R], Generic[R]):
-    """A sequence of the results of images, in the order of the images. Slices are sequences of the same type."""
+    """A sequence of results in the order of the images. Slices are sequences of the same type."""
 
     def __init__(self, results: Sequence[R]):
         self._results = list(results)
@@ -116,7 +116,7 @@ class Results(Sequence[R], Generic[R]):
         return tuple(each.error for each in self if each.error is not None)
 
     def show(self) -> None:
-        """Shows the images with their outputs: in a notebook, in a window, or as text where there is no display."""
+        """Shows the images with their outputs in a notebook or a window, or as text if there is no display."""
         _display.show(self, self)
 
     def _title(self) -> str:
@@ -140,9 +140,9 @@ class Results(Sequence[R], Generic[R]):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Classification(Result):
-    """The classes, labels or values that a model predicts for one image. It unpacks as `image, predictions`.
+    """The predicted classes, labels or values of one image. It unpacks as `image, predictions`.
 
-    `logits` are those of all classes, or None if the image could not be read.
+    `logits` contains the logits of all classes, or is None if the image could not be read.
     """
 
     logits: np.ndarray | None = None
@@ -150,11 +150,11 @@ class Classification(Result):
 
     @cached_property
     def predictions(self) -> list[Prediction]:
-        """The best predictions, as many as `classify` was asked for. It is empty for an image without a result."""
+        """The best predictions, up to the `top` of `classify`. Empty if the image could not be read."""
         return self.top(self.decoding.top)
 
     def top(self, k: int) -> list[Prediction]:
-        """Returns the `k` best predictions, best first; for a regression the first `k` values."""
+        """Returns the `k` best predictions, best first. For regression, returns the first `k` values."""
         if k < 1:
             raise ValueError(f"k is {k}; it must be at least 1")
         if self.logits is None:
@@ -164,17 +164,17 @@ class Classification(Result):
 
     @property
     def scores(self) -> np.ndarray | None:
-        """The scores of all classes or labels, or the values of a regression, or None without a result."""
+        """The scores of all classes, or the values for regression. None if the image could not be read."""
         return None if self.logits is None else self.decoding.task.scores(self.logits)
 
     @property
     def label(self) -> str | None:
-        """The label of the best prediction, or None without a prediction."""
+        """The label of the best prediction, or None if there is no prediction."""
         return self.predictions[0].label if self.predictions else None
 
     @property
     def score(self) -> float | None:
-        """The score of the best prediction, or None without a prediction."""
+        """The score of the best prediction, or None if there is no prediction."""
         return self.predictions[0].score if self.predictions else None
 
     def __iter__(self) -> Iterator[ImageInput | list[Prediction]]:
@@ -182,7 +182,7 @@ class Classification(Result):
         yield self.predictions
 
     def describe(self) -> str:
-        """Returns the predictions in a few words, such as "tabby 71.23%, tiger cat 20.10%"."""
+        """Returns the predictions as short text, such as "tabby 71.23%, tiger cat 20.10%"."""
         if self.error is not None:
             return self._error_text()
         return ", ".join(map(str, self.predictions)) or "no label reaches the threshold"
@@ -194,7 +194,7 @@ class Classification(Result):
         return [_display.prediction_line(each, self.decoding.function) for each in self.predictions]
 
     def to_dict(self) -> JsonDict:
-        """Returns the result as a dict for JSON: `path`, and `predictions` or `error`."""
+        """Returns the result as a dict for JSON, with `path` and either `predictions` or `error`."""
         if self.error is not None:
             return _files.error_dict(self.name, self.error)
         names = ("label", "index", *self.decoding.columns)
@@ -211,7 +211,7 @@ class Classification(Result):
         return [_files.csv_row(self.columns, row) for row in self.rows()]
 
     def rows(self) -> list[tuple[object, ...]]:
-        """Returns one row per prediction: path, rank, label, index, the columns of the task, and the error code."""
+        """Returns one row per prediction, with the path, rank, label, index, scores or values, and error code."""
         one = self.decoding
         if self.error is not None:
             return [(self.name, None, None, None, *[None] * len(one.columns), self.error.code)]
@@ -230,10 +230,10 @@ class Classification(Result):
 
 
 class Classifications(Results[Classification]):
-    """The results of classifying images: a sequence of `Classification` in the order of the images."""
+    """A sequence of `Classification`, one for each image, in the order of the images."""
 
     def top(self, k: int) -> "Classifications":
-        """Returns the same results with the `k` best predictions of each image."""
+        """Returns the results of all images, with the `k` best predictions of each image."""
         if k < 1:
             raise ValueError(f"k is {k}; it must be at least 1")
         return Classifications([replace(each, decoding=replace(each.decoding, top=k)) for each in self])
@@ -249,16 +249,16 @@ class Classifications(Results[Classification]):
         _files.check_suffix(Path(path).expanduser(), _files.TABLES)
 
     def to_pandas(self) -> "pd.DataFrame":
-        """Returns a DataFrame with one row per prediction, best first; `top(1).to_pandas()` has one row per image.
+        """Returns a DataFrame with one row per prediction, best first.
 
         An image that could not be read has one row with the code of its error. Raises ImportError without pandas.
         """
         return _files.pandas().DataFrame([row for each in self for row in each.rows()], columns=list(self.columns))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves the predictions by the suffix of the path: .csv, .jsonl (one line per image) or .parquet.
+        """Saves the predictions in the format of the file suffix: .csv, .jsonl (one line per image) or .parquet.
 
-        Raises ValueError for another suffix, and ImportError if .parquet needs pyarrow.
+        Raises ValueError for another suffix, and ImportError if pyarrow is needed for .parquet and not installed.
         """
         rows = (row for each in self for row in each.rows())
         _files.save(path, self.columns, rows, (each.to_dict() for each in self))
@@ -268,8 +268,8 @@ class Classifications(Results[Classification]):
 class Embedding(Result):
     """The feature vector of one image. It unpacks as `image, vector`.
 
-    `vector` is the input of the head, float32 of shape (d,), or None if the image could not be read. `blocks` are the
-    outputs of the blocks that `embed` was asked for, by their index.
+    `vector` is the input of the head, a float32 array of shape (d,), or None if the image could not be read. `blocks`
+    maps block indices to outputs, for the blocks that were requested from `embed`.
     """
 
     vector: np.ndarray | None = None
@@ -292,7 +292,7 @@ class Embedding(Result):
         return f"width {self.vector.shape[-1]}, norm {np.linalg.norm(self.vector):.4g}{rest}"
 
     def to_dict(self) -> JsonDict:
-        """Returns the result as a dict for JSON: `path`, and `embedding` (and `blocks`) or `error`."""
+        """Returns the result as a dict for JSON, with `path` and either `embedding` (and `blocks`) or `error`."""
         if self.error is not None or self.vector is None:
             return _files.error_dict(self.name, self.error)
         taps = {str(block): output.tolist() for block, output in self.blocks.items()}
@@ -304,7 +304,7 @@ class Embedding(Result):
 
 
 class Embeddings(Results[Embedding]):
-    """The feature vectors of images: a sequence of `Embedding` in the order of the images."""
+    """A sequence of `Embedding`, one for each image, in the order of the images."""
 
     @staticmethod
     def check_path(path: str | os.PathLike[str]) -> None:
@@ -325,7 +325,7 @@ class Embeddings(Results[Embedding]):
         return np.asarray(self.to_numpy(), dtype=dtype)
 
     def to_pandas(self) -> "pd.DataFrame":
-        """Returns a DataFrame of the readable images: one row per image, with the path as index and d columns.
+        """Returns a DataFrame with one row per readable image: the path as index, and d columns.
 
         Raises ImportError without pandas.
         """
@@ -333,11 +333,11 @@ class Embeddings(Results[Embedding]):
         return _files.pandas().DataFrame(self.to_numpy(), index=names)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves the vectors of the readable images by the suffix of the path: .npz, .csv, .jsonl or .parquet.
+        """Saves the vectors of the readable images as .npz, .csv, .jsonl or .parquet, by the file suffix.
 
         An .npz file has the arrays `paths` and `embeddings` (images, d), and `block_N` for the output of block N.
         Raises ValueError for another suffix, if no image could be read, and for feature maps of different shapes.
-        Raises ImportError if .parquet needs pyarrow.
+        Raises ImportError if pyarrow is needed for .parquet and not installed.
         """
         found = self.readable
         names = [each.name for each in found]

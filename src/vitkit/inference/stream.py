@@ -19,10 +19,10 @@ from vitkit.images import ImageError, Limits, Unlisted, read_bytes
 
 @dataclass(frozen=True)
 class Fetched:
-    """An open file, and the bytes that were read from it before the next image was requested.
+    """The content of an open file, which was read in the calling thread.
 
-    Threads that read files at the same time would disturb each other where two of them are the same file, or members of
-    one archive. A generator may close its file when the next one is requested.
+    Open files are not read in worker threads. Two inputs may be the same file or members of one archive, and cannot be
+    read at the same time. A generator may also close a file when the next image is requested.
     """
 
     file: ImageInput
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 def fetch(image: ImageInput, limits: Limits) -> ImageInput:
-    """Reads an open file in the calling thread, as `Fetched`. Returns other images unchanged."""
+    """Reads an open file and returns a `Fetched`. Returns other images unchanged."""
     if not callable(getattr(image, "read", None)):
         return image
     try:

@@ -1,9 +1,10 @@
-"""The inference engine. It makes a fast copy of a model and compares the outputs with those of the float32 model.
+"""The inference engine. Makes a fast copy of a model and compares its outputs with those of the float32 model.
 
 `accelerate` tries the execution paths (`path.paths`) that the device supports. For each it makes a copy of the model
 with fused layers and packed weights (`fuse.fuse`) and compares the outputs on a probe image; a path that fails or
-differs too much is skipped. The model itself is not changed. Unknown layers are copied as they are. A copy is used only
-as long as the model has not changed (`watch.Watch`); models with parts that a copy can miss are not copied.
+differs too much is skipped. The model itself is not changed. Unknown layers are copied as they are. A copy is used
+until the model changes (`watch.Watch`). Models with hooks or other parts that a copy cannot reproduce are not copied
+(`watch.irregularity`).
 """
 
 import copy
@@ -61,10 +62,10 @@ NUM_COMPARED = 4
 
 @dataclass(frozen=True)
 class Accelerated:
-    """A fast copy of a model, the precision of the copy, and a summary of why the copy was chosen.
+    """A model that was prepared for inference, its precision, and a summary of why this precision was chosen.
 
-    `watch` detects changes of the model after it was copied, None if there is none. `irregular` is the reason why the
-    model was not copied, or "".
+    `watch` detects later changes of the original model, or is None if changes are not detected. `irregular` is the
+    reason why the model was not copied, or "" if it was copied.
     """
 
     model: Backbone
@@ -79,9 +80,9 @@ class Accelerated:
 class FastModel(Backbone):
     """A fast copy of a model with the same interface. It accepts images of any floating-point dtype.
 
-    Batches are split into chunks, so that outputs do not depend on the batch size. If the head reads special tokens
-    only, `features` has no patch tokens. `original` is the model that was copied. If it has changed since then
-    (`watch`), the original runs instead, in evaluation mode and in its own precision.
+    Batches are split into chunks, so that outputs do not depend on the batch size. If the head uses only special
+    tokens, the output of `features` has no patch tokens. `original` is the model that was copied. If `watch` detects
+    that the original has changed, the original runs instead of the copy, in evaluation mode and in its own precision.
     """
 
     original: Backbone
@@ -142,14 +143,14 @@ class FastModel(Backbone):
         return self.network.logits(self._fast_features(images))
 
     def watch_original(self, original: Backbone, watch: Watch | None) -> None:
-        """Sets the model that was copied, and the watch that detects its changes."""
+        """Sets the original model and the `Watch` that detects changes of it."""
         # Not registered as a submodule: `train`, `eval` and `to` do not change it.
         object.__setattr__(self, "original", original)
         self.watch = watch
 
     @property
     def is_stale(self) -> bool:
-        """Whether the original model has changed since it was copied, so that it runs instead of the copy."""
+        """Whether the original model has changed since it was copied. The original then runs instead of the copy."""
         return self.watch is not None and self.watch.changed()
 
     def _original_features(self, images: Tensor) -> Features:
@@ -215,19 +216,21 @@ def accelerate(
 ) -> Accelerated:
     """Returns the fastest copy of a model whose outputs are close to those of the model in float32.
 
-    A model with an `irregularity` is not copied: it runs itself, and bfloat16 and float16 use autocast.
+    A model with an irregularity (see `watch.irregularity`) is not copied. The model itself is returned, and bfloat16
+    and float16 use autocast.
 
     Args:
         model: A model in float32; it is not changed.
         precision: `auto` or one of `PRECISIONS`.
         merge: Number of tokens that each block merges (see `merging.schedule`).
         proportional: Weight the attention to merged tokens by their sizes.
-        calibration: Returns normalized images for the calibration of 8-bit layers; called only if it is needed.
-        compiled: Batch size for torch.compile, 0 without it; compiling takes up to minutes.
-        source: The model to watch for changes, if `model` is a copy of it on another device.
+        calibration: Function that returns normalized images for the calibration of 8-bit layers. It is called only if
+            needed.
+        compiled: Batch size for torch.compile, or 0 to not compile. Compilation can take minutes.
+        source: The model to watch for changes, if `model` is a copy of `source` on another device.
 
-    Raises ValueError if the precision is unknown, not supported by the device or too inaccurate for this model, and if
-    the model or the options cannot be combined with `merge` or `compiled`.
+    Raises ValueError if the precision is unknown, is not supported by the device or is too inaccurate for this model.
+    Raises ValueError if the model or the options cannot be combined with `merge` or `compiled`.
     """
     supported = capabilities(next(model.parameters()).device)
     merging = merge not in (0, [])
@@ -268,9 +271,9 @@ def accelerate(
 
 
 def _uncopied(model: Backbone, precision: str, found: str, *, copied: bool) -> Accelerated:
-    """Returns a model that cannot be copied, as it is or with autocast. Raises ValueError for what needs a copy."""
+    """Returns the original model, with autocast if needed. Raises ValueError for options that need a copy."""
     supported = capabilities(next(model.parameters()).device)
-    paths(precision, supported, model)  # checks the precision
+    paths(precision, supported, model)  # raises ValueError for an unsupported precision
     if copied or precision in EIGHT_BITS:
         what = precision if precision in EIGHT_BITS else "token merging or torch.compile"
         raise ValueError(f"{what} needs a copy of the model, but the model has {found}; remove it, or use float32")

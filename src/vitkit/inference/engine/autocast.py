@@ -1,4 +1,4 @@
-"""`AutocastModel`, which runs a model itself, not a copy of it, in bfloat16 or float16."""
+"""`AutocastModel`, which runs the original model in bfloat16 or float16 with autocast."""
 
 from typing import Unpack
 
@@ -11,10 +11,10 @@ from vitkit.models import Backbone
 
 
 class AutocastModel(Backbone):
-    """A model with the same interface whose operations run under `torch.autocast`.
+    """Wraps a model and runs its operations under `torch.autocast`.
 
-    Hooks, parametrizations and replaced methods of the model have their usual effects, and later changes of the model
-    change the outputs. The model is not a submodule: it stays in its own mode and dtype.
+    The model is not copied, so its hooks, parametrizations and replaced methods are used, and later changes of the
+    model take effect. The model is not a submodule of the wrapper. Its training mode and its dtype do not change.
     """
 
     original: Backbone

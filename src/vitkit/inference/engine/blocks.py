@@ -23,7 +23,7 @@ from vitkit.layers.attention import add_relative_logits
 AttentionBackend = Literal["fused", "kernel", "products"]
 # Makes the dense layer of a name from weight, bias and optional activation.
 Make = Callable[..., nn.Module]
-# Layers without an effect in evaluation mode.
+# Layers that have no effect in evaluation mode.
 DROPOUTS = (nn.Identity, nn.Dropout, DropPath)
 
 
@@ -72,7 +72,7 @@ def _products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 def is_plain(block: nn.Module) -> bool:
     """Returns whether the inference engine supports every layer and the activation of a block.
 
-    Types are exact, because a subclass may compute anything (a linear layer with an adapter, for example).
+    Subclasses are not supported, because they may compute something else, such as a linear layer with an adapter.
     """
     if type(block) is not Block or type(block.attn) is not Attention:
         return False
@@ -86,7 +86,7 @@ def is_plain(block: nn.Module) -> bool:
 
 
 def is_plain_mlp(mlp: nn.Module) -> bool:
-    """Returns whether a module is an MLP or a SwiGLU of which the inference engine supports every layer."""
+    """Returns whether a module is an MLP or a SwiGLU whose layers are all supported by the inference engine."""
     if type(mlp) not in (MLP, SwiGLU) or (isinstance(mlp, MLP) and fused_name(mlp.act) is None):
         return False
     linear = type(mlp.get_submodule("fc1")) is type(mlp.get_submodule("fc2")) is nn.Linear

@@ -26,7 +26,7 @@ def fused_name(module: nn.Module) -> str | None:
     """Returns the name of an activation function that can be fused, or None if it cannot be fused."""
     if type(module) is nn.Identity:
         return ""
-    # Names are found by representation, which another class may share.
+    # `activation_name` compares the repr of modules, which a class of another library may share.
     return activation_name(module) if type(module).__module__ == nn.GELU.__module__ else None
 
 

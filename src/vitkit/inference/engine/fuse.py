@@ -117,8 +117,8 @@ def check_mergeable(model: nn.Module) -> None:
 def special_tokens_read(model: Backbone, images: Tensor) -> int | None:
     """Returns the number of special tokens if the head uses no patch tokens, otherwise None.
 
-    Runs the head with NaN in all patch tokens: its outputs are then finite. All blocks must be plain, and the final
-    norm must treat each token on its own.
+    The head is run with NaN in all patch tokens. If its outputs are finite, it uses no patch tokens. Returns None
+    unless all blocks are plain and the final norm is a LayerNorm or identity, which normalizes each token separately.
     """
     if (
         not isinstance(model, TokenBackbone)
@@ -165,7 +165,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Returns whether a module only calls its children. Others may also read the weights of their children."""
+    """Returns whether a module only calls its children. Third-party modules may also read the weights of children."""
     return type(module).__module__.startswith(("vitkit.models.", "vitkit.layers.", "torch.nn.modules."))
 
 

@@ -1,9 +1,9 @@
-"""`Watch`, which detects every change of a model after a copy of it was made, and `irregularity`, what a copy can miss.
+"""`Watch` detects changes of a model after it was copied. `irregularity` finds parts that cannot be copied.
 
-Weights are not hashed, which would take longer than a forward pass. Instead each storage of the model is marked as
-copy-on-write, with PyTorch as its only owner: the first write through any tensor, view, `.data` or NumPy array removes
-the mark (`torch._is_cow_tensor`), without copying, and reading does not. A storage that PyTorch cannot mark, or that
-other tensors or arrays may already refer to by address, is compared with a private copy of its values.
+Weights are not hashed, because hashing would take longer than a forward pass. Instead, each storage of the model is
+marked as copy-on-write with a single owner. The first write through any tensor, view, `.data` or NumPy array removes
+the mark (`torch._is_cow_tensor`) without copying the data. Reading does not remove it. If PyTorch cannot mark a
+storage, or if other tensors or arrays may already refer to its memory, the values are compared with a private copy.
 """
 
 import dataclasses
@@ -26,27 +26,28 @@ from torch.nn.utils import parametrize
 from vitkit import layers
 from vitkit.layers.activations import CORE
 
-# Values of these types cannot change, so that their identity shows whether an attribute has changed.
+# Immutable types. An attribute of such a type has changed only if it is another object.
 CONSTANT = (
     *(type(None), bool, int, float, complex, str, bytes, type, range, enum.Enum, np.generic),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format, types.BuiltinFunctionType),
 )
-# Hooks that can change the output of a module or its input.
+# Attributes of a module with hooks that can change its inputs or outputs.
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-# Dicts of a module whose entries are compared.
+# Attributes of a module with dicts whose entries are compared.
 CONTENTS = ("_parameters", "_buffers", "_modules")
 GLOBAL_HOOKS: tuple[Mapping[int, object], ...] = (
     torch_module._global_forward_hooks,
     torch_module._global_forward_pre_hooks,
 )
-# Classes whose operations the engine replaces by others, so that changes of the classes themselves matter.
+# Classes that the engine replaces with its own implementation. A patched method of these classes must be detected.
 REPLACED: tuple[type, ...] = (
     *(nn.Linear, nn.Conv2d, nn.LayerNorm, nn.Identity, nn.Dropout),
     *(type(each.module()) for each in CORE.values()),
     *(layers.Attention, layers.BatchNorm, layers.Block, layers.DropPath, layers.LayerScale, layers.MLP),
     *(layers.PatchEmbed, layers.StdConv, layers.SwiGLU),
 )
-# Libraries patch other methods of all modules, such as transformers those that initialize weights.
+# The methods of nn.Module that affect outputs. Other methods are patched by libraries: transformers patches
+# initialization.
 CALLS = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")
 FUNCTIONS = (
     *("linear", "conv2d", "layer_norm", "batch_norm", "group_norm", "scaled_dot_product_attention", "softmax", "pad"),
@@ -64,22 +65,22 @@ def _functions() -> tuple[object, ...]:
 
 
 GENERAL = (nn.Module, object)
-# Exact types: a subclass may compute anything. Buffers have the type of a tensor.
+# Subclasses are not accepted, because they may compute something else. Buffers are plain tensors.
 TENSORS = (Tensor, nn.Parameter)
 _STANDARD = frozenset(vars(nn.Module()))
 _METHODS = {kind: _methods(kind) for kind in REPLACED}
 _FUNCTIONS = _functions()
-# The marked storages by address: a weak reference, which keeps the address from being reused, and the time of the mark.
+# The marked storages by address: a weak reference, which prevents reuse of the address, and the number of the mark.
 _marks: dict[int, tuple[StorageWeakRef, int]] = {}
 _times = count()
 _lock = threading.Lock()
 
 
 def irregularity(model: nn.Module) -> str | None:
-    """Returns the first thing in a model that a copy of it could miss, such as "a forward hook on blocks.5", or None.
+    """Returns the first part that a copy cannot reproduce, such as "a forward hook on blocks.5", or None.
 
-    These are hooks, parametrizations, replaced methods, tensor subclasses, and attributes whose values can change
-    without a trace. PyTorch's functions and the classes that the engine replaces must be unmodified, too.
+    Such parts are hooks, parametrizations, replaced methods, tensor subclasses, attributes whose changes cannot be
+    detected, and modified functions of PyTorch or classes that the engine replaces.
     """
     if any(GLOBAL_HOOKS):
         return "a global forward hook of torch.nn"
@@ -95,7 +96,7 @@ def irregularity(model: nn.Module) -> str | None:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Returns whether hooks or a replaced `forward` can change the output of a module itself, not of its submodules."""
+    """Returns whether a module has hooks or a replaced `forward`. Submodules are not checked."""
     return any(GLOBAL_HOOKS) or any(getattr(module, hooks) for hooks in HOOKS) or "forward" in vars(module)
 
 
@@ -137,11 +138,11 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 class Watch:
-    """The state of a regular model (see `irregularity`) at the time of construction.
+    """Snapshot of a model without irregularities (see `irregularity`), to detect later changes.
 
-    Training flags are not part of it, because predictions are made in evaluation mode. Changes that leave no trace in
-    the model or in PyTorch are out of reach: C code that writes to addresses which it was given earlier, changed
-    globals that a forward method reads, and replaced operators of PyTorch other than `FUNCTIONS`.
+    The training mode is ignored, because predictions are made in evaluation mode. These changes are not detected: C
+    code that writes to a memory address that it was given earlier, changed globals that a forward method reads, and
+    replaced operators of PyTorch other than `FUNCTIONS`.
     """
 
     def __init__(self, model: nn.Module):
@@ -163,7 +164,7 @@ class Watch:
         self._tensors = _WatchedTensors(list(tensors.values()))
 
     def changed(self) -> bool:
-        """Returns whether anything that could change the outputs of the model is different from before."""
+        """Returns whether anything that can affect the outputs of the model has changed since construction."""
         return any(self._empty) or not self._same_structure() or not self._tensors.are_same()
 
     def _same_structure(self) -> bool:
@@ -176,7 +177,7 @@ class Watch:
         return same and self._same_attributes()
 
     def _same_attributes(self) -> bool:
-        """Returns whether no attribute of a module except the training flag is another object."""
+        """Returns whether all attributes of the modules, except `training`, are the same objects as before."""
         try:
             if list(map(vars, self._modules)) != self._attributes:
                 now = _attributes(self._modules)
@@ -184,14 +185,14 @@ class Watch:
                 if any({**new, "training": True} != {**old, "training": True} for new, old in pairs):
                     return False
                 self._attributes = now
-        except (RuntimeError, ValueError):  # tensors and arrays have no truth value
+        except (RuntimeError, ValueError):  # comparing tensors or arrays returns no bool
             return False
-        # Equal values may be other objects that can change, such as a tensor instead of a number.
+        # An equal value may be another, mutable object, such as a tensor instead of a number.
         return all(map(is_, [attributes[name] for attributes, name in self._own], self._own_values))
 
 
 class _WatchedTensors:
-    """Tensors with their layouts, and the marks of their storages or, where there is none, copies of their values."""
+    """Tensors with their layouts, and the marks of their storages, or copies of the values of unmarked tensors."""
 
     def __init__(self, tensors: list[Tensor]):
         owners: dict[int, int] = {}
@@ -222,7 +223,7 @@ class _WatchedTensors:
         return (
             storages == self._storages
             and all(map(_is_marked, self._marked))
-            # A later mark means that the storage was written to, and marked again by another watch.
+            # A later mark means that the storage was written to and then marked again by another `Watch`.
             and [_marks[storage][1] for storage in storages] == self._marks
         )
 
@@ -232,7 +233,7 @@ def _attributes(modules: Iterable[nn.Module]) -> list[dict[str, object]]:
 
 
 def _entries(dicts: Iterable[Mapping[Any, object]]) -> tuple[list[object], list[object]]:
-    """Returns the keys and the values of all dicts in two lists."""
+    """Returns a list with the keys and a list with the values of all dicts."""
     return list(chain.from_iterable(dicts)), list(chain.from_iterable([each.values() for each in dicts]))
 
 
@@ -242,7 +243,7 @@ def _same(now: tuple[list[object], list[object]], before: tuple[list[object], li
 
 
 def _fields(value: object) -> Iterator[dict[str, object]]:
-    """Yields the attributes of a dataclass, such as a model config, and of the dataclasses in it."""
+    """Yields the attributes of a dataclass, such as a model config, and of the dataclasses that it contains."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield vars(value)
         for each in vars(value).values():
@@ -267,21 +268,22 @@ def _is_marked(tensor: Tensor) -> bool:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """Returns a view of a tensor as integers, in which NaN is equal to itself."""
+    """Returns an integer view of a floating-point tensor, for comparison: as integers, NaN equals itself."""
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return tensor.detach().view(integers[tensor.itemsize]) if tensor.is_floating_point() else tensor.detach()
 
 
 def _mark(tensor: Tensor, owners: int) -> int | None:
-    """Marks the storage of a tensor as copy-on-write and returns the time of its mark.
+    """Marks the storage of a tensor as copy-on-write and returns the number of the mark.
 
-    Returns None if PyTorch cannot mark it (memory that it did not allocate), or if there are more references to it
-    than from the `owners`: a NumPy array among them writes to the memory directly.
+    Returns None if PyTorch cannot mark the storage, because it did not allocate the memory. Also returns None if the
+    storage has more references than `owners`, because a NumPy array among them could write to the memory without
+    removing the mark.
     """
     storage = tensor.untyped_storage()
     with _lock:
         try:
-            if torch._C._storage_Use_Count(storage._cdata) > owners + 1:  # one is that of `storage`
+            if torch._C._storage_Use_Count(storage._cdata) > owners + 1:  # `storage` is one more reference
                 return None
             known = _marks.get(storage._cdata)
             if known is not None and _is_marked(tensor):
@@ -289,7 +291,7 @@ def _mark(tensor: Tensor, owners: int) -> int | None:
             torch._lazy_clone(tensor.detach())  # pyright: ignore[reportPrivateImportUsage]
             if not _is_marked(tensor):
                 return None
-        except (RuntimeError, AttributeError):  # also torch versions without these functions
+        except (RuntimeError, AttributeError):  # AttributeError: torch versions without these functions
             return None
         _marks[storage._cdata] = StorageWeakRef(storage), next(_times)
         return _marks[storage._cdata][1]

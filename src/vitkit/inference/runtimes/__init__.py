@@ -72,16 +72,16 @@ def export(
 ) -> Export:
     """Exports a model to the runtime `to` and compares the outputs with those of the original model.
 
-    `precision` is the dtype of the exported weights. int8 measures the ranges of activations on the images in
-    `calibration`, about a hundred like those that the model will see, up to the `limits` of image files. Those that
-    cannot be read are left out: `skipped` is called with each error, which names the image; without it the error
-    is logged. The batch size is dynamic; the image size is that of the model, or dynamic with `dynamic_size`: the
-    position table is then resized in the graph. The folder is written atomically. Returns the export settings with the
-    measured difference.
+    `precision` is the dtype of the exported weights. For int8, the ranges of activations are measured on the images in
+    `calibration`. Use about a hundred images that are similar to the images at inference. `limits` are limits of image
+    files. If an image cannot be read, it is left out and `skipped` is called with the error, which contains the name of
+    the image. If `skipped` is None, the error is logged. The batch size is dynamic. The image size is that of the
+    model, or dynamic with `dynamic_size`: the graph then resizes the position table. The folder is written atomically.
+    Returns the export settings with the measured difference of the outputs.
 
-    Raises ValueError if no calibration image can be read. Raises ExportError if the target does not support the model
-    or its outputs differ. Raises CheckpointError if the folder exists. Raises ImportError if a library of the target is
-    missing.
+    Raises ValueError if no calibration image can be read. Raises ExportError if the runtime does not support the model,
+    or if the outputs of the exported model differ. Raises CheckpointError if the folder exists. Raises ImportError if a
+    library of the runtime is not installed.
     """
     module = runtime(to)
     if checkpoint.model.is_exported:
@@ -121,10 +121,10 @@ def export(
 
 
 def _check_outputs(checkpoint: Checkpoint) -> None:
-    """Raises ExportError for a model whose outputs are not those of its features, or not one for each label."""
+    """Raises ExportError if the model has forward hooks, or if its number of outputs and labels differ."""
     model, labels = checkpoint.model, len(checkpoint.labels)
     if isinstance(model, ExportedModel) or not labels:
-        return  # the first is rejected when it is traced
+        return  # an exported model is rejected when it is traced
     if is_hooked(model):
         raise ExportError(
             "a forward hook on the model, or a replaced forward method, would not be exported; remove it first"

@@ -80,7 +80,7 @@ class ExportedModel(models.Backbone):
 
     @property
     def is_exported(self) -> bool:
-        """Always True."""
+        """Whether the model runs in another runtime. Always True for this class."""
         return True
 
     @property

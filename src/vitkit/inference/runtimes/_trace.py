@@ -125,9 +125,11 @@ def _other_size(model: Backbone, images: Tensor) -> tuple[Tensor, dict[int, Any]
 
 
 def sizes_to_test(model: Backbone, *, dynamic_size: bool) -> list[tuple[int, int]]:
-    """Returns the image sizes to test: the native one and, if dynamic, a larger, a smaller and another one.
+    """Returns the image sizes, as (height, width) in pixels, with which an exported model is tested.
 
-    The last is an odd one for models without patches; those with patches take only multiples of the patch size.
+    The first is the native size of the model. If the size is dynamic, a larger, a smaller and a fourth size are added.
+    The fourth size is not a multiple of 32 for models without patches. Models with patches accept only multiples of the
+    patch size.
     """
     rows, columns = model.config.image_size
     if not dynamic_size:
