@@ -1,7 +1,7 @@
-"""The logger of vitkit: quiet in Python, and shown on standard error by the command line.
+"""The logger `vitkit`. Its messages are not shown in Python, and printed to standard error by commands.
 
-Notes (such as settings that a checkpoint did not state) and warnings about single images are messages of the logger
-`vitkit`. In Python, `logging.basicConfig(level=logging.INFO)` or a handler of the logger shows them.
+vitkit logs notes, such as which settings a checkpoint does not contain, and warnings about single images. In Python,
+call `logging.basicConfig(level=logging.INFO)` or add a handler to show these messages.
 """
 
 import logging
@@ -20,18 +20,18 @@ LOGGER.addHandler(logging.NullHandler())
 class CommandHandler(logging.Handler):
     """Handler that prints each message as one line on standard error, such as "vitkit: 2 images could not be read".
 
-    Messages with the attribute `shown` are on the console already: the progress of a training run.
+    Messages with the attribute `shown` are skipped, because the progress of a training run is already on the console.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Prints a message. A closed standard error is ignored."""
+        """Prints a message. Does nothing if standard error is closed."""
         if sys.stderr is not None and not getattr(record, "shown", False):
             print(f"vitkit: {printable(record.getMessage())}", file=sys.stderr)
 
 
 @contextmanager
 def shown(level: int = logging.INFO) -> Iterator[None]:
-    """Context manager that shows the messages of the logger from `level` on, as the command line does."""
+    """Context manager that prints messages of at least `level` to standard error, as commands do."""
     handler, before, propagate = CommandHandler(level), LOGGER.level, LOGGER.propagate
     LOGGER.addHandler(handler)
     LOGGER.setLevel(level)

@@ -30,7 +30,7 @@ def peak(*, children: bool = False) -> int:
 
 
 def total() -> int:
-    """Returns the physical memory of this machine in bytes, or 0 if the system does not tell."""
+    """Returns the physical memory of this machine in bytes, or 0 if it is unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

@@ -1,7 +1,7 @@
-"""References to components in plug-in files: `FILE.py:NAME`, or `FILE.py:NAME?ARGUMENT` with an argument.
+"""References to components in plug-in files, such as `FILE.py:NAME` or `FILE.py:NAME?ARGUMENT`.
 
-Level 0. A reference stands in place of a name wherever a user names a component. `resolve` loads the file. Text from
-checkpoints and other files that are not trusted must not be resolved.
+Level 0. Users can give a reference instead of the name of a component. `resolve` executes the file, so it must not be
+called with text from checkpoints or other untrusted files.
 """
 
 import re
@@ -18,7 +18,7 @@ _REFERENCE = re.compile(r"(?P<file>.+?\.py)(?::(?P<name>[^:?]*))?(?:[:?](?P<argu
 
 @dataclass(frozen=True)
 class Reference:
-    """A component in a file, written as `FILE.py:NAME` or, with an argument, as `FILE.py:NAME?ARGUMENT`."""
+    """A component in a file. It is written as `FILE.py:NAME`, or as `FILE.py:NAME?ARGUMENT` with an argument."""
 
     file: str
     name: str
@@ -26,7 +26,7 @@ class Reference:
 
 
 def parse(text: str) -> Reference | None:
-    """Parses a reference to a component in a file. Returns None for any other text, such as a name."""
+    """Parses a reference such as `FILE.py:NAME`. Returns None for any other text, such as a component name."""
     match = _REFERENCE.fullmatch(text)
     return None if match is None else Reference(match["file"], match["name"] or "", match["argument"])
 
@@ -40,9 +40,10 @@ def module_of(file: str) -> ModuleType:
 
 
 def resolve(kind: str, text: str) -> str:
-    """Converts `FILE.py:NAME?ARGUMENT` to the name of the component, as `NAME:ARGUMENT`, and registers it if needed.
+    """Loads the component `FILE.py:NAME?ARGUMENT` and returns its name with the argument, as `NAME:ARGUMENT`.
 
-    Any other text is returned unchanged. Raises PluginError if the file has no such component.
+    The component is registered if needed. Any text that is not a reference is returned unchanged. Raises PluginError if
+    the file has no such component.
     """
     reference = parse(text)
     if reference is None or text.partition(":")[0] in builtin(kind) | registered(kind).keys():
@@ -52,7 +53,7 @@ def resolve(kind: str, text: str) -> str:
 
 
 def _component_in(kind: str, reference: Reference) -> Component:
-    """Returns the component that a reference selects. The file may have one of the kind, or the reference names it."""
+    """Returns the component of a reference. A reference without a name selects the only component of the kind."""
     module, name = module_of(reference.file), reference.name
     path = str(module.__file__)
     mine = [each for each in registered(kind).values() if each.origin.reference == path]
@@ -75,6 +76,6 @@ def _component_in(kind: str, reference: Reference) -> Component:
 
 
 def public(module: ModuleType) -> dict[str, object]:
-    """Returns the public functions, classes and other objects that a module defines itself."""
+    """Returns the public functions and classes that a module defines and does not import."""
     named = {name: value for name, value in vars(module).items() if not name.startswith("_")}
     return {name: value for name, value in named.items() if getattr(value, "__module__", "") == module.__name__}

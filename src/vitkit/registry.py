@@ -1,8 +1,8 @@
 """Finds implementations by file name. The implementations are the public modules of a package.
 
 Every folder of implementations (models, objectives, evaluators, data sources, commands, ...) is a package whose public
-modules have the same attributes. Adding an implementation is adding a file. Modules that start with an underscore are
-private helpers. A registry with a `plugin_kind` also has the components of plug-ins (`vitkit.discovery`).
+modules have the same attributes. To add an implementation, add a file. Modules whose names start with an underscore are
+private helpers. A registry with a `plugin_kind` also contains the components of plug-ins (`vitkit.discovery`).
 """
 
 import dataclasses
@@ -28,12 +28,15 @@ class Registry:
 
     Args:
         package: Dotted name of the package, usually `__name__` of its `__init__.py`.
-        kind: What an implementation is called in errors ("model family").
-        needs: Attributes that every implementation must have, or a dict with the description of each for errors.
+        kind: Name of the kind of implementation in error messages, such as "model family".
+        needs: Names of the attributes that every implementation must have, or a dict with their descriptions for error
+            messages.
         exclude: Public modules of the package that are not implementations.
-        plugin_kind: Kind of the components of plug-ins, a key of `vitkit.discovery.ATTRIBUTES`; "" for no plug-ins.
-        adapt: Converts a component that is not a module, such as a function, to a module with the attributes `needs`.
-        validate: Raises PluginError for a module with a wrong attribute.
+        plugin_kind: Kind of plug-in components to include, a key of `vitkit.discovery.ATTRIBUTES`. With "", no plug-ins
+            are included.
+        adapt: Function that converts a component that is not a module, such as a function, to a module with the
+            attributes `needs`.
+        validate: Function that raises PluginError if an attribute of a module is invalid.
     """
 
     def __init__(
@@ -62,16 +65,16 @@ class Registry:
         return sorted({*self._files(), *plugins})
 
     def __contains__(self, name: str) -> bool:
-        """Returns whether an implementation has this name. Loads plug-ins only if no module of the package has it."""
+        """Returns whether the name is an implementation. Loads plug-ins only if no module of the package has it."""
         return name in self._files() or (
             bool(self.plugin_kind) and discovery.component(self.plugin_kind, name) is not None
         )
 
     def get(self, name: str) -> ModuleType:
-        """Returns the module with this name, which may come from a file that is not trusted: no plug-in file is loaded.
+        """Returns the module with this name. No plug-in file is loaded, so `name` may be untrusted.
 
         Raises ValueError with similar names if the name is unknown, and PluginError if the module or the component
-        lacks a part of its contract.
+        lacks a required attribute or method.
         """
         if name in self._files():
             module = import_module(f"{self.package}.{name}")
@@ -85,9 +88,10 @@ class Registry:
         return self._checked(name, component.target, self._adapted(component), f"'{name}' of {component.origin}")
 
     def find(self, text: str) -> ModuleType:
-        """Returns the module with this name, or of a component in a file that the user gives as `./mine.py:NAME`.
+        """Returns the module of a name, or of a component in a plug-in file, given as `./mine.py:NAME`.
 
-        Loads the file. Raises the same errors as `get`, and PluginError if the file has no such component.
+        The plug-in file is loaded, so `text` must be trusted. Raises the same errors as `get`, and PluginError if the
+        file has no such component.
         """
         return self.get(resolve(self.plugin_kind, text))
 
@@ -105,7 +109,7 @@ class Registry:
         )
 
     def __iter__(self) -> Iterator[tuple[str, ModuleType]]:
-        """Yields (name, module) for every implementation. Leaves out invalid ones with a warning."""
+        """Yields (name, module) for every implementation. Invalid implementations are left out with a warning."""
         for name in self.names():
             try:
                 module = self.get(name)
@@ -160,7 +164,7 @@ _warned: set[str] = set()
 
 
 def warn_left_out(text: str) -> None:
-    """Warns, once, that a component was left out of lists, with one line that names it and the reason."""
+    """Warns once that an invalid component was left out. `text` names the component and the reason."""
     if text in _warned:
         return
     _warned.add(text)
@@ -168,7 +172,7 @@ def warn_left_out(text: str) -> None:
 
 
 def namespace(component: Component, **attributes: object) -> ModuleType:
-    """Returns a module with the given attributes, for a component that is a function or a class."""
+    """Creates a module with the given attributes from a component that is a function or a class."""
     module = ModuleType(f"{getattr(component.target, '__module__', component.kind)}.{component.name}")
     module.__doc__ = getattr(component.target, "__doc__", None)
     vars(module).update(attributes)
@@ -176,10 +180,10 @@ def namespace(component: Component, **attributes: object) -> ModuleType:
 
 
 def options_class(component: Component, positional: int, form: str, *, defaults: bool) -> type:
-    """Returns a frozen dataclass with the options of a function: its parameters after the first `positional` ones.
+    """Creates a frozen dataclass from the parameters of a function after the first `positional` parameters.
 
-    Raises PluginError, which shows the expected `form`, for another signature, for an option without a type, and with
-    `defaults` for an option without a default value.
+    Raises PluginError if the signature is invalid, or if a parameter has no type. With `defaults`, every parameter must
+    have a default value. `form` is the expected signature for the error message.
     """
     function = component.target
     try:
@@ -214,7 +218,7 @@ def _description(text: str) -> str:
 
 
 def _similar(name: str, module: ModuleType) -> str:
-    """Returns a hint at a public attribute of the module with almost the same name, such as `Presets` for `PRESETS`."""
+    """Returns a hint if the module has an attribute with a similar name, such as `Presets` for `PRESETS`."""
     own = {each.lower(): each for each in vars(module) if not each.startswith("_")}
     near = difflib.get_close_matches(name.lower(), own, n=1, cutoff=0.75)
     return f"; it has '{own[near[0]]}', which must be called '{name}'" if near else ""

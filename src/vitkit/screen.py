@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def show(result: object, image: "Callable[[], Image.Image]", text: Callable[[], str]) -> None:
-    """Shows a result: as a notebook displays it, as an image in a window, or as text on standard output."""
+    """Shows a result in a notebook, as an image in a window, or as text on standard output."""
     if _in_notebook():
         from IPython.display import display  # type: ignore[import-not-found]
 
@@ -23,21 +23,21 @@ def show(result: object, image: "Callable[[], Image.Image]", text: Callable[[], 
 
 
 def _in_notebook() -> bool:
-    """Returns whether the process is the kernel of a notebook."""
+    """Returns whether the code runs in a notebook kernel."""
     get = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
     return getattr(get(), "kernel", None) is not None
 
 
 def _has_window() -> bool:
-    """Returns whether images can be shown in a window: not in a terminal without a graphical display."""
+    """Returns whether there is a graphical display that can show images in a window."""
     if sys.platform in ("darwin", "win32"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def terminal_width() -> int | None:
-    """Returns the number of columns if standard output is a terminal, else None: a pipe gets complete lines."""
+    """Returns the width of the terminal in columns, or None if standard output is not a terminal."""
     try:
         return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    except (ValueError, AttributeError):  # closed
+    except (ValueError, AttributeError):  # standard output is closed or replaced
         return None

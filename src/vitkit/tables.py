@@ -1,6 +1,7 @@
-"""Tables of text for terminals and pipes: aligned columns that fit the width, without trailing spaces.
+"""Formats text tables with aligned columns that fit the width of the terminal.
 
-Level 0.2. Where a row is too long, text columns are shortened in the middle, and different texts stay different.
+Level 0.2. If a row is too long, the middle of text cells is replaced with "...", so that different texts remain
+distinct. Lines have no trailing spaces.
 """
 
 import re
@@ -12,15 +13,15 @@ from rich.cells import cell_len
 
 from vitkit.text import fit_all, printable
 
-# Spaces between columns: as many as fit.
+# Separators between columns. The first separator with which the table fits the width is used.
 GAPS = ("  ", " ")
 NUMBER = re.compile(r"-?|[-+]?[\d.,]+(e[-+]?\d+)?( ?%|x)?")
-# Fewest columns of the terminal that a shortened text column keeps.
+# Smallest width of a shortened text column, in terminal columns.
 LEAST = 8
 
 
 def columns() -> int:
-    """Returns the width of the terminal in columns, or 80 where there is none."""
+    """Returns the width of the terminal in columns (at least 40), or 80 if there is no terminal."""
     return max(shutil.get_terminal_size((80, 24)).columns, 40)
 
 
@@ -31,13 +32,13 @@ def table(
     right: Collection[int] | None = None,
     width: int | None = None,
 ) -> str:
-    """Returns rows as lines of text with aligned columns, escaped with `printable`.
+    """Formats rows as text with aligned columns. Cells are escaped with `printable`.
 
     Args:
         rows: Cells of each row.
         head: Names of the columns.
-        right: Indices of the columns that are aligned to the right and never shortened. If None: those of numbers.
-        width: Longest line in terminal columns. If None: that of the terminal.
+        right: Indices of columns that are right-aligned and never shortened. If None, columns of numbers.
+        width: Largest line width in terminal columns. If None, the width of the terminal.
     """
     cells = [[printable(cell) for cell in row] for row in ([head, *rows] if head else rows)]
     if not cells:
@@ -63,7 +64,7 @@ def _padded(row: Sequence[str], widths: Sequence[int], right: Collection[int]) -
 
 
 def listing(rows: Sequence[tuple[str, str]], *, width: int | None = None) -> str:
-    """Returns names with their texts in two columns. Long texts continue below their first line."""
+    """Formats names and their descriptions in two columns. Long descriptions are wrapped."""
     size = max((cell_len(printable(name)) for name, _ in rows), default=0) + len(GAPS[0])
     total, lines = columns() if width is None else width, []
     for name, text in rows:
@@ -79,9 +80,9 @@ def listing(rows: Sequence[tuple[str, str]], *, width: int | None = None) -> str
 
 
 def _limited(widths: Sequence[int], right: Collection[int], total: int) -> list[int]:
-    """Returns the widths of the columns, which have `total` characters together. The widest text column shrinks first.
+    """Shrinks column widths until their sum is at most `total`. The widest text column shrinks first.
 
-    Columns do not shrink below `LEAST`; a table of many columns may be wider.
+    No column shrinks below `LEAST`, so a table with many columns may be wider than `total`.
     """
     limits = list(widths)
     texts = [index for index in range(len(limits)) if index not in right]

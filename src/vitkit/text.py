@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-# First characters of a cell that spreadsheets take for a formula, also in full width. An apostrophe is escaped by a
-# second one, so that every text can be read back.
+# A spreadsheet interprets a cell that starts with one of these characters as a formula. Some are full-width characters.
+# An apostrophe is escaped with a second apostrophe, so that `from_spreadsheet_cell` can restore every text.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20", "'")
 
 
@@ -36,12 +36,12 @@ def shortened(names: list[str], most: int = 3) -> str:
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Returns text for a cell of a CSV file, after an apostrophe if a spreadsheet would take it for a formula."""
+    """Escapes text for a CSV cell. An apostrophe is prepended if a spreadsheet would interpret it as a formula."""
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def from_spreadsheet_cell(text: str) -> str:
-    """Returns the text of a cell that `spreadsheet_cell` has written."""
+    """Returns the original text of a cell that was escaped with `spreadsheet_cell`."""
     return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA_STARTS) else text
 
 
@@ -61,7 +61,7 @@ def percent(fraction: float) -> str:
 
 
 def fit(text: str, width: int) -> str:
-    """Returns text of at most `width` terminal columns. The middle of a longer text is replaced with "..."."""
+    """Shortens text to at most `width` terminal columns by replacing its middle with "..."."""
     from rich.cells import cell_len, set_cell_size
 
     if len(text) <= width and cell_len(text) <= width:
@@ -76,10 +76,10 @@ def fit(text: str, width: int) -> str:
 
 
 def fit_all(texts: Sequence[str], width: int) -> list[str]:
-    """Returns each text in at most `width` terminal columns, so that different texts stay different.
+    """Shortens texts to at most `width` terminal columns, so that different texts remain distinct.
 
-    The middle of a long text is replaced with "...". Where that makes different texts equal, they are cut before their
-    first difference instead; what is still equal is numbered, as in "a...z~2".
+    The middle of a long text is replaced with "...". If different texts become equal, they are instead cut shortly
+    before their first difference. Texts that are still equal are numbered, as in "a...z~2".
     """
     short = {text: fit(text, width) for text in texts}
     for same in _equal_groups(short):
@@ -95,7 +95,7 @@ def fit_all(texts: Sequence[str], width: int) -> list[str]:
 
 
 def _equal_groups(short: dict[str, str]) -> list[list[str]]:
-    """Returns the groups of different texts with the same short form."""
+    """Returns groups of different texts whose shortened forms are equal."""
     groups: dict[str, list[str]] = {}
     for text, form in short.items():
         groups.setdefault(form, []).append(text)

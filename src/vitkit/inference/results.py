@@ -55,7 +55,8 @@ class Decoding:
 class Result:
     """The result for one image. If the image could not be read, `error` is set and there is no output.
 
-    `image` is the input image, as it was passed. `name` is its path, or "image N" for image number N of the input.
+    `image` is the input image, as it was passed. `name` is its path, or "image N" with the position N in the input,
+    counted from 0.
     """
 
     image: ImageInput
@@ -150,7 +151,7 @@ class Classification(Result):
 
     @cached_property
     def predictions(self) -> list[Prediction]:
-        """The best predictions, up to the `top` of `classify`. Empty if the image could not be read."""
+        """The best predictions, up to the `top` of `classify`. Empty for unreadable images."""
         return self.top(self.decoding.top)
 
     def top(self, k: int) -> list[Prediction]:

@@ -3,13 +3,13 @@
     checkpoint = vitkit.jax.load("ViT-B_16.npz")        # or any checkpoint that vitkit.load opens
     logits = checkpoint.model().apply({"params": checkpoint.params}, images)        # images (b, height, width, c)
 
-Files: `vit` and `layers` (modules in Flax Linen, whose parameter trees have the original names), `convert` (to and from
-the PyTorch model, bit for bit), `npz` (Google's files), `load` (checkpoints), `outputs`, `step` (one sharded training
+Files: `vit` and `layers` (modules in Flax Linen with the parameter names of Google's code), `convert` (to and from the
+PyTorch model, bit for bit), `npz` (Google's files), `load` (checkpoints), `outputs`, `step` (one sharded training
 step), `fit` (supervised training and fine-tuning), `run` (training of a `vitkit.training.Run`). Only `cli` and
 `transformers`, which has the Flax classes of transformers 4, import this folder.
 
-Images are NHWC; `fit` accepts NCHW. Without the extra `vitkit[jax]`, importing this
-package raises an ImportError with the command that installs it.
+Images are NHWC; `fit` accepts NCHW. If the extra `vitkit[jax]` is not installed, importing this package raises an
+ImportError with the install command.
 """
 
 import importlib.util

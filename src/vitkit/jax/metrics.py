@@ -1,4 +1,4 @@
-"""Validation metrics of the JAX backend, with the definitions of `vitkit.evaluation`."""
+"""Validation metrics of the JAX backend, defined as in `vitkit.evaluation`."""
 
 import numpy as np
 import torch

@@ -1,6 +1,6 @@
 """Trains a `vitkit.training.Run` with JAX instead of PyTorch.
 
-Data, order of samples and initial weights are those of PyTorch.
+The data, the order of samples and the initial weights are the same as in training with PyTorch.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,10 +42,10 @@ SUPPORTED = {
 def train(run: Run, folder: str | Path, *, report: Callable[[Row], None] | None = None) -> FitResult:
     """Starts or resumes a run in a folder. Both PyTorch and JAX can load the checkpoint in `best/`.
 
-    A run whose `evaluate_every` is None is evaluated ten times. A run that fails before its first step leaves the
-    folder as it was. `report` is called with each row of the log, which names unreadable images. Raises ValueError
-    before training for unsupported settings, such as another family than the plain ViT or another objective than the
-    supervised one.
+    If `evaluate_every` is None, the run is evaluated ten times. If the run fails before its first step, the folder is
+    restored. `report` is called with each row of the log. The log lists unreadable images. Raises ValueError before
+    training if a setting is unsupported, such as a model family other than the plain ViT or an objective other than
+    supervised classification.
     """
     training, validation = train_and_val(
         run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed

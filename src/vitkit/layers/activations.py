@@ -15,7 +15,7 @@ from torch import Tensor, nn
 ActivationName = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 
 
-# The factor of QuickGELU.
+# The factor of x in the sigmoid of QuickGELU.
 QUICK_GELU_FACTOR = 1.702
 
 
@@ -66,11 +66,12 @@ class SqrtSoftplusActivation(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """An activation function: its torch module, and its names in transformers and timm.
+    """An activation function, with its torch module and its names in transformers and timm.
 
-    The first name is the one that is written to files. Activations that a model config can name also have the torch
-    `function`, the name and arguments of the flax function if flax has it, and the name and variant by which oneDNN
-    fuses them into a matrix product (QuickGELU becomes a SiLU of scaled inputs).
+    The first name in `transformers` and `timm` is written to files. Activations that can be used in a model config also
+    have the torch `function`. `flax` is the name and the arguments of the Flax function, if there is one. `onednn` is
+    the name and the variant of the activation that oneDNN can fuse into a matrix product. QuickGELU is fused as a SiLU
+    of scaled inputs.
     """
 
     module: Callable[[], nn.Module]

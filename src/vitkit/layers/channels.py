@@ -7,7 +7,7 @@ SHAPE = "(batch, channels, height, width)"
 
 
 def check_axes(images: Tensor) -> None:
-    """Raises ValueError unless images are a tensor with the four axes (batch, channels, height, width)."""
+    """Raises ValueError unless `images` is a tensor of shape (batch, channels, height, width)."""
     if not isinstance(images, Tensor):
         shape = getattr(images, "shape", None)
         given = f" of shape {tuple(shape)} and dtype {images.dtype}" if shape is not None else ""
@@ -24,7 +24,7 @@ def check_axes(images: Tensor) -> None:
 
 
 def check_floats(images: Tensor) -> None:
-    """Raises ValueError for images of integers, booleans or complex numbers, which cannot be normalized."""
+    """Raises ValueError if `images` has an integer, bool or complex dtype, because normalized images are floats."""
     if not images.is_floating_point():
         raise ValueError(
             f"images must be normalized floating-point tensors, got {images.dtype} of shape {tuple(images.shape)}"
@@ -37,7 +37,7 @@ def _name(images: Tensor) -> str:
 
 
 def _range(images: Tensor) -> str:
-    """Returns the range of values for an error message, such as " with values from 0 to 255"."""
+    """Returns the value range of images for an error message, such as " with values from 0 to 255"."""
     if not images.numel() or images.is_complex() or images.is_meta:
         return ""
     return f" with values from {images.min().item():g} to {images.max().item():g}"

@@ -50,9 +50,10 @@ def resize_kernel(
 
 
 def check_filled(size: tuple[int, int], patch_size: tuple[int, int], native: tuple[int, int]) -> None:
-    """Raises ValueError for a size that is not a multiple of the patch size, unless it is the size `native`.
+    """Raises ValueError if an image size is not a multiple of the patch size and differs from `native`.
 
-    The border of such images would be ignored. Symbolic sizes, in a graph that is exported, are not checked.
+    The patch embedding would ignore the border of such images. `native` is the image size of the model. Symbolic sizes
+    in an exported graph are not checked.
     """
     if is_symbolic(size) or size == native or not any(map(mod, size, patch_size)):
         return
@@ -69,13 +70,13 @@ def check_filled(size: tuple[int, int], patch_size: tuple[int, int], native: tup
 class PatchEmbed(nn.Module):
     """Patch embedding: a convolution whose stride is its kernel size.
 
-    Pixels at the right and the bottom that do not fill a patch are ignored, as in the original (padding VALID); models
-    call `check_filled`, so that this happens at their native size only.
-    `backbone` makes it the patch embedding of a hybrid (ViT paper, section 3.1): the patches are cut from the feature
-    map of the backbone, which has `channels` channels. With `patch_sizes` (sides in pixels), training samples one of
-    them for each batch, uniformly and from torch's generator on the CPU (FlexiViT, section 3.1); the weights keep the
-    size `patch_size`. CLIP's patch embedding has no `bias`. Floating-point images get the dtype of the weights. Raises
-    ValueError for a wrong number of channels and for an image smaller than one patch.
+    Pixels at the right and the bottom that do not fill a patch are ignored, as in the original code (padding VALID).
+    Models call `check_filled`, which accepts such sizes only if they are the native image size. If `backbone` is given,
+    this is the patch embedding of a hybrid model (ViT paper, section 3.1): the patches are cut from the feature map of
+    the backbone, which has `channels` channels. With `patch_sizes` (side lengths in pixels), each training batch uses a
+    patch size that is sampled uniformly from torch's CPU generator (FlexiViT, section 3.1). The weights keep the size
+    `patch_size`. CLIP's patch embedding has no `bias`. Floating-point images are converted to the dtype of the weights.
+    Raises ValueError for a wrong number of channels and for an image smaller than one patch.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class PatchEmbed(nn.Module):
             )
 
     def check_filled(self, images: Tensor, native: tuple[int, int]) -> None:
-        """Raises ValueError for images that do not consist of patches (see `check_filled`). A hybrid takes any size."""
+        """Raises ValueError for an unsupported image size, see `patches.check_filled`. A hybrid accepts any size."""
         if isinstance(images, Tensor) and images.ndim == 4 and isinstance(self.backbone, nn.Identity):
             check_filled((images.shape[2], images.shape[3]), self.patch_size, native)
 

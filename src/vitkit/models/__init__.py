@@ -54,7 +54,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def is_exported(self) -> bool:
-        """Whether the model runs in another runtime, so that it has no blocks, attention weights and gradients."""
+        """Whether the model is exported to another runtime. It then has no blocks, attention weights or gradients."""
         return False
 
     def layer_of(self, name: str) -> int:
@@ -218,7 +218,8 @@ class TokenBackbone(Backbone):
     ) -> Features:
         """Returns `encode(embed(images))`. `Features.taps` contains the outputs of the chosen `blocks`.
 
-        Raises ValueError for images whose sides are not multiples of the patch size, unless they have the native size.
+        Raises ValueError if the height or width of the images is not a multiple of the patch size, unless the images
+        have the native size of the model.
         """
         self.patch_embed.check_filled(images, self.config.image_size)
         taps = make_taps(blocks, self.num_taps, lambda _, tokens: self.norm(tokens), **options)
@@ -240,9 +241,9 @@ def is_family(name: str) -> bool:
 
 
 def family(name: str) -> ModuleType:
-    """Returns the Python module of a model family, by its name or by its file (`./mine.py`).
+    """Returns the Python module of a model family. `name` is its name or a plug-in file such as `./mine.py`.
 
-    Raises ValueError if the name is unknown, and PluginError if the module lacks a part of its contract.
+    Raises ValueError if the name is unknown, and PluginError if the module lacks a required attribute.
     """
     return _FAMILIES.find(name)
 
@@ -253,7 +254,7 @@ def family_of(config: object) -> str:
 
 
 def presets() -> dict[str, AnyConfig]:
-    """Returns the presets of all model families by name. A family that lacks a part of its contract is left out."""
+    """Returns the presets of all model families by name. Invalid model families of plug-ins are left out."""
     found: dict[str, AnyConfig] = {}
     owners: dict[str, str] = {}
     for each, module in sorted(_FAMILIES, key=lambda pair: discovery.component("model", pair[0]) is not None):
@@ -266,11 +267,12 @@ def presets() -> dict[str, AnyConfig]:
 
 
 def preset(name: str, **changes: object) -> AnyConfig:
-    """Returns the config of a preset with some fields changed, such as `preset("vit-b/16", image_size=384)`.
+    """Returns the config of a preset with changed fields, such as `preset("vit-b/16", image_size=384)`.
 
-    Names of timm, transformers and the papers are understood, too: `vit_base_patch16_384` is `vit-b/16` with images of
-    384 x 384. A preset in a plug-in file is given as `./mine.py:NAME`, or as `./mine.py` if there is only one; the file
-    is loaded. An int for a size means a square. Raises ValueError with similar names for an unknown one.
+    Names of timm, transformers and the papers are also accepted: `vit_base_patch16_384` is `vit-b/16` with images of
+    384 x 384 pixels. A preset in a plug-in file is given as `./mine.py:NAME`, or as `./mine.py` if the file has one
+    preset. The file is loaded. An int for a size means a square. If the name is unknown, raises ValueError with similar
+    names.
     """
     name = _loaded_preset(name)
     known = presets()
@@ -287,13 +289,13 @@ def preset(name: str, **changes: object) -> AnyConfig:
 
 
 def canonical_name(name: str) -> str | None:
-    """Returns the preset that a name of vitkit, timm, transformers or a paper means, or None for another name."""
+    """Converts a name of vitkit, timm, transformers or a paper to the name of a preset, or None if unknown."""
     found = _names.canonical(name, presets())
     return None if found is None else found[0]
 
 
 def did_you_mean(name: str) -> str:
-    """Returns the end of an error message, which suggests similar presets, or says where they are listed."""
+    """Returns the end of an error message that suggests similar presets, or the command that lists them."""
     near = _names.similar(name, presets())
     if not near:
         return "; `vitkit models` lists the architectures"
@@ -301,7 +303,7 @@ def did_you_mean(name: str) -> str:
 
 
 def _loaded_preset(name: str) -> str:
-    """Loads the file of a reference such as `./mine.py:patch-mean/16`, and returns the name of the preset."""
+    """Loads the file of a reference such as `./mine.py:patch-mean/16`, and returns the preset name."""
     reference = parse(name)
     if reference is None:
         return name
@@ -337,7 +339,7 @@ def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialize: 
 
 
 def _constructed(module: ModuleType, config: AnyConfig) -> Backbone:
-    """Calls `Model` of a family. Raises PluginError if this is no Backbone, or if its class lacks a method."""
+    """Builds the model of a family. Raises PluginError if it is not a `Backbone` or lacks a method."""
     try:
         model = module.Model(config)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""The attributes of the module of a model family, and their validation."""
+"""The required attributes of a model family module, and functions that validate them."""
 
 import dataclasses
 import inspect
@@ -17,9 +17,9 @@ NEEDS = {
 
 
 def validate(base: type, module: ModuleType) -> None:
-    """Raises PluginError if an attribute of a model family has a wrong type, or if its model lacks a method.
+    """Raises PluginError if an attribute of a model family is invalid or its model class lacks a method.
 
-    `base` is the class `Backbone`, of which the model is a subclass.
+    `base` is the class `Backbone`. The model class must be a subclass of it.
     """
     if not dataclasses.is_dataclass(module.Config) or not isinstance(module.Config, type):
         raise PluginError(f"Config is {module.Config!r}; expected {NEEDS['Config']}")
@@ -43,7 +43,7 @@ def validate(base: type, module: ModuleType) -> None:
 
 
 def _abstract(base: type, model: type) -> str:
-    """Returns the error for a model class without some of the methods of `Backbone`, with their signatures."""
+    """Returns an error message that lists the missing methods of a model class with their signatures."""
     names = sorted(getattr(model, "__abstractmethods__", ()))
     forms = [f"{name}{inspect.signature(getattr(base, name, getattr(model, name)))}" for name in names]
     short = [form.replace("jaxtyping.", "").replace("torch.", "").partition(" ->")[0] for form in forms]

@@ -1,4 +1,4 @@
-"""Names of architectures: names of timm, transformers, torchvision and the papers, and similar names for errors.
+"""Converts architecture names of timm, transformers, torchvision and papers, and suggests similar names.
 
 `vit_base_patch16_384`, `google/vit-base-patch16-384`, `vit_b_16` and `ViT-B/16` mean the architecture `vit-b/16`, two
 of them with images of 384 x 384.
@@ -8,16 +8,16 @@ import difflib
 import re
 from collections.abc import Collection
 
-# Names of sizes in timm and transformers, and ours.
+# Maps model size names of timm and transformers to those of vitkit.
 SIZES = {
     "micro": "mu", "tiny": "ti", "small": "s", "medium": "m", "base": "b", "large": "l", "huge": "h", "giant": "g",
     "giantopt": "g-opt", "gigantic": "G", "so400m": "so400m",
 }  # fmt: skip
 _SIZE = "|".join(sorted(SIZES, key=len, reverse=True))
 _SHORT = "mu|ti|t|s|m|b|l|so400m|h|g-opt|g|e"
-# Training data and methods in names of transformers, which do not change the architecture.
+# The image size and the suffixes for training data in model names, which do not change the architecture.
 _TAIL = r"(?:-(?P<image>\d{3}))?(?:-(?:in1k|in21k|in22k|pt22k|ft22k|ft1k|ft22kto1k|lvd142m|imagenet1k-1-layer))*"
-# Patterns of whole names in lower case with hyphens, and the architecture.
+# Patterns of full names, in lower case with hyphens, and the architecture names that they stand for.
 PATTERNS = (
     (
         rf"(?P<family>vit|deit|deit3|beit|beitv2|dino)-(?P<size>{_SIZE})-patch(?P<patch>\d+){_TAIL}",
@@ -54,9 +54,10 @@ PATTERNS = (
 
 
 def canonical(name: str, known: Collection[str]) -> tuple[str, int | None] | None:
-    """Returns the architecture with this name in another library, and the image size that the name contains.
+    """Returns the architecture and the image size of a model name of another library.
 
-    The image size is None if the name has none, or if the architecture is for this size. Returns None for other names.
+    The image size is None if the name contains none, or if the architecture already has this size. Returns None if the
+    name is unknown.
     """
     if name in known:
         return name, None

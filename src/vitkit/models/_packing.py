@@ -1,7 +1,7 @@
-"""Forward passes over images of different sizes, whose tokens are packed into sequences without padding (NaViT).
+"""Runs images of different sizes in one batch, packed into sequences without padding (NaViT).
 
-It works for every `TokenBackbone` that implements `position_inputs`, with all its heads and without training or
-conversion. The result of each image is the same as without packing.
+Packing works for every `TokenBackbone` that implements `position_inputs` and for all its heads. The model is neither
+retrained nor converted. The output of each image is the same as without packing.
 
     images = [torch.rand(3, 224, 320), torch.rand(3, 160, 96)]  # normalized, sides are multiples of the patch size
     scores = packing.logits(model, images)                      # (images, classes), in the order of the images

@@ -182,9 +182,9 @@ class ViT(TokenBackbone):
         return _pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns special tokens and patch tokens with position embeddings (ViT paper, equation 1).
+        """Returns the special tokens and patch tokens, with position embeddings added (ViT paper, equation 1).
 
-        With `pre_norm` in the config, the tokens are normalized.
+        If `pre_norm` of the config is True, the tokens are normalized.
         """
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])

@@ -128,7 +128,7 @@ def sizes_to_test(model: Backbone, *, dynamic_size: bool) -> list[tuple[int, int
     """Returns the image sizes, as (height, width) in pixels, with which an exported model is tested.
 
     The first is the native size of the model. If the size is dynamic, a larger, a smaller and a fourth size are added.
-    The fourth size is not a multiple of 32 for models without patches. Models with patches accept only multiples of the
+    For models without patches, the fourth size tests an odd height. Models with patches accept only multiples of the
     patch size.
     """
     rows, columns = model.config.image_size

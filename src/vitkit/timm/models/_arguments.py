@@ -66,10 +66,11 @@ class Shared:
 
 
 def check_saved(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks arguments that were read from a file, and converts lists to tuples.
+    """Validates model arguments that were read from a JSON file, and converts lists to tuples.
 
-    `cls` is the argument dataclass. Arguments that it does not have, and those whose type JSON does not have, are left
-    unchanged. Raises ValueError for a value of the wrong type, a negative number and a rate above 1.
+    `cls` is the dataclass of the arguments. An argument is left unchanged if `cls` has no such field, or if JSON cannot
+    represent the type of the field. Raises ValueError for a value of the wrong type, a negative number, and a rate
+    above 1.
     """
     hints = get_type_hints(cls)
     checked = dict(values)
@@ -86,7 +87,7 @@ def check_saved(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_json(hint: Any) -> bool:
-    """Returns whether a type hint consists of types that JSON has."""
+    """Returns whether JSON can represent the values of a type hint."""
     parts = get_args(hint)
     return hint in (int, float, bool, str, type(None), ...) or (bool(parts) and all(_is_json(part) for part in parts))
 

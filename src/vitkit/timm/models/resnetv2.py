@@ -82,9 +82,9 @@ class ClassifierHead(nn.Module):
 
 
 class ResNetStage(nn.Module):
-    """Bottlenecks of a stage, as the attribute `blocks`.
+    """A ResNet stage. Its bottlenecks are the attribute `blocks`.
 
-    With `grad_checkpointing`, the backward pass recomputes the activations of each bottleneck.
+    If `grad_checkpointing` is True, the backward pass recomputes the activations of each bottleneck.
     """
 
     def __init__(self, blocks: nn.Module):
