@@ -252,7 +252,8 @@ class Classifications(Results[Classification]):
     def to_pandas(self) -> "pd.DataFrame":
         """Returns a DataFrame with one row per prediction, best first.
 
-        An image that could not be read has one row with the code of its error. Raises ImportError without pandas.
+        `top(1).to_pandas()` has one row per image. An image that could not be read has one row with its error code.
+        Raises ImportError if pandas is not installed.
         """
         return _files.pandas().DataFrame([row for each in self for row in each.rows()], columns=list(self.columns))
 
@@ -328,7 +329,7 @@ class Embeddings(Results[Embedding]):
     def to_pandas(self) -> "pd.DataFrame":
         """Returns a DataFrame with one row per readable image: the path as index, and d columns.
 
-        Raises ImportError without pandas.
+        Raises ImportError if pandas is not installed.
         """
         names = _files.pandas().Index([each.name for each in self.readable], name="path")
         return _files.pandas().DataFrame(self.to_numpy(), index=names)

@@ -62,7 +62,7 @@ def canonical(name: str, known: Collection[str]) -> tuple[str, int | None] | Non
     if name in known:
         return name, None
     plain = re.sub(r"^[\w.-]+/(?=.*[a-z]{2})", "", name)  # the owner on the Hub
-    plain = plain.partition(".")[0].replace("_", "-")  # the tag of weights in timm
+    plain = plain.partition(".")[0].replace("_", "-")  # remove the tag of weights in timm
     if plain in known:
         return plain, None
     giant = re.fullmatch(r"(?:[Vv]i[Tt][-_])?G[-_/](\d+)", plain)

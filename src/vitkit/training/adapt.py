@@ -15,8 +15,8 @@ UNLABELLED_METRIC = "rank.effective"
 def open_data(run: Run) -> tuple[Source, Source]:
     """Returns the training images and the validation images of a run.
 
-    Raises ValueError like `data.train_and_val` and `data.fixes.fixed_splits`, and for images without labels if the
-    objective needs labels.
+    Raises the errors of `data.train_and_val` and `data.fixes.fixed_splits`. Raises ValueError if the images have no
+    labels and the objective needs labels.
     """
     data = run.data
     needs_labels = objectives.needs_labels(run.objective)

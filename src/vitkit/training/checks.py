@@ -149,7 +149,7 @@ def check_disk_space(run: Run, folder: Path) -> None:
 
 
 def check_batch_memory(run: Run) -> None:
-    """Raises ValueError if the images of one batch are larger than the memory of this machine."""
+    """Raises ValueError if the images of one batch need more memory than this machine has."""
     height, width = run.processor.size
     needed = 4 * run.batch_size * run.processor.channels * height * width // distributed.world_size()
     available = memory.total()

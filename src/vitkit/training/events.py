@@ -23,7 +23,7 @@ from vitkit.training import run as runs
 from vitkit.training.run import Run
 from vitkit.training.utilization import Peak
 
-# Seconds between two lines of progress without a terminal: at first, and at most.
+# First and longest interval between two progress lines without a terminal, in seconds.
 LINE_SECONDS = (5.0, 60.0)
 
 
@@ -125,10 +125,11 @@ def _import(name: str) -> ModuleType:
 class Events:
     """Context manager for the event log and the progress bar of a run.
 
-    The bar is shown on `console` if it is a terminal. Otherwise there is one line per evaluation, and a line with the
-    speed and the remaining time now and then. With `peak`, the peak of this process's device, the model FLOPs
-    utilization (`mfu`) is shown and logged. `remaining` returns the seconds until the end of the run for a step, the
-    number of steps, and the speed in images per second; the default is the time of the training steps.
+    The progress bar is shown if `console` is a terminal. Otherwise, one line is printed per evaluation, and lines with
+    the speed and the remaining time at intervals of 5 to 60 seconds. `peak` is the peak performance of the device of
+    this process. If it is given, the model FLOPs utilization (`mfu`) is shown and logged. `remaining` is a function of
+    the step, the total number of steps, and the speed in images per second. It returns the seconds until the end of the
+    run. By default, only training steps are counted, without evaluations.
     """
 
     def __init__(
@@ -190,7 +191,7 @@ class Events:
                 logger.log(kind, step, numbers)
 
     def print(self, text: str) -> None:
-        """Prints a line to the console, which a file or a pipe gets unbroken, and logs it to the logger `vitkit`."""
+        """Prints a line to the console and logs it to the logger `vitkit`. Only a terminal wraps long lines."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
         LOGGER.info(text, extra={"shown": not self.console.quiet})
         self.last_line = plans.now()
@@ -216,9 +217,9 @@ class Events:
         self.print_progress(step, scalars, speed)
 
     def print_progress(self, step: int, scalars: Mapping[str, float], speed: float) -> None:
-        """Prints a line with the speed and the remaining time if there is no progress bar and it is time for a line.
+        """Prints the speed and the remaining time at intervals, if there is no progress bar.
 
-        The first line comes after a few seconds. The time between two lines doubles up to a minute.
+        The first line is printed after five seconds. The interval between two lines doubles until it is one minute.
         """
         if self.console.is_terminal or not speed or plans.now() - self.last_line < self.line_seconds:
             return
@@ -235,7 +236,7 @@ class Events:
         return (last - first) * self.batch_size / max(end - start, 1e-9)
 
     def pause(self) -> None:
-        """Restarts the measurement of the training speed after an interruption such as an evaluation."""
+        """Excludes an interruption, such as an evaluation, from the training speed. Call it after the interruption."""
         self.recent.clear()
 
 

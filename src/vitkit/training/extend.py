@@ -1,4 +1,4 @@
-"""Resumes or extends the run of a folder: the data, the recipe and all settings come from the folder."""
+"""Resumes or extends a run from its folder, which contains the data source, the recipe and all settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,16 +16,16 @@ def resumed(
     minutes: float | None = None,
     changes: Mapping[str, object] | None = None,
 ) -> Run:
-    """Returns the run of a run folder, for `train(resumed(folder), folder)`, with another length if one is given.
+    """Returns the run in a folder, for `train(resumed(folder), folder)`, with a new length if one is given.
 
-    A length is that of the whole run with the steps that were already trained: a run of 500 steps is extended to
-    `steps=1000`. The run continues from its last training checkpoint. From the next step, the learning rate is that of
-    a run of the new length: a cosine schedule, which has ended at 0, continues at half of its peak after a doubling.
-    `minutes` are those of the training so far plus the new ones. A warm-up that does not fit into new `steps` becomes a
-    tenth of them.
+    `steps`, `epochs` and `minutes` are total lengths of the run, including the training so far: `steps=1000` extends a
+    run of 500 steps by another 500. The run continues from its last training checkpoint. From the next step, the
+    learning rate follows the schedule of the new length. For example, if the length of a finished run with a cosine
+    schedule is doubled, the learning rate continues at half of its peak. A warm-up that is not shorter than the new
+    `steps` becomes a tenth of them.
 
-    `changes` are other settings by name, such as `{"patience": 3, "hardware.workers": 4}`. Raises ValueError if the
-    folder contains no run, if several lengths are given, and for a setting that a run cannot change.
+    `changes` are other settings to change, such as `{"patience": 3, "hardware.workers": 4}`. Raises ValueError if the
+    folder contains no run, several lengths are given, or a setting cannot be changed in a resumed run.
     """
     run = RunFolder(Path(folder)).run()
     given = {"steps": steps, "epochs": epochs, "minutes": minutes}

@@ -79,18 +79,18 @@ def finetune(
 
     SGD with momentum 0.9, cosine schedule, no weight decay and gradients clipped to norm 1, as in the ViT paper; no
     dropout, as in AugReg; Inception crops and flips, as in the original code. The processor is the checkpoint's.
-    Precision is bfloat16 where the hardware supports it. The task follows from the data: with several labels per image
-    the loss is sigmoid cross-entropy and the metric is mean average precision; with numbers as targets the loss is the
-    mean squared error of standardized targets and the metric is R2. With `tune_threshold` the saved model has the
-    threshold of each label with the best F1 on the validation images.
+    Precision is bfloat16 if the hardware supports it. The task is inferred from the data. For several labels per image,
+    the loss is sigmoid cross-entropy and the metric is mean average precision. For numeric targets, the loss is the
+    mean squared error of standardized targets and the metric is R2. With `tune_threshold`, the saved model contains,
+    for each label, the decision threshold with the highest F1 score on the validation images.
 
-    The length is `steps`, `epochs`, or `minutes` of wall time, into which steps and evaluations are fitted. The model
-    is evaluated up to ten times, and less often if that would take more than a tenth of the time (`evaluation_share`).
-    Hyper-parameters that are None depend on the number of images (`defaults`). With `patience` the run stops after that
-    many evaluations without a better metric. `image_size` is in pixels. `channels` adapts an RGB model
-    to images of another number of channels. `mode` is what to train: the full model, the head only, or LoRA and the
-    head. `fixes` are corrections of the data (`vitkit.data.fixes.read_fixes`). Raises ValueError if the checkpoint, the
-    data and `image_size` do not fit together.
+    The length is given as `steps`, `epochs`, or `minutes` of wall time, which include evaluations. The model is
+    evaluated up to ten times, and fewer times if the evaluations would take more than a tenth of the time
+    (`evaluation_share`). Hyper-parameters that are None depend on the number of images (`defaults`). With `patience`,
+    the run stops after that many evaluations without an improvement in the metric. `image_size` is in pixels.
+    `channels` is the number of input channels to which an RGB model is adapted. `mode` is what to train: the full
+    model, the head only, or LoRA and the head. `fixes` are corrections of the data (`vitkit.data.fixes.read_fixes`).
+    Raises ValueError if the checkpoint, the data and `image_size` cannot be combined.
     """
     if steps is not None or epochs is not None or minutes is not None:
         check_length(steps, epochs, minutes)
@@ -104,7 +104,7 @@ def finetune(
     size = default.batch_size if batch_size is None else batch_size
     if steps is None and epochs is None and minutes is None:
         steps = default.steps
-    # A plan shortens the warm-up of a run with a length in minutes if needed.
+    # The plan of a run with a length in minutes shortens the warm-up if needed.
     total = steps or (max(1, round(epochs * len(source) / max(1, size))) if epochs else 5 * default.warmup)
     return Run(
         name=f"{Path(model).stem or 'model'} on {data}",

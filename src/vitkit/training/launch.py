@@ -30,9 +30,9 @@ from vitkit.training.trial import explained
 from vitkit.training.undo import undone
 from vitkit.training.utilization import peak
 
-# Runs of fewer steps are not measured: the trial would take a large part of their time.
+# Shorter runs are not measured, because the trial would take a large part of their time.
 FEWEST_STEPS = 10
-# Steps of the schedule in the trial of a run with a length in minutes, besides its warm-up.
+# Number of schedule steps after the warm-up, in the trial of a run with a length in minutes.
 PROVISIONAL = 1000
 
 
@@ -54,7 +54,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A validated run, whose model has the task of its data, with its training and validation images."""
+    """A validated run with its training and validation images. The task of its model is set from the data."""
 
     run: Run
     source: Source
@@ -62,19 +62,20 @@ class Prepared:
 
 
 def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_memory: bool = False) -> Result:
-    """Starts or resumes a training run in a folder. For a completed run, only the report is written.
+    """Starts or resumes a training run in a folder. If the run is complete, only writes the report.
 
-    A run with more `steps`, `epochs` or `minutes` than the one in the folder trains on: from the next step, the
-    learning rate follows the schedule of the new length. `run.CHANGEABLE` and `run.CHANGEABLE_WITH_LENGTH` are all
-    fields that may change, besides those of `hardware`.
+    If `run` has more `steps`, `epochs` or `minutes` than the run in the folder, the training continues. From the next
+    step, the learning rate follows the schedule of the new length. Only the fields in `run.CHANGEABLE` and
+    `run.CHANGEABLE_WITH_LENGTH` and the fields of `hardware` may differ from the run in the folder.
 
-    `console` shows the plan of the run (`plan`) and its progress. With `keep_memory` a process that trains on the CPU
-    keeps freed memory (`vitkit.memory.kept`), as the commands do. Under torchrun every process calls this function, and
-    rank 0 writes.
+    The plan of the run (`plan`) and its progress are shown on `console`. With `keep_memory`, a process that trains on
+    the CPU retains freed memory (`vitkit.memory.kept`), as in commands. Under torchrun, every process must call this
+    function, and only rank 0 writes files.
 
-    Raises ValueError before training if the run is invalid, is shorter than what was trained, or if the folder contains
-    another run. A run that fails before its first step leaves the folder as it was. Raises TrainingStopped for a loss
-    that is not finite and for too little memory, and Interrupted after SIGTERM or Ctrl-C, once a checkpoint is saved.
+    Raises ValueError before training if the run is invalid, has fewer steps than were already trained, or if the folder
+    contains another run. If the run fails before its first step, the folder is restored. Raises TrainingStopped if the
+    loss is not finite or the memory is too small. Raises Interrupted after SIGTERM or Ctrl-C, when a checkpoint is
+    saved.
     """
     started = plans.now()
     if not run.data.source:
@@ -106,9 +107,9 @@ def start(
     started: float,
     console: Console | None,
 ) -> TrainingSession:
-    """Creates the run folder, and starts or resumes the run. Returns its finished session.
+    """Creates the run folder, starts or resumes the run, and returns the session after training.
 
-    A run that fails before its first step leaves the folder as it was.
+    If the run fails before its first step, the folder is restored.
     """
     sessions: list[TrainingSession] = []
     files_before = (files.config, files.plan) if files.trained else (files.config, files.plan, files.log)
@@ -137,7 +138,7 @@ def start(
 
 
 def open_events(run: Run, training: Training, files: RunFolder, pace: Pace, console: Console | None) -> Events:
-    """Opens the log, the loggers and the progress bar of a run. Only those of rank 0 write."""
+    """Opens the log, the loggers and the progress bar of a run. Only rank 0 writes to them."""
     main = distributed.is_main_process()
     device = next(training.objective.parameters()).device
     return Events(
@@ -153,7 +154,7 @@ def open_events(run: Run, training: Training, files: RunFolder, pace: Pace, cons
 
 
 def prepare(run: Run, files: RunFolder, device: torch.device) -> Prepared:
-    """Validates a run and its data. Raises ValueError if they do not fit together."""
+    """Validates a run and its data. Raises ValueError if they cannot be combined."""
     checks.check_settings(run, device)
     check_loggers(run)
     source, validation = open_data(run)
@@ -173,10 +174,10 @@ def prepare(run: Run, files: RunFolder, device: torch.device) -> Prepared:
 def planned(
     run: Run, ready: Prepared, files: RunFolder, device: torch.device, *, started: float, measure: bool
 ) -> tuple[Plan, Training]:
-    """Returns the plan of a run, from the run folder or from a trial, and its initial training state.
+    """Returns the plan of a run and a new `Training`. The plan is read from the run folder or made by a trial.
 
-    A trial takes place if the plan depends on it, or if `measure` is True and the run is new. It trains a model of its
-    own, so that the run begins with the initial weights.
+    A trial is run if the plan depends on measured times, or if `measure` is True and the run is new. The trial trains a
+    separate model, so that the run starts from the initial weights.
     """
     images = len(ready.source)
     saved = saved_plan(files, run, images)
@@ -197,14 +198,14 @@ def planned(
     )
     plan = plans.make(run, images, len(ready.validation), costs, spent)
     if tried:
-        del training  # before another one takes memory
-        return plan, build_training(plan.applied(ready.run), plan.steps, device)
+        del training  # free its memory before another `Training` is built return plan,
+        build_training(plan.applied(ready.run), plan.steps, device)
     training.run, training.total = plan.applied(ready.run), plan.steps
     return plan, training
 
 
 def saved_plan(files: RunFolder, run: Run, images: int) -> Plan | None:
-    """Returns the plan in a run folder if it was made for this run, otherwise None. Rank 0 reads it."""
+    """Returns the plan in a run folder if it was made for this run, otherwise None. Only rank 0 reads the file."""
     texts: list[str] = []
 
     def read_plan() -> None:
@@ -217,14 +218,14 @@ def saved_plan(files: RunFolder, run: Run, images: int) -> Plan | None:
 
 
 def trained_seconds(files: RunFolder) -> float:
-    """Returns the seconds that earlier processes have trained the run in a folder. Only rank 0 reads the log."""
+    """Returns the training time of earlier processes in seconds, from the log. Returns 0 on all ranks except 0."""
     return plans.seconds_in_log(read(files.log)) if distributed.is_main_process() else 0.0
 
 
 def steps_before(files: RunFolder, images: int) -> int:
-    """Returns the number of steps of the run in a folder as it was planned or requested, or 0 for a new folder.
+    """Returns the planned or requested number of steps of the run in a folder, or 0 for a new folder.
 
-    Only rank 0 reads it.
+    Only rank 0 reads the folder. Returns 0 on all other ranks.
     """
     if not distributed.is_main_process() or not files.trained:
         return 0

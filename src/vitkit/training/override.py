@@ -1,4 +1,4 @@
-"""Changes settings of a run by name, together with the settings that depend on them."""
+"""Changes settings of a run by name, and adapts the settings that depend on them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,21 +10,21 @@ from vitkit.checkpoints.preprocessing import resized
 from vitkit.training.adapt import open_data
 from vitkit.training.run import LENGTH, Run
 
-# Evaluator and metric of a run whose objective needs no labels: 20 nearest neighbors of the features.
+# Evaluator and metric of a run whose objective needs no labels: a k-NN classifier on features, with k = 20.
 FEATURES = ("knn", "knn.k20")
 
 
 @dataclass
 class Override:
-    """A run while its settings change: the settings that the user has chosen, and notes on those that follow them."""
+    """A run whose settings are being changed, the settings chosen by the user, and notes on adapted settings."""
 
     run: Run
     chosen: Mapping[str, object]
     notes: list[str] = field(default_factory=list)
 
     def follow(self, name: str, value: object, because: str) -> None:
-        """Changes a setting that follows from a chosen one, unless it was chosen itself. Adds a note."""
-        # The name of a model or an objective chooses none of its fields.
+        """Changes a setting that depends on a chosen setting, and adds a note. Does nothing if the user has chosen it."""
+        # If the user gives only the name of a model or an objective, its fields are not chosen by the user.
         whole = [
             each
             for each, given in self.chosen.items()
@@ -41,12 +41,12 @@ class Override:
 
 
 def override(run: Run, changes: Mapping[str, object]) -> tuple[Run, list[str]]:
-    """Returns a run with changed settings, such as `{"optimizer.lr": 1e-3}`, and notes on the settings that follow.
+    """Returns a run with changed settings, such as `{"optimizer.lr": 1e-3}`, and notes on adapted settings.
 
-    `model` is the config or the name of an architecture, `objective` the config or the name of an objective. A length
-    (`steps`, `epochs` or `minutes`) replaces another one. Settings that depend on a change follow it, unless they are
-    among the changes: the number of classes and channels of a new model, the image size of the processor, the pixel
-    statistics of an objective, evaluators that need no trained head, the warm-up of a shorter run.
+    The value of `model` or `objective` is a config or a name. A new length (`steps`, `epochs` or `minutes`) replaces
+    the old length. Settings that depend on a change are adapted, unless `changes` contains them: the number of classes
+    and channels of a new model, the image size of the processor, the pixel statistics of an objective, the evaluators
+    of an objective without labels, and the warm-up of a shorter run.
     """
     changes = {name: configs.parse(value) if isinstance(value, str) and name in LENGTH else value
                for name, value in changes.items()}  # fmt: skip
@@ -68,7 +68,7 @@ def override(run: Run, changes: Mapping[str, object]) -> tuple[Run, list[str]]:
 
 
 def fit_warmup(run: Run, chosen: Mapping[str, object]) -> tuple[Run, list[str]]:
-    """Returns a run of fewer epochs with a warm-up that is shorter than the run, and a note. Opens the data."""
+    """Shortens the warm-up if `epochs` was changed and the run has fewer steps than the warm-up. Opens the data."""
     warmup = run.schedule.warmup
     if run.epochs is None or not warmup or "epochs" not in chosen or "schedule.warmup" in chosen:
         return run, []
@@ -80,7 +80,7 @@ def fit_warmup(run: Run, chosen: Mapping[str, object]) -> tuple[Run, list[str]]:
 
 
 def _model(name: str, run: Run) -> Any:
-    """Returns the config of an architecture with the classes, channels and task of the run."""
+    """Returns the config of an architecture with the number of classes, channels and task of the run."""
     model = models.preset(name)
     return replace(model, num_classes=run.model.num_classes, channels=run.model.channels, task=run.model.task)
 
@@ -90,7 +90,7 @@ def _objective(name: str, run: Run) -> Any:
 
 
 def _image_size(state: Override, before: Run) -> None:
-    """The processor resizes images to the size of the model, and has its number of channels."""
+    """Sets the image size and the number of channels of the processor to those of the model."""
     model, processor = state.run.model, state.run.processor
     if tuple(model.image_size) != tuple(before.model.image_size):
         processor = resized(processor, tuple(model.image_size))
@@ -103,7 +103,7 @@ def _image_size(state: Override, before: Run) -> None:
 
 
 def _initial_weights(state: Override, before: Run) -> None:
-    """A checkpoint with initial weights belongs to its architecture."""
+    """Removes the checkpoint with initial weights if the new model has another architecture."""
     if "model" not in state.chosen or before.init_from is None:
         return
     if type(state.run.model) is not type(before.model) or state.run.model.width != before.model.width:
@@ -112,7 +112,7 @@ def _initial_weights(state: Override, before: Run) -> None:
 
 
 def _statistics(state: Override, before: Run) -> None:
-    """An objective on pixels has the mean and std of the processor."""
+    """Sets the mean and std of an objective on pixels to those of the processor."""
     objective, processor = state.run.objective, state.run.processor
     changed = objective is not before.objective or processor is not before.processor
     for prefix, part in (("objective.", objective), ("objective.colors.", getattr(objective, "colors", None))):
@@ -123,7 +123,7 @@ def _statistics(state: Override, before: Run) -> None:
 
 
 def _evaluators(state: Override, before: Run) -> None:
-    """A run without labels is evaluated by its features, and saves its last model."""
+    """For an objective without labels, evaluates features and saves the last model."""
     supervised = objectives.needs_labels(state.run.objective)
     if supervised or not objectives.needs_labels(before.objective) or {"evaluators", "metric"} & {*state.chosen}:
         return
@@ -135,7 +135,7 @@ def _evaluators(state: Override, before: Run) -> None:
 
 
 def _length(state: Override, before: Run) -> None:
-    """The warm-up is shorter than the run, and an objective has the number of epochs of the run."""
+    """Shortens a warm-up that is longer than the run, and sets `epochs` of an objective to those of the run."""
     run, warmup = state.run, state.run.schedule.warmup
     if run.steps is not None and warmup >= run.steps > 1:
         state.follow("schedule.warmup", run.steps // 10, f"because the run has {run.steps} steps")

@@ -1,8 +1,9 @@
 """Adapts the number of steps of a run with a length in minutes to its measured speed.
 
-A trial of a few seconds does not tell how fast a machine is for the next ten minutes. Every few steps the remaining
-time is divided by the time of recent steps, and the schedule of the learning rate ends with the new number of steps.
-Each change is saved in the plan before it takes effect, so that a resumed run repeats it at the same step.
+A trial of a few seconds cannot predict the speed of a machine for the next ten minutes. Therefore, the number of steps
+is revised at regular intervals: the remaining time is divided by the time per step since the last revision. The
+learning rate schedule then ends at the new number of steps. Each revision is saved in the plan before it takes effect,
+so that a resumed run repeats it at the same step.
 """
 
 from collections.abc import Callable
@@ -14,10 +15,10 @@ from vitkit.training.plan import CLOSING, REVISIONS, Plan
 
 
 class Pace:
-    """Clock of a run: the time that is left, and the number of steps that fit into it.
+    """Measures the time of a run, and computes the number of steps that fit into the remaining time.
 
-    `started` is the time at which this process began to prepare the run, and `before` the seconds that earlier
-    processes trained it. `minutes` is the length of the run, None for a run with a fixed number of steps.
+    `started` is the time at which this process began to prepare the run. `before` is the training time of earlier
+    processes in seconds. `minutes` is the length of the run, or None for a run with a fixed number of steps.
     """
 
     def __init__(self, plan: Plan, path: Path, *, minutes: float | None, started: float, before: float = 0.0):
@@ -33,18 +34,18 @@ class Pace:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of the run so far."""
+        """Time of the run so far in seconds, including earlier processes."""
         return self.before + plans.now() - self.started
 
     def timed(self, evaluate: Callable[[], None]) -> None:
-        """Evaluates, and measures the time."""
+        """Calls `evaluate` and measures its time."""
         start = plans.now()
         evaluate()
         self.evaluation = plans.now() - start
         self.evaluating += self.evaluation
 
     def total(self, step: int, total: int) -> int:
-        """Returns the number of steps of the run after training step `step`. All processes must call this."""
+        """Returns the total number of steps, revised after training step `step`. All processes must call this."""
         if self.minutes is None or step % self.every or step >= total:
             return total
         if distributed.is_main_process():
@@ -62,7 +63,7 @@ class Pace:
         self.mark = (step, plans.now() - self.evaluating)
 
     def _fitted(self, step: int, total: int) -> int:
-        """Returns the number of steps with which the run ends on time, from the speed since the last revision."""
+        """Returns the total number of steps that fit into `minutes`, at the speed since the last revision."""
         assert self.minutes is not None
         if self.mark is None or self.mark[0] >= step:
             return total
@@ -73,7 +74,7 @@ class Pace:
         return step + max(1, round(left / max(seconds, 1e-9)))
 
     def remaining(self, step: int, total: int, speed: float) -> float:
-        """Returns the seconds until the end of the run, at a training speed in images per second (0: not known yet)."""
+        """Returns the seconds until the end of the run, or 0.0 if `speed`, in images per second, is 0 (unknown)."""
         if not speed:
             return 0.0
         every = self.plan.evaluate_every

@@ -1,7 +1,8 @@
-"""Plan of a run: its number of steps and evaluations, and the expected time and memory, measured in a short trial.
+"""Plan of a run: the number of steps and evaluations, and the expected time and memory.
 
-The decisions of a plan follow from measured times, so they are saved in `plan.json` of the run folder before the first
-step: a resumed run reads them there and makes the same ones.
+Time and memory are measured in a short trial. The number of steps and evaluations can depend on measured times, so the
+plan is saved in `plan.json` of the run folder before the first step. A resumed run reads this plan and has the same
+steps and evaluations.
 """
 
 import json
@@ -19,13 +20,13 @@ from vitkit.training.run import Run
 
 #: Largest number of evaluations of a run whose `evaluate_every` is None.
 EVALUATIONS = 10
-# Fraction of `evaluation_share` that is planned, because the times of a trial are not exact.
+# Fraction of `evaluation_share` that a plan uses, as a safety margin, because the measured times are not exact.
 SAFETY = 0.8
-# A run with a length in minutes is adapted to its speed this many times.
+# How often the number of steps of a run with a length in minutes is revised.
 REVISIONS = 20
-# Largest fraction of the steps for warm-up and cooldown of a run with a length in minutes.
+# Largest fraction of the steps for each of warm-up and cooldown, in a run with a length in minutes.
 RAMP = 0.2
-# Seconds between the end of the last evaluation and the end of the run: files and the report.
+# Planned seconds after the last evaluation, for saving files and writing the report.
 CLOSING = 3.0
 
 now = time.monotonic
@@ -33,9 +34,10 @@ now = time.monotonic
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds of a training step and of an evaluation on all validation images, and bytes of peak memory.
+    """Measured costs of a run: seconds per training step and per evaluation, and peak memory in bytes.
 
-    They are measured in `trial_steps` training steps on `device`. `memory` is 0 if unknown.
+    The costs are measured in `trial_steps` training steps on `device`. `evaluation` is the time for all validation
+    images. `memory` is 0 if unknown.
     """
 
     step: float
@@ -47,13 +49,13 @@ class Costs:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Number of steps and evaluations of a run, its data, and the expected time. It is saved in plan.json.
+    """The number of steps and evaluations of a run, its data size, and the expected time.
 
     `steps` is the number of training steps, and `evaluate_every` the number of steps between evaluations. `warmup` and
-    `cooldown` are those of the schedule, in steps. `requested` are the settings that the plan was made for, and `costs`
-    the measured times, None if nothing was measured. `seconds` is the expected time of the whole run. `revisions` are
-    changes of the number of steps of a run with a length in minutes, as pairs of a step and the number of steps from
-    there on.
+    `cooldown` are the warm-up and cooldown of the schedule in steps. `requested` contains the settings that the plan
+    was made for. `costs` are the measured costs, or None if nothing was measured. `seconds` is the expected time of the
+    whole run. `revisions` are changes of the number of steps in a run with a length in minutes, as pairs (step at which
+    the change takes effect, new number of steps).
     """
 
     requested: JsonDict
@@ -77,31 +79,31 @@ class Plan:
 
     @property
     def evaluations(self) -> int:
-        """Number of evaluations of the run, with the last one."""
+        """Number of evaluations of the run, including the last one."""
         return math.ceil(self.steps / self.evaluate_every)
 
     @property
     def fixed(self) -> bool:
-        """Whether the run sets the interval of its evaluations, which the plan then leaves as it is."""
+        """Whether the run itself sets the interval of evaluations, so that the plan does not change it."""
         return self.requested["evaluate_every"] is not None and self.requested["minutes"] is None
 
     @property
     def evaluation_share(self) -> float | None:
-        """Expected fraction of the time for evaluations, or None if it was not measured."""
+        """Expected fraction of the total time for evaluations, or None if times were not measured."""
         if self.costs is None or not self.seconds:
             return None
         return self.evaluations * self.costs.evaluation / self.seconds
 
     def steps_after(self, step: int) -> int:
-        """Returns the planned number of steps after training step `step`, from the latest revision up to there."""
+        """Returns the planned total number of steps, according to the last revision at or before `step`."""
         return next((steps for at, steps in reversed(self.revisions) if at <= step), self.steps)
 
     def revised(self, step: int, steps: int) -> "Plan":
-        """Returns the plan with another number of steps from training step `step` on."""
+        """Returns the plan with a revision: from training step `step` on, the run has `steps` steps."""
         return replace(self, revisions=(*(each for each in self.revisions if each[0] < step), (step, steps)))
 
     def applied(self, run: Run) -> Run:
-        """Returns the run with the decisions of the plan instead of the requested length and interval."""
+        """Returns the run with the length, warm-up, cooldown and evaluation interval of the plan."""
         schedule = replace(run.schedule, warmup=self.warmup, cooldown=self.cooldown)
         return replace(
             run,
@@ -140,7 +142,7 @@ def requested(run: Run) -> JsonDict:
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """Seconds of preparation before the first step, and the steps and seconds of earlier processes of the run."""
+    """Seconds of preparation (`setup`), and the seconds and steps that earlier processes have trained."""
 
     setup: float = 0.0
     seconds: float = 0.0
@@ -150,7 +152,7 @@ class Spent:
 def make(run: Run, images: int, validation_images: int, costs: Costs | None, spent: Spent | None = None) -> Plan:
     """Returns the plan of a run from the measured costs of a step and of an evaluation.
 
-    Raises ValueError if a length in minutes is too short for a step and an evaluation.
+    Raises ValueError if a length in minutes is too short for one step and one evaluation.
     """
     spent = spent or Spent()
     warmup, cooldown = run.schedule.warmup, run.schedule.cooldown
@@ -182,7 +184,7 @@ def make(run: Run, images: int, validation_images: int, costs: Costs | None, spe
 
 
 def _affordable(run: Run, costs: Costs | None, steps: int) -> int:
-    """Returns how often a run of a number of steps is evaluated. The last evaluation is always one of them."""
+    """Returns the number of evaluations that fit into `evaluation_share` of the time, but at least 1."""
     if costs is None:
         return 1
     share = SAFETY * run.evaluation_share
@@ -191,7 +193,7 @@ def _affordable(run: Run, costs: Costs | None, steps: int) -> int:
 
 
 def _fitted(minutes: float, run: Run, costs: Costs, spent: Spent) -> tuple[int, int]:
-    """Returns the number of steps that end after `minutes`, and the number of evaluations that are left."""
+    """Returns the total number of steps and the number of remaining evaluations that fit into `minutes`."""
     needed = spent.setup + CLOSING + spent.seconds + costs.step + costs.evaluation
     left = 60.0 * minutes - spent.setup - CLOSING - spent.seconds
     if 60.0 * minutes < needed:
@@ -202,7 +204,7 @@ def _fitted(minutes: float, run: Run, costs: Costs, spent: Spent) -> tuple[int, 
         )
     affordable = int(left * SAFETY * run.evaluation_share / max(costs.evaluation, 1e-9))
     number = max(1, min(EVALUATIONS, affordable))
-    if run.evaluate_every is not None:  # each evaluation follows at least so many steps
+    if run.evaluate_every is not None:  # there are at least this many steps before each evaluation
         interval = run.evaluate_every * costs.step + costs.evaluation
         number = max(1, min(affordable, math.ceil((left - costs.evaluation) / interval)))
     steps = max(1, int((left - number * costs.evaluation) / costs.step))
@@ -225,9 +227,9 @@ def save(plan: Plan, path: Path) -> None:
 
 
 def load(path: Path, run: Run, images: int) -> Plan | None:
-    """Loads the plan of a run, or returns None if there is none, or if its settings or number of images differ.
+    """Loads the plan of a run. Returns None if no plan was saved for these settings and number of images.
 
-    Raises ValueError if the file is damaged.
+    Raises ValueError if the file is not a valid plan.
     """
     if not path.exists():
         return None
@@ -240,7 +242,7 @@ def load(path: Path, run: Run, images: int) -> Plan | None:
 
 
 def seconds_in_log(events: Iterable[JsonDict]) -> float:
-    """Returns the seconds that the processes of a run have trained, from the times of the events in its log."""
+    """Returns the total time of all processes of a run in seconds, from the times of log events."""
     total, start, last = 0.0, None, 0.0
     for event in events:
         if event["kind"] in ("start", "resume"):
@@ -250,7 +252,7 @@ def seconds_in_log(events: Iterable[JsonDict]) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Returns a duration as text, such as `45 s`, `3:05 min` or `2:10 h`."""
+    """Formats a duration, such as `45 s`, `3:05 min` or `2:10 h`."""
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
@@ -260,7 +262,7 @@ def duration(seconds: float) -> str:
 
 
 def lines(plan: Plan, step: int = 0) -> list[str]:
-    """Returns the plan as lines of text for the progress. `step` is the step at which a run resumes."""
+    """Formats the plan as lines of text. `step` is the step at which the run starts or resumes."""
     classes = f" of {plan.classes:,} classes" if plan.classes else ""
     images = f"{plan.images:,} training and {plan.validation_images:,} validation images{classes}"
     steps = plan.steps_after(step)

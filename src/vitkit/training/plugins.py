@@ -1,4 +1,4 @@
-"""Plug-ins of a run: its config names the components that are not part of vitkit, and where they come from."""
+"""Plug-ins of a run. The run config contains the plug-in components of the run and where they come from."""
 
 from collections.abc import Iterable, Mapping
 
@@ -12,15 +12,15 @@ KEYS = ("kind", "name", "plugin")
 
 
 def described(names: Iterable[tuple[str, str]]) -> list[JsonDict]:
-    """Returns an object for JSON for each component, given as (kind, name), that comes from a plug-in."""
+    """Returns descriptions of plug-in components for JSON. Built-in components are left out."""
     return [found for kind, name in dict.fromkeys(names) if (found := discovery.describe(kind, name)) is not None]
 
 
 def restore(descriptions: object) -> None:
-    """Loads the plug-ins of the components in a run config (see `described`), unless they are registered already.
+    """Loads the plug-ins in a run config (see `described`) whose components are not registered yet.
 
-    A run config is trusted like a script: it names files that are executed. Raises PluginError if a plug-in cannot be
-    loaded, or does not have the component any more.
+    The files that a run config names are executed, so the config must be trusted like a script. Raises PluginError if a
+    plug-in cannot be loaded, or no longer has the component.
     """
     for each in descriptions if isinstance(descriptions, list) else [descriptions]:
         if not isinstance(each, Mapping) or not all(isinstance(each.get(key), str) for key in KEYS):
@@ -39,7 +39,7 @@ def restore(descriptions: object) -> None:
 
 
 def _load(kind: str, name: str, plugin: str) -> str:
-    """Loads a plug-in for one of its components. Returns why the component is still missing, or ""."""
+    """Loads the plug-in of a component. Returns the reason if the component is still missing, else ""."""
     if not plugin:
         return "which is not loaded"
     try:

@@ -32,15 +32,15 @@ CHANGEABLE_WITH_LENGTH = (*LENGTH, "objective.epochs", "evaluate_every", "evalua
 class Data:
     """Config of the data: the sources of training and validation images.
 
-    The validation data are `val` if given, else the validation split of `source`, else a stratified random fraction
-    `held_out` of it, chosen by `split_seed`.
+    The validation data are `val` if given, else the validation split of `source`. If `source` has no validation split,
+    a stratified random fraction `held_out` of its images is used, with the seed `split_seed`.
 
-    `max_pixels` and `max_bytes` are limits of an image file. Unreadable images are replaced by others in training and
-    left out of the evaluation; the log names them. The run ends if their fraction is above `max_unreadable` and there
-    are more than ten.
+    `max_pixels` and `max_bytes` are limits of an image file. Unreadable images are replaced by other images in training
+    and left out of the evaluation. The log lists them. The run fails if more than ten images are unreadable and their
+    fraction is above `max_unreadable`.
 
-    `fixes` are corrections: images with new labels, or images to drop (`vitkit.data.fixes`). The config contains them,
-    so that a resumed run has the same.
+    `fixes` are corrections: images to relabel, or images to drop (`vitkit.data.fixes`). The config contains them, so
+    that a resumed run uses the same corrections.
     """
 
     source: str
@@ -53,7 +53,7 @@ class Data:
     fixes: tuple[Fix, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError if a limit is out of range. Sources in plug-in files are replaced with their names."""
+        """Raises ValueError if a value is out of range. Replaces sources in plug-in files with their names."""
         for name in ("source", "val"):
             if getattr(self, name):
                 object.__setattr__(self, name, canonical(getattr(self, name)))
@@ -182,9 +182,9 @@ class Run:
             )
 
     def total_steps(self, num_examples: int) -> int:
-        """Returns the number of training steps of the run for a number of training images.
+        """Returns the number of training steps of the run for `num_examples` training images.
 
-        Raises ValueError for a length in minutes, whose number of steps is in the plan of the run.
+        Raises ValueError if the length is in minutes. The number of steps is then in the plan of the run.
         """
         if self.minutes is not None:
             raise ValueError(f"minutes is {self.minutes:g}; the number of steps is known after a trial, see plan.json")
@@ -194,7 +194,7 @@ class Run:
 
 
 def check_length(steps: int | None, epochs: float | None, minutes: float | None) -> None:
-    """Raises ValueError unless exactly one of the three lengths of a run is given, above 0 and finite."""
+    """Raises ValueError unless exactly one length is given, which must be finite and above 0."""
     lengths = {"steps": steps, "epochs": epochs, "minutes": minutes}
     given = {name: value for name, value in lengths.items() if value is not None}
     if len(given) != 1:
@@ -214,7 +214,7 @@ def to_dict(run: Run) -> JsonDict:
 
 
 def _plugins(run: Run) -> list[JsonDict]:
-    """Returns where the components of a run come from that are not built-in, for `plugins.restore`."""
+    """Returns descriptions of the plug-in components of a run, for `plugins.restore`."""
     sources = [part for name in (run.data.source, run.data.val) if name for part in name.split("@")]
     names = [("model", models.family_of(run.model)), ("objective", objectives.name_of(run.objective))]
     names += [("evaluator", spec.partition(":")[0]) for spec in run.evaluators]
@@ -274,7 +274,8 @@ class RunFolder:
     def check(self, run: Run) -> None:
         """Raises ValueError if the folder contains another run or other files.
 
-        A run with another length is the same run, see `changes`. A run that ended before its first step is replaced.
+        Runs that differ only in the length or in other settings that may change are not different runs. If the run in
+        the folder ended before its first step, it can be replaced.
         """
         if self.config.exists() and not self.trained:
             self.run()
@@ -308,7 +309,7 @@ class RunFolder:
         return differences(self.run(), run) if self.config.exists() else []
 
     def create(self, run: Run) -> None:
-        """Creates the folder and saves the config, unless the run has been trained there. Raises errors as `check`."""
+        """Creates the folder and saves the config, unless the run was trained before. Raises the errors of `check`."""
         self.check(run)
         if self.config.exists() and self.trained:
             return

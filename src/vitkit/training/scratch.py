@@ -14,7 +14,7 @@ from vitkit.training.run import Data, Run
 from vitkit.training.schedule import Schedule
 from vitkit.training.targets import inferred_task
 
-# Length in epochs, and the learning rate for a batch of 1024 images. It is proportional to the root of the batch size.
+# Length in epochs, and learning rate for a batch size of 1024. It scales with the square root of the batch size.
 EPOCHS = 100
 LEARNING_RATE = 1e-3
 
@@ -22,9 +22,9 @@ LEARNING_RATE = 1e-3
 def scratch(model: str, data: str, *, val: str | None = None, held_out: float = 0.2, needs_labels: bool = True) -> Run:
     """Returns a run that trains an architecture (`vit-s/16`) from random initial weights.
 
-    AdamW with weight decay 0.05 and a cosine schedule over 100 epochs, of which the warm-up is a twentieth; Inception
-    crops and flips. A checkpoint that is fine-tuned is better on small data sets (`finetune`). Without `needs_labels`
-    the images may have no labels, for an objective that uses none. Raises ValueError for an unknown architecture.
+    Uses AdamW with weight decay 0.05, a cosine schedule over 100 epochs with 5 epochs of warm-up, Inception crops and
+    flips. On small data sets, `finetune` is better. If `needs_labels` is False, the images may have no labels, for an
+    objective that uses none. Raises ValueError for an unknown architecture.
     """
     config = models.preset(model)
     source, _ = train_and_val(data, val=val, held_out=held_out, seed=0, needs_labels=needs_labels)

@@ -31,7 +31,7 @@ from vitkit.training.setup import evaluation_model
 from vitkit.training.stopping import EarlyStopping
 from vitkit.training.summary import Evaluated, autocast_dtype
 
-# Fields of every event in the log.
+# Names of the fields that every event in the log has.
 PLACE = ("kind", "step", "time")
 
 
@@ -81,9 +81,9 @@ class TrainingSession:
         self.validation = validation
         self.saver = saver
         self.pace = pace
-        self.steps = 0  # number of steps trained by this process
+        self.steps = 0  # number of steps that this process has trained
         self.logged_plan: JsonDict = {}  # fields of the last plan in the log
-        self.saved: Evaluated | None = None  # outputs of the saved model, if this process evaluated it
+        self.saved: Evaluated | None = None  # predictions of the saved model, if this process evaluated it
         self.score = float("-inf")  # metric of the saved model
         self.best_step = 0  # its step
         self.evaluated = 0  # step of the last evaluation
@@ -122,10 +122,10 @@ class TrainingSession:
         self.training.counted_phase = self.logged_phase = phase
 
     def change_config(self, run: Run, before: int) -> JsonDict:
-        """Saves the changed config of a resumed run. Returns the log event of the change, or {} if nothing has changed.
+        """Saves the config of a resumed run. Returns the fields of a log event, or {} if nothing has changed.
 
-        `before` is the number of steps before the change. Raises ValueError if the run is shorter than what was
-        trained.
+        `before` is the number of steps before the change. Raises ValueError if more steps were already trained than the
+        run has.
         """
         step, total = self.training.step, self.training.total
         if step > total:
@@ -147,7 +147,7 @@ class TrainingSession:
         """Whether the model must be evaluated after the current step and has not been evaluated yet."""
         step, total = self.training.step, self.training.total
         every = self.pace.plan.evaluate_every
-        # A planned evaluation close to the last one is left out.
+        # A planned evaluation is left out if the last evaluation of the run is close.
         regular = step == total or (step % every == 0 and (self.pace.plan.fixed or total - step >= every / 2))
         return step > 0 and regular and self.evaluated != step
 

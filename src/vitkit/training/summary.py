@@ -21,25 +21,26 @@ from vitkit.training.run import RunFolder
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Predictions of the saved model for the validation images, and the unreadable ones. None without labels."""
+    """Predictions of the saved model for the validation images, and the unreadable images."""
 
     predictions: evaluation.Predictions | None
     unreadable: Unreadable
 
     @classmethod
     def of(cls, outputs: evaluation.ModelOutputs, task: Task, unreadable: Unreadable) -> Self | None:
-        """Returns the predictions of an evaluation in training, or None if its evaluators did not compute them.
+        """Returns the predictions of an evaluation during training, or None if no evaluator computed predictions.
 
-        `task` is that of the saved model.
+        `task` is the task of the saved model.
         """
         found = vars(outputs).get("predictions")  # a cached property
         return None if found is None else cls(replace(found, task=task), unreadable)
 
 
 def write_report(folder: RunFolder, evaluated: Evaluated | None = None) -> None:
-    """Writes the report of the saved model and the files of predictions.
+    """Writes the report of the saved model and the files with its predictions.
 
-    `evaluated` are its predictions, if it was evaluated before. Raises ValueError if no model has been saved yet.
+    `evaluated` contains the predictions of the saved model. If None, the saved model is evaluated. Raises ValueError if
+    no model has been saved yet.
     """
     if not folder.best.is_dir():
         raise ValueError(
@@ -76,7 +77,7 @@ def load_report(folder: RunFolder, evaluated: Evaluated | None = None) -> Traini
 
 
 def autocast_dtype(run: runs.Run) -> torch.dtype | None:
-    """Returns the dtype of autocast in evaluations of a run, which is that of its training steps."""
+    """Returns the autocast dtype of training steps and evaluations, or None for float32."""
     return None if run.precision == "float32" else getattr(torch, run.precision)
 
 

@@ -1,7 +1,7 @@
-"""Short trial of a run: measures the time of real training steps and of an evaluation, and the peak memory.
+"""Short trial of a run, which measures the time of training steps and evaluations, and the peak memory.
 
-The trial trains its own model, which is discarded, and loads real batches. The run itself starts with the same initial
-weights as without a trial.
+The trial loads real batches and trains a separate model, which is discarded. The run itself starts with the same
+initial weights as without a trial.
 """
 
 from collections.abc import Iterator
@@ -26,23 +26,23 @@ from vitkit.training.plan import Costs
 from vitkit.training.setup import evaluation_model
 from vitkit.training.summary import autocast_dtype
 
-# Timed steps: at least LEAST, then until SECONDS have passed, and at most MOST.
+# Steps are timed until SECONDS have passed, but at least LEAST and at most MOST steps.
 LEAST, MOST, SECONDS = 3, 50, 3.0
-# Most images of the evaluation that is measured.
+# Largest number of images in the evaluation that is measured.
 IMAGES = 64
 
 
 def measure(training: Training, source: Source, validation: Source, stream: Stream) -> Costs | None:
-    """Measures the costs of a run by training steps and a part of an evaluation, which change `training`.
+    """Measures the costs of a run with some training steps of `training` and a part of an evaluation.
 
-    All processes must call this function. Returns None if no step could be measured, because the loss is not finite or
-    the images are unreadable: the run ends with the same error in its first steps. Raises TrainingStopped if the device
-    has too little memory.
+    The training steps change `training`. All processes must call this function. Returns None if the loss is not finite
+    or too many images are unreadable. The run then fails in its first steps, with the same error. Raises
+    TrainingStopped if the device has too little memory.
     """
     run = training.run
     device = next(training.objective.parameters()).device
     transform = Transform(run.processor, run.augment, run.data.limits)
-    # The first step counts FLOPs and, with `hardware.compile`, the second one compiles: they are not timed.
+    # The first step counts FLOPs and, with `hardware.compile`, the second step compiles. These steps are not timed.
     warm = 2 if run.hardware.compile else 1
     times: list[float] = []
 
@@ -66,7 +66,7 @@ def measure(training: Training, source: Source, validation: Source, stream: Stre
     steps = [end - start for start, end in zip(times[warm - 1 :], times[warm:], strict=False)]
     if not steps:
         return None
-    # The median of many steps, as a single one may wait for something else; the mean of few.
+    # The median is robust to single slow steps. For few steps, the mean is used.
     step = median(steps) if len(steps) > 2 * LEAST else sum(steps) / len(steps)
     return Costs(
         step=distributed.broadcast(step),
@@ -78,7 +78,7 @@ def measure(training: Training, source: Source, validation: Source, stream: Stre
 
 
 def _image_seconds(model: Backbone, training: Training, validation: Source) -> float:
-    """Returns the seconds of an evaluation per image, measured on evenly spaced validation images."""
+    """Returns the evaluation time per image in seconds, measured on evenly spaced validation images."""
     run = training.run
     size = min(run.batch_size, IMAGES, len(validation))
     chosen = Subset(validation, np.linspace(0, len(validation) - 1, size).astype(int))
@@ -100,7 +100,7 @@ def _image_seconds(model: Backbone, training: Training, validation: Source) -> f
 
 @contextmanager
 def explained(batch_size: int, device: torch.device) -> Iterator[None]:
-    """Context manager that raises TrainingStopped if a training step fails because memory is too small."""
+    """Context manager that converts out-of-memory errors to TrainingStopped with a short message."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Removes what a run has created in its folder if the run fails before its first step."""
+"""Restores the folder of a run if the run fails before its first step."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ from vitkit.regular import read_bytes
 
 @contextmanager
 def undone(folder: Path, started: Callable[[], bool], saved: tuple[Path, ...] = ()) -> Iterator[None]:
-    """Context manager that restores a folder after an exception, unless `started` returns True by then.
+    """Context manager that restores a folder if an exception is raised and `started()` is False.
 
-    Files and folders that did not exist before are removed, including parents of `folder`. Other content is not
-    touched, apart from the small files `saved`, which get their earlier content. Only rank 0 changes anything.
+    Files and folders that did not exist before are removed, including parents of `folder`. The files in `saved` get
+    their earlier content. Other files are not changed. Only rank 0 restores the folder.
     """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     before = set(folder.iterdir()) if folder.is_dir() else set()

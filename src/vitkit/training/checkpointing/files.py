@@ -105,7 +105,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def latest_step(folder: Path) -> int:
-    """Returns the step of the newest checkpoint, complete or not, or 0 if there is none."""
+    """Returns the step of the newest checkpoint, which may be incomplete, or 0 if there is no checkpoint."""
     return max(map(_step, list_checkpoints(folder)), default=0)
 
 
