@@ -45,9 +45,9 @@ def usage() -> str:
     lines += [
         "",
         "`vitkit COMMAND --help` lists the options of a command, and `vitkit --version`",
-        "prints the version. Every command takes --plugin FILE, which adds the models,",
-        "objectives and other components of a Python file (docs/plugins.md). Those of",
-        "installed plug-ins are always there.",
+        "prints the version. Every command accepts --plugin PLUGIN, which loads models,",
+        "objectives and other components from a Python file or an installed module",
+        "(docs/plugins.md). Plug-ins of installed packages are found automatically.",
     ]
     return "\n".join(lines)
 

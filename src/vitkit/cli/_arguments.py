@@ -141,8 +141,8 @@ def help_text(name: str, function: Command, width: int) -> str:
     for each in table.values():
         title = "arguments" if not each.flags else "options" if each.group == each.name else f"{each.group} options"
         sections.setdefault(title, []).append(_row(each, width))
-    plugin = "Add the components of a Python file or module to those of vitkit (docs/plugins.md)."
-    rows = [("--plugin FILE", plugin), ("-h, --help", "Print this help and exit.")]
+    plugin = "Load a plug-in: a Python file or an installed module with models or other components (docs/plugins.md)."
+    rows = [("--plugin PLUGIN", plugin), ("-h, --help", "Print this help and exit.")]
     next(reversed(sections.values())).extend(_columns(flag, words, width) for flag, words in rows)
     parts += ["\n".join([f"{title}:", *rows]) for title, rows in sections.items() if rows]
     return "\n\n".join(parts)

@@ -58,7 +58,7 @@ def _facts(name: str, options: CheckpointOptions) -> JsonDict:
         "source": name,
         "architecture": models.to_dict(model.config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "FLOPs per image": flops(model),  # two per multiply-accumulate operation
+        "FLOPs per image": flops(model),  # two FLOPs per multiply-accumulate operation
     }
     if checkpoint is not None:
         labels = checkpoint.labels

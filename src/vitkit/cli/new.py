@@ -22,7 +22,7 @@ def new(
     Args:
         kind: Kind of component to write: model, objective, source, recipe, evaluator or explanation.
         name: Name of the component and of the file. Use lowercase letters, digits and underscores.
-        out: Folder to write the new file to. If not set: the current folder.
+        out: Folder to write the new file to.
     """
     from vitkit.plugins import new as plugin_file
 

@@ -23,7 +23,7 @@ class Override:
     notes: list[str] = field(default_factory=list)
 
     def follow(self, name: str, value: object, because: str) -> None:
-        """Changes a setting that depends on a chosen setting, and adds a note. Does nothing if the user has chosen it."""
+        """Adapts a setting to a chosen setting, and adds a note. Does nothing if the user has set both."""
         # If the user gives only the name of a model or an objective, its fields are not chosen by the user.
         whole = [
             each

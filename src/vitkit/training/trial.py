@@ -35,9 +35,9 @@ IMAGES = 64
 def measure(training: Training, source: Source, validation: Source, stream: Stream) -> Costs | None:
     """Measures the costs of a run with some training steps of `training` and a part of an evaluation.
 
-    The training steps change `training`. All processes must call this function. Returns None if the loss is not finite
-    or too many images are unreadable. The run then fails in its first steps, with the same error. Raises
-    TrainingStopped if the device has too little memory.
+    The training steps change `training`. All processes must call this function. Returns None if no step can be timed,
+    because the loss is not finite or too many images are unreadable. The run then fails in its first steps, with the
+    same error. Raises TrainingStopped if the device has too little memory.
     """
     run = training.run
     device = next(training.objective.parameters()).device
