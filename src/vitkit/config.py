@@ -203,9 +203,10 @@ def _convert_tuple(value: object, arguments: tuple[Hint, ...], where: str) -> tu
 
 
 def once(pairs: Iterable[tuple[str, str]], where: str = "") -> dict[str, str]:
-    """Converts (name, value) pairs to a dict. Raises ValueError if a name is given twice, with both values.
+    """Converts (name, value) pairs to a dict.
 
-    `where` is text before the name in the error message, such as "--set ".
+    Raises ValueError if a name is given twice, with both values. `where` is text before the name in the error message,
+    such as "--set ".
     """
     found: dict[str, str] = {}
     for name, value in pairs:

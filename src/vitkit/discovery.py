@@ -157,7 +157,10 @@ def components(kind: str) -> dict[str, Component]:
 
 
 def component(kind: str, name: str) -> Component | None:
-    """Returns the component with this name, or None. Loads installed plug-ins only if it is not registered yet."""
+    """Returns the component with this name, or None.
+
+    Loads installed plug-ins only if it is not registered yet.
+    """
     return _components[kind].get(name) or components(kind).get(name)
 
 
@@ -194,7 +197,10 @@ def load(reference: str | os.PathLike[str]) -> list[Component]:
 
 
 def find_installed() -> None:
-    """Loads the plug-ins of installed packages and of VITKIT_PLUGINS once. Warns if a plug-in cannot be loaded."""
+    """Loads the plug-ins of installed packages and of VITKIT_PLUGINS once.
+
+    Warns if a plug-in cannot be loaded.
+    """
     if _found:
         return
     _found.append(True)
@@ -256,7 +262,10 @@ def _load(origin: Origin, name: str, import_module: Callable[[], ModuleType]) ->
 
 
 def _register_module(module: ModuleType, name: str) -> None:
-    """Registers a module for each kind whose attributes it defines. Attributes imported from vitkit do not count."""
+    """Registers a module for each kind whose attributes it defines.
+
+    Attributes imported from vitkit do not count.
+    """
     for kind, attributes in ATTRIBUTES.items():
         given = [getattr(module, each) for each in attributes if hasattr(module, each)]
         homes = [value.__module__ or "" if isinstance(value, type | FunctionType) else "" for value in given]
@@ -273,7 +282,7 @@ def reason(error: BaseException, origin: Origin | None = None) -> str:
         if trace.tb_frame.f_code.co_filename == origin.reference:
             line = trace.tb_lineno
         trace = trace.tb_next
-    named = isinstance(error, SyntaxError | PluginError)  # the message of a SyntaxError already contains the line number
+    named = isinstance(error, SyntaxError | PluginError)  # a SyntaxError names the line itself
     return text if line is None or named else f"{text} (line {line})"
 
 

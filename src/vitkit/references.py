@@ -26,7 +26,10 @@ class Reference:
 
 
 def parse(text: str) -> Reference | None:
-    """Parses a reference such as `FILE.py:NAME`. Returns None for any other text, such as a component name."""
+    """Parses a reference such as `FILE.py:NAME`.
+
+    Returns None for any other text, such as a component name.
+    """
     match = _REFERENCE.fullmatch(text)
     return None if match is None else Reference(match["file"], match["name"] or "", match["argument"])
 
@@ -53,7 +56,10 @@ def resolve(kind: str, text: str) -> str:
 
 
 def _component_in(kind: str, reference: Reference) -> Component:
-    """Returns the component of a reference. A reference without a name selects the only component of the kind."""
+    """Returns the component of a reference.
+
+    A reference without a name selects the only component of the kind.
+    """
     module, name = module_of(reference.file), reference.name
     path = str(module.__file__)
     mine = [each for each in registered(kind).values() if each.origin.reference == path]

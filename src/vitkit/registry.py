@@ -65,7 +65,10 @@ class Registry:
         return sorted({*self._files(), *plugins})
 
     def __contains__(self, name: str) -> bool:
-        """Returns whether the name is an implementation. Loads plug-ins only if no module of the package has it."""
+        """Returns whether the name is an implementation.
+
+        Loads plug-ins only if no module of the package has it.
+        """
         return name in self._files() or (
             bool(self.plugin_kind) and discovery.component(self.plugin_kind, name) is not None
         )

@@ -36,7 +36,10 @@ def shortened(names: list[str], most: int = 3) -> str:
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Escapes text for a CSV cell. An apostrophe is prepended if a spreadsheet would interpret it as a formula."""
+    """Escapes text for a CSV cell.
+
+    An apostrophe is prepended if a spreadsheet would interpret it as a formula.
+    """
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 

@@ -98,7 +98,10 @@ def explain(
 def _read(
     classifier: Classifier, images: ImageInput | Iterable[ImageInput], errors: Errors, limits: Limits
 ) -> tuple[list[AnyImage], list[ImageError]]:
-    """Returns the readable images and the errors of the other images. Raises an error if no image is readable."""
+    """Returns the readable images and the errors of the other images.
+
+    Raises an error if no image is readable.
+    """
     found, failed = _inputs.readable(classifier.processor, list(classifier.images(images)), limits)
     if failed and errors == "raise":
         raise failed[0]

@@ -17,10 +17,10 @@ from vitkit.text import percent
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LabelledPrediction(Classification):
-    """The prediction for an image of a data source. It extends `Classification` with the split and true labels.
+    """The prediction for an image of a data source.
 
-    `name` is the key of the image in the data source. `truth` are the true labels of the image. It is empty if the
-    source has no labels.
+    It extends `Classification` with the split and true labels. `name` is the key of the image in the data source.
+    `truth` are the true labels of the image. It is empty if the source has no labels.
     """
 
     split: str = "all"

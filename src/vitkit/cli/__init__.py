@@ -97,7 +97,10 @@ def _run(words: list[str]) -> int | None:
 
 
 def _take_plugins(words: list[str]) -> tuple[list[str], list[str]]:
-    """Removes the option --plugin, which every command has. Returns the other arguments and the values of --plugin."""
+    """Removes the option --plugin, which every command has.
+
+    Returns the other arguments and the values of --plugin.
+    """
     rest: list[str] = []
     plugins: list[str] = []
     left = iter(words)

@@ -213,7 +213,10 @@ def _placeholder(name: str, of: Any) -> str:
 
 
 def _collector(table: dict[str, Option]) -> Callable[..., dict[str, Any]]:
-    """Creates a function for tyro whose parameters are the options of a command. It returns its arguments as a dict."""
+    """Creates a function for tyro whose parameters are the options of a command.
+
+    It returns its arguments as a dict.
+    """
     from tyro.conf import Positional, arg
 
     def collect(**values: Any) -> dict[str, Any]:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def settings(words: Sequence[str]) -> dict[str, str]:
-    """Parses settings of the form `NAME=VALUE`. Raises ValueError if the form differs or a name is given twice."""
+    """Parses settings of the form `NAME=VALUE`.
+
+    Raises ValueError if the form differs or a name is given twice.
+    """
     pairs = [word.partition("=") for word in words]
     for (name, equals, _), word in zip(pairs, words, strict=True):
         if not name or not equals:

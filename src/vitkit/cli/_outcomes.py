@@ -103,7 +103,10 @@ def training_arguments(training: TrainingOptions) -> dict[str, Any]:
 
 
 def resumed(training: TrainingOptions, others: Mapping[str, object]) -> "TrainedRun":
-    """Resumes the run in the folder of --resume. Raises ValueError if any argument in `others` is given as well."""
+    """Resumes the run in the folder of --resume.
+
+    Raises ValueError if any argument in `others` is given as well.
+    """
     from vitkit.api.resume import resume
 
     given = training_arguments(training)

@@ -36,7 +36,10 @@ def _installed(module: str, what: str, how: str) -> Any:
 
 
 def check_suffix(path: Path, suffixes: Sequence[str]) -> str:
-    """Returns the suffix of a path. Raises ValueError if it is not in `suffixes` or the folder does not exist."""
+    """Returns the suffix of a path.
+
+    Raises ValueError if it is not in `suffixes` or the folder does not exist.
+    """
     suffix = path.suffix.lower()
     if suffix not in suffixes:
         raise ValueError(f"the output file is '{printable(path)}'; its name must end in {', '.join(suffixes)}")

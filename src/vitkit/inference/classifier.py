@@ -143,10 +143,12 @@ class Classifier(nn.Module):
         decoding = Decoding(self.labels, self.config.task, top, threshold)
         if threshold is not None:
             check_threshold(decoding.task, len(self.labels), threshold)
-        _check_errors(errors) many = self.images(images) whole: Any = self  # runs without the inference engine, because
-        it is not a `Backbone` changed = type(self).forward is not Classifier.forward or is_hooked(self) predictor =
-        Predictor(whole, self.processor, **options) if changed else self.predictor(**options) if
-        is_untrained(self.model):
+        _check_errors(errors)
+        many = self.images(images)
+        whole: Any = self  # not a `Backbone`: runs without the engine
+        changed = type(self).forward is not Classifier.forward or is_hooked(self)
+        predictor = Predictor(whole, self.processor, **options) if changed else self.predictor(**options)
+        if is_untrained(self.model):
             warnings.warn(UNTRAINED, UntrainedHeadWarning, stacklevel=2)
 
         def result(index: int, outcome: Outcome) -> Classification:

@@ -133,7 +133,10 @@ class PatchEmbed(nn.Module):
             )
 
     def check_filled(self, images: Tensor, native: tuple[int, int]) -> None:
-        """Raises ValueError for an unsupported image size, see `patches.check_filled`. A hybrid accepts any size."""
+        """Raises ValueError for an unsupported image size, see `patches.check_filled`.
+
+        A hybrid accepts any size.
+        """
         if isinstance(images, Tensor) and images.ndim == 4 and isinstance(self.backbone, nn.Identity):
             check_filled((images.shape[2], images.shape[3]), self.patch_size, native)
 

@@ -54,7 +54,10 @@ class Backbone(nn.Module, ABC):
 
     @property
     def is_exported(self) -> bool:
-        """Whether the model is exported to another runtime. It then has no blocks, attention weights or gradients."""
+        """Whether the model is exported to another runtime.
+
+        It then has no blocks, attention weights or gradients.
+        """
         return False
 
     def layer_of(self, name: str) -> int:
@@ -241,9 +244,10 @@ def is_family(name: str) -> bool:
 
 
 def family(name: str) -> ModuleType:
-    """Returns the Python module of a model family. `name` is its name or a plug-in file such as `./mine.py`.
+    """Returns the Python module of a model family.
 
-    Raises ValueError if the name is unknown, and PluginError if the module lacks a required attribute.
+    `name` is its name or a plug-in file such as `./mine.py`. Raises ValueError if the name is unknown, and PluginError
+    if the module lacks a required attribute.
     """
     return _FAMILIES.find(name)
 

@@ -236,7 +236,10 @@ class Events:
         return (last - first) * self.batch_size / max(end - start, 1e-9)
 
     def pause(self) -> None:
-        """Excludes an interruption, such as an evaluation, from the training speed. Call it after the interruption."""
+        """Excludes an interruption, such as an evaluation, from the training speed.
+
+        Call it after the interruption.
+        """
         self.recent.clear()
 
 

@@ -174,10 +174,11 @@ def prepare(run: Run, files: RunFolder, device: torch.device) -> Prepared:
 def planned(
     run: Run, ready: Prepared, files: RunFolder, device: torch.device, *, started: float, measure: bool
 ) -> tuple[Plan, Training]:
-    """Returns the plan of a run and a new `Training`. The plan is read from the run folder or made by a trial.
+    """Returns the plan of a run and a new `Training`.
 
-    A trial is run if the plan depends on measured times, or if `measure` is True and the run is new. The trial trains a
-    separate model, so that the run starts from the initial weights.
+    The plan is read from the run folder or made by a trial. A trial is run if the plan depends on measured times, or if
+    `measure` is True and the run is new. The trial trains a separate model, so that the run starts from the initial
+    weights.
     """
     images = len(ready.source)
     saved = saved_plan(files, run, images)
@@ -205,7 +206,10 @@ def planned(
 
 
 def saved_plan(files: RunFolder, run: Run, images: int) -> Plan | None:
-    """Returns the plan in a run folder if it was made for this run, otherwise None. Only rank 0 reads the file."""
+    """Returns the plan in a run folder if it was made for this run, otherwise None.
+
+    Only rank 0 reads the file.
+    """
     texts: list[str] = []
 
     def read_plan() -> None:
@@ -218,7 +222,10 @@ def saved_plan(files: RunFolder, run: Run, images: int) -> Plan | None:
 
 
 def trained_seconds(files: RunFolder) -> float:
-    """Returns the training time of earlier processes in seconds, from the log. Returns 0 on all ranks except 0."""
+    """Returns the training time of earlier processes in seconds, from the log.
+
+    Returns 0 on all ranks except 0.
+    """
     return plans.seconds_in_log(read(files.log)) if distributed.is_main_process() else 0.0
 
 

@@ -68,7 +68,10 @@ def override(run: Run, changes: Mapping[str, object]) -> tuple[Run, list[str]]:
 
 
 def fit_warmup(run: Run, chosen: Mapping[str, object]) -> tuple[Run, list[str]]:
-    """Shortens the warm-up if `epochs` was changed and the run has fewer steps than the warm-up. Opens the data."""
+    """Shortens the warm-up if `epochs` was changed and the run has fewer steps than the warm-up.
+
+    Opens the data.
+    """
     warmup = run.schedule.warmup
     if run.epochs is None or not warmup or "epochs" not in chosen or "schedule.warmup" in chosen:
         return run, []

@@ -309,7 +309,10 @@ class RunFolder:
         return differences(self.run(), run) if self.config.exists() else []
 
     def create(self, run: Run) -> None:
-        """Creates the folder and saves the config, unless the run was trained before. Raises the errors of `check`."""
+        """Creates the folder and saves the config, unless the run was trained before.
+
+        Raises the errors of `check`.
+        """
         self.check(run)
         if self.config.exists() and self.trained:
             return

@@ -150,7 +150,10 @@ class FastModel(Backbone):
 
     @property
     def is_stale(self) -> bool:
-        """Whether the original model has changed since it was copied. The original then runs instead of the copy."""
+        """Whether the original model has changed since it was copied.
+
+        The original then runs instead of the copy.
+        """
         return self.watch is not None and self.watch.changed()
 
     def _original_features(self, images: Tensor) -> Features:

@@ -165,7 +165,10 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Returns whether a module only calls its children. Third-party modules may also read the weights of children."""
+    """Returns whether a module only calls its children.
+
+    Third-party modules may also read the weights of children.
+    """
     return type(module).__module__.startswith(("vitkit.models.", "vitkit.layers.", "torch.nn.modules."))
 
 

@@ -1,9 +1,10 @@
-"""`Watch` detects changes of a model after it was copied. `irregularity` finds parts that cannot be copied.
+"""`Watch` detects changes of a model after it was copied.
 
-Weights are not hashed, because hashing would take longer than a forward pass. Instead, each storage of the model is
-marked as copy-on-write with a single owner. The first write through any tensor, view, `.data` or NumPy array removes
-the mark (`torch._is_cow_tensor`) without copying the data. Reading does not remove it. If PyTorch cannot mark a
-storage, or if other tensors or arrays may already refer to its memory, the values are compared with a private copy.
+`irregularity` finds parts that cannot be copied. Weights are not hashed, because hashing would take longer than a
+forward pass. Instead, each storage of the model is marked as copy-on-write with a single owner. The first write through
+any tensor, view, `.data` or NumPy array removes the mark (`torch._is_cow_tensor`) without copying the data. Reading
+does not remove it. If PyTorch cannot mark a storage, or if other tensors or arrays may already refer to its memory, the
+values are compared with a private copy.
 """
 
 import dataclasses
