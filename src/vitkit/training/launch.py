@@ -199,8 +199,8 @@ def planned(
     )
     plan = plans.make(run, images, len(ready.validation), costs, spent)
     if tried:
-        del training  # free its memory before another `Training` is built return plan,
-        build_training(plan.applied(ready.run), plan.steps, device)
+        del training  # free its memory before another one is built
+        return plan, build_training(plan.applied(ready.run), plan.steps, device)
     training.run, training.total = plan.applied(ready.run), plan.steps
     return plan, training
 
