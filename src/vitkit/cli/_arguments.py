@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from vitkit.text import printable
 
 Command = Callable[..., int | None]
-# : flag: an option without a value. value: one value. list: any number of values. joined: comma-separated values.
+#: flag: an option without a value. value: one value. list: any number of values. joined: comma-separated values.
 Kind = Literal["flag", "value", "list", "joined"]
 # REQUIRED marks a parameter without a default. The help does not show defaults in SILENT: the help texts describe them.
 REQUIRED = Parameter.empty
