@@ -1,7 +1,7 @@
-"""Plug-ins: models, objectives, data sources and other components from your own files and from installed packages.
+"""Plug-ins: models, objectives, data sources and other components from your own files and packages.
 
-`load("./mine.py")` loads a file. A component is registered by the name of the file if the file has the attributes of
-vitkit's own files (`Config` and `build` for an objective), or by one of the decorators:
+`load("./mine.py")` loads a file. A file with the same attributes as vitkit's own files, such as `Config` and `build`
+for an objective, is registered under its file name. Functions and classes are registered by decorators:
 
     from vitkit.plugins import register_objective
 
@@ -9,8 +9,8 @@ vitkit's own files (`Config` and `build` for an objective), or by one of the dec
     def focal(backbone, batch, *, gamma: float = 2.0):
         ...
 
-An installed package has the entry points `vitkit.plugins`. `check` runs the contract checks of the built-in components.
-docs/plugins.md has a complete example of each kind.
+An installed package declares its modules as entry points in the group `vitkit.plugins`. `check` runs the contract
+checks that the built-in components pass. docs/plugins.md has a complete example of each kind.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +32,10 @@ def register(kind: str, target: Target, name: str | None = None) -> Target:
 
     Args:
         kind: model, objective, source, evaluator, explanation, format or recipe.
-        target: A module with the attributes of vitkit's own files, or what the decorator of the kind accepts.
-        name: Name of the component. If None: the name of the target.
+        target: A module with the attributes of vitkit's own files, or an object that the decorator of the kind accepts.
+        name: Name of the component. Defaults to the name of the target.
 
-    Raises PluginError for an unknown kind, and for a name that vitkit or another plug-in has.
+    Raises PluginError if the kind is unknown, or if vitkit or another plug-in has a component of the same name.
     """
     discovery.register(kind, target, name)
     return target
@@ -47,10 +47,11 @@ def register_model(
     """Decorator that registers a subclass of `Backbone`, or a function that builds one, as a model family.
 
     Args:
-        config: The frozen dataclass that the model is built from.
-        tiny: A config of a model that runs in milliseconds, for checks.
-        presets: Configs by name, which `vitkit models` lists. If None: the default config, by the name of the family.
-        name: Name of the family. If None: the name of the class, such as `patch_mean` for PatchMean.
+        config: The frozen dataclass with the settings of the model.
+        tiny: Config of a small model that runs in milliseconds. The contract checks use it.
+        presets: Configs by preset name, which `vitkit models` lists. Defaults to one preset, the default config, which
+            is named after the family.
+        name: Name of the family. Defaults to the class name in snake case, such as `patch_mean` for PatchMean.
     """
 
     def decorate(model: Target) -> Target:
@@ -72,14 +73,15 @@ def register_objective(*, name: str | None = None, needs_labels: bool = True) ->
 def register_objective(
     target: Target | None = None, /, *, name: str | None = None, needs_labels: bool = True
 ) -> Target | Decorator[Target]:
-    """Decorator that registers a loss function `loss(backbone, batch, *, option=default)` or an `Objective` subclass.
+    """Decorator that registers a loss function or an `Objective` subclass as a training objective.
 
-    A function returns a scalar tensor, or a dict of scalars with `loss`. Its options are settings of the run
-    (`--set objective.option=...`). A subclass of `Objective` takes (config: Config, backbone).
+    A function `loss(backbone, batch, *, option=default)` returns a scalar tensor, or a dict of scalars with the key
+    `loss`. Its options are settings of the run config (`--set objective.option=...`). The constructor of an `Objective`
+    subclass takes `(config: Config, backbone)`.
 
     Args:
         target: The function or class, if the decorator is used without parentheses.
-        name: Name of the objective. If None: the name of the target.
+        name: Name of the objective. Defaults to the name of the target.
         needs_labels: Whether the objective reads `batch.targets`.
     """
     attributes = {} if needs_labels else {"NEEDS_LABELS": False}
@@ -93,12 +95,13 @@ def register_source(*, name: str | None = None) -> Decorator[Target]: ...
 def register_source(target: Target | None = None, /, *, name: str | None = None) -> Target | Decorator[Target]:
     """Decorator that registers a data source: a `Source` subclass, or a function that returns Sources.
 
-    Its parameters are the options of the name: `shapes(*, number: int = 100)` is opened as `shapes:number=5`. A single
-    parameter `location` gets the text after the colon. A function returns a `Source`, or a dict of them by split.
+    The name of a source sets the parameters of the function or class: `shapes(*, number: int = 100)` is opened as
+    `shapes:number=5`. If the only parameter is `location`, it receives the text after the colon. A function returns a
+    `Source`, or a dict that maps split names to Sources.
 
     Args:
         target: The function or class, if the decorator is used without parentheses.
-        name: Name of the data source. If None: the name of the target.
+        name: Name of the data source. Defaults to the name of the target.
     """
     return _decorated("source", target, name, {})
 
@@ -122,16 +125,18 @@ def register_evaluator(
     problem_types: Sequence[str] | None = None,
     fractions: bool = True,
 ) -> Target | Decorator[Target]:
-    """Decorator that registers a function `metric(subject)`, which returns a number or a dict of numbers by name.
+    """Decorator that registers a function `metric(subject)` as an evaluator.
 
-    `subject` is a `vitkit.evaluation.ModelOutputs`. The metrics are named `NAME.value`, or `NAME.key` for a dict.
+    `subject` is a `vitkit.evaluation.ModelOutputs`. If the function returns a number, the metric is named `NAME.value`.
+    If it returns a dict of numbers, each metric is named `NAME.key`.
 
     Args:
         target: The function, if the decorator is used without parentheses.
-        name: Name of the evaluator. If None: the name of the function.
-        reads: Part of `subject` that is read: predictions, representations, images or model.
-        problem_types: Supported problem types of `vitkit.task`. If None: both kinds of classification.
-        fractions: Whether the numbers are fractions between 0 and 1, which are shown in percent.
+        name: Name of the evaluator. Defaults to the name of the function.
+        reads: Part of `subject` that the function reads: predictions, representations, images or model.
+        problem_types: Supported problem types of `vitkit.task`. Defaults to single-label and multi-label
+            classification.
+        fractions: Whether the metrics are fractions between 0 and 1, which are displayed in percent.
     """
     attributes: dict[str, object] = {"READS": reads, "FRACTIONS": fractions}
     attributes |= {} if problem_types is None else {"PROBLEM_TYPES": tuple(problem_types)}
@@ -143,11 +148,13 @@ def register_explanation(target: Target, /) -> Target: ...
 @overload
 def register_explanation(*, name: str | None = None) -> Decorator[Target]: ...
 def register_explanation(target: Target | None = None, /, *, name: str | None = None) -> Target | Decorator[Target]:
-    """Decorator that registers a function `explain(subject, *, option=default)`, which returns an `Explanation`.
+    """Decorator that registers a function as an explanation method.
+
+    The function `explain(subject, *, option=default)` returns a `vitkit.explanation.Explanation`.
 
     Args:
         target: The function, if the decorator is used without parentheses.
-        name: Name of the method. If None: the name of the function.
+        name: Name of the method. Defaults to the name of the function.
     """
     return _decorated("explanation", target, name, {})
 
@@ -157,11 +164,13 @@ def register_recipe(target: Target, /) -> Target: ...
 @overload
 def register_recipe(*, name: str | None = None) -> Decorator[Target]: ...
 def register_recipe(target: Target | None = None, /, *, name: str | None = None) -> Target | Decorator[Target]:
-    """Decorator that registers a function without required parameters, which returns a `Run`, as a recipe.
+    """Decorator that registers a function as a recipe.
+
+    The function has no required parameters and returns a `vitkit.training.Run`.
 
     Args:
         target: The function, if the decorator is used without parentheses.
-        name: Name of the recipe. If None: that of the module and of the function, such as `mine.small`.
+        name: Name of the recipe. Defaults to the module name and the function name, such as `mine.small`.
     """
 
     def decorate(function: Target) -> Target:
@@ -174,22 +183,22 @@ def register_recipe(target: Target | None = None, /, *, name: str | None = None)
 
 
 def register_format(target: Target, name: str | None = None) -> Target:
-    """Registers a checkpoint format, a `vitkit.checkpoints.formats.Format`, and returns it.
+    """Registers a `vitkit.checkpoints.formats.Format` as a checkpoint format, and returns it.
 
     Args:
         target: The format.
-        name: Name of the component. If None: the name of the format.
+        name: Name of the component. Defaults to the name of the format.
     """
     return register("format", target, name)
 
 
 def check(target: str, *, kind: str | None = None) -> "Report":
-    """Runs the contract checks of vitkit's own components on those of a plug-in.
+    """Runs the contract checks, which vitkit's own components pass, on the components of a plug-in.
 
     Args:
         target: A file (`./mine.py`), one component of it (`./mine.py:loss`), or an installed package or module.
-        kind: Kind of the component in `./mine.py:loss`. If None: the kind that it is registered as, or that its type or
-            its annotations show.
+        kind: Kind of the component `./mine.py:loss`. Defaults to the kind for which it is registered, or else to the kind
+            inferred from its type or annotations. In a file or package, only components of this kind are checked.
 
     Raises PluginError if the plug-in cannot be loaded or has no components.
     """

@@ -20,7 +20,7 @@ from vitkit.recipes import Recipe
 from vitkit.references import Reference, module_of, parse, public, resolve
 from vitkit.training import Run
 
-# Attributes of a module with similar names or purposes, for which other attributes are still missing.
+# Attributes that a module of each kind defines, for the error message about a plug-in without components.
 EXAMPLES = {
     "model": "Config, Model, PRESETS and TINY",
     "objective": "Config and build(config, backbone)",
@@ -50,7 +50,10 @@ def check_plugin(target: str, kind: str | None = None) -> Report:
 
 
 def check_component(component: Component, argument: str | None = None) -> Iterator[Result]:
-    """Runs the checks of a component of a plug-in. `argument` is that of a data source or an evaluator."""
+    """Runs the contract checks on a component and yields their results.
+
+    `argument` is the argument of a data source or an evaluator, such as `number=5`.
+    """
     contract = import_module(f"vitkit.plugins.contracts.{component.kind}")
     name = component.name
     spec = name if argument is None else f"{name}:{argument}"
@@ -73,7 +76,10 @@ def _recipes_of(component: Component) -> list[str]:
 
 
 def _chosen(target: str, reference: Reference, kind: str | None) -> Component:
-    """Returns the component that `FILE.py:NAME` names, of the kind that it is registered as or that its type shows."""
+    """Returns the component `FILE.py:NAME`.
+
+    Its kind is `kind` if given, else the kind for which it is registered, else the kind that `kind_of` infers.
+    """
     module = module_of(reference.file)
     value = getattr(module, reference.name, None)
     registered = [
@@ -95,7 +101,7 @@ def _chosen(target: str, reference: Reference, kind: str | None) -> Component:
 
 
 def _undecorated(target: str, kind: str | None) -> Iterator[Component]:
-    """Registers and yields the functions, classes and objects of a file whose types or annotations show their kind."""
+    """Registers and yields the objects of a file whose kind follows from their types or annotations."""
     if parse(target) is None:
         return
     for name, value in public(module_of(target)).items():
@@ -107,7 +113,7 @@ def _undecorated(target: str, kind: str | None) -> Iterator[Component]:
 
 
 def kind_of(value: object) -> str | None:
-    """Returns the kind of an object by its type or its annotations, or None if they do not show it."""
+    """Returns the kind of an object, inferred from its type or annotations, or None if it is unknown."""
     if isinstance(value, Run | Recipe):
         return "recipe"
     if isinstance(value, type):

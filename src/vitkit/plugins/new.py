@@ -1,4 +1,4 @@
-"""Writes a file to start a plug-in from: a complete component of a kind, under a new name."""
+"""Creates plug-in files from the templates."""
 
 import keyword
 import re
@@ -9,15 +9,15 @@ from vitkit import discovery
 from vitkit.config import nearest
 from vitkit.discovery import PluginError
 
-# The kinds that have a file in templates/.
+# The kinds with a file in templates/.
 KINDS = ("model", "objective", "source", "recipe", "evaluator", "explanation")
 
 
 def new(kind: str, name: str, folder: str | Path = ".") -> Path:
-    """Writes the file FOLDER/NAME.py with a complete component of a kind, and returns its path.
+    """Writes FOLDER/NAME.py, a complete component of a kind to start from, and returns its path.
 
-    Raises PluginError for an unknown kind, for a name that is not that of a module or that a built-in component has,
-    and if the file exists.
+    Raises PluginError if the kind is unknown, if the name is not a valid module name or is that of a built-in
+    component, and if the file exists.
     """
     if kind not in KINDS:
         raise PluginError(f"there is no file to start a '{kind}' from{nearest(kind, KINDS)}")
@@ -32,7 +32,7 @@ def new(kind: str, name: str, folder: str | Path = ".") -> Path:
         text = re.sub(rf"(?<![A-Za-z0-9]){old}(?![A-Za-z0-9])", replaced, text)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with path.open("x", encoding="utf-8") as file:  # never replaces a file, also not one made at the same time
+        with path.open("x", encoding="utf-8") as file:  # fails if another process has created the file
             file.write(text)
     except FileExistsError:
         raise PluginError(f"the file {path} exists; choose another name, or move the file first") from None
@@ -40,6 +40,6 @@ def new(kind: str, name: str, folder: str | Path = ".") -> Path:
 
 
 def _spellings(old: str, name: str) -> dict[str, str]:
-    """Returns how the name is written in code, in presets, and as a class."""
+    """Maps each spelling of the old name (in code, in presets, as a class) to that of the new name."""
     forms = (lambda word: word, lambda word: word.replace("_", "-"), lambda word: word.title().replace("_", ""))
     return {form(old): form(name) for form in forms}

@@ -1,7 +1,8 @@
-"""Contract checks: one module per kind of component, each with `CHECKS`, which vitkit's own tests run, too.
+"""Contract checks of components: one module per kind, with a tuple `CHECKS`.
 
-A check is a function of one subject (the name of a component, or a dataclass with the name). It raises `ContractError`,
-whose message says what was wrong, what was expected and what to do. Its name is its title.
+vitkit's own tests run the same checks. A check is a function of one subject: the name of a component, or a dataclass
+with the name. It raises `ContractError`, whose message says what is wrong, what was expected and what to do. The
+function name is the title of the check.
 """
 
 import inspect
@@ -17,16 +18,16 @@ Check = Callable[[Any], None]
 
 
 class ContractError(PluginError):
-    """Raised by a check if a component does not keep its contract."""
+    """Raised by a check if a component violates its contract."""
 
 
 class NotApplicableError(Exception):
-    """Raised by a check that does not apply to the component, with the reason."""
+    """Raised by a check that does not apply to the component. The message is the reason."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a check of a component: `status` is ok, failed or skipped, and `message` says why."""
+    """Result of one check of a component. `status` is ok, failed or skipped; `message` is the reason."""
 
     kind: str
     name: str
@@ -37,18 +38,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """Results of the checks of a plug-in. `bool(report)` is whether none failed, and printing it lists all."""
+    """Results of the checks of a plug-in. `bool(report)` is True if no check failed; `print(report)` lists all."""
 
     plugin: str
     results: tuple[Result, ...]
 
     @property
     def failures(self) -> tuple[Result, ...]:
-        """The checks that failed."""
+        """The failed checks."""
         return tuple(each for each in self.results if each.status == "failed")
 
     def __bool__(self) -> bool:
-        """Returns whether no check failed."""
+        """Returns True if no check failed."""
         return not self.failures
 
     def __str__(self) -> str:
@@ -56,7 +57,7 @@ class Report:
         return "\n".join(self.lines())
 
     def lines(self) -> Iterator[str]:
-        """Yields the lines of the report: the name of each component, its checks, and a summary."""
+        """Yields the lines of the report: component names, check results, and a summary."""
         last = ("", "")
         for each in self.results:
             if last != (each.kind, each.name):
@@ -74,7 +75,10 @@ def title(check: Check) -> str:
 
 
 def run_checks(kind: str, name: str, checks: tuple[Check, ...], subject: object) -> Iterator[Result]:
-    """Runs the checks of a component, from the same random seed each. If the first fails, the others are not run."""
+    """Runs the checks of a component and yields their results.
+
+    Each check starts from the same random seed. If the first check fails, the others are not run.
+    """
     for number, check in enumerate(checks):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -91,13 +95,13 @@ def run_checks(kind: str, name: str, checks: tuple[Check, ...], subject: object)
 
 
 def expect(condition: object, message: str) -> None:
-    """Raises ContractError with a message unless the condition is true."""
+    """Raises ContractError with the message if the condition is false."""
     if not condition:
         raise ContractError(message)
 
 
 def _place(error: BaseException) -> str:
-    """Returns the last file and line outside of vitkit and torch that an error passed, as " (mine.py, line 5)"."""
+    """Returns the innermost traceback line outside vitkit and libraries, such as " (mine.py, line 5)"."""
     place, trace = "", error.__traceback__
     while trace is not None:
         module = inspect.getmodule(trace.tb_frame)

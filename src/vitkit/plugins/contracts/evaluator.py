@@ -1,4 +1,4 @@
-"""Contract of evaluators. The subject of the checks is a `Subject`: the name of an evaluator, with its argument."""
+"""Contract checks of evaluators. Each check takes a `Subject`: an evaluator name, with its argument."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ KEYS = "abcdef"
 
 @dataclass(frozen=True)
 class Subject:
-    """An evaluator, such as `top1` or `real:labels.json`, and a small model with six random images named a to f."""
+    """An evaluator, such as `top1` or `real:labels.json`, with a small model and six images named a to f."""
 
     spec: str
     passes: list[bool] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Subject:
 
     @cached_property
     def outputs(self) -> ModelOutputs:
-        """The input of the evaluator. `passes` gets the mode of the model in each pass over the images."""
+        """The input of the evaluator. Each pass over the images appends `model.training` to `passes`."""
         classes = self.model.config.num_classes
         targets = torch.eye(classes)[list(LABELS)]
 
@@ -72,14 +72,14 @@ class Subject:
 
 
 def evaluate_is_valid(subject: Subject) -> None:
-    """Checks the attributes of the module, and its argument."""
+    """Checks the attributes of the module and the argument of the evaluator."""
     module = evaluation.evaluator(subject.spec)
     check = getattr(module, "check", None)
     expect(check is None or callable(check), f"check is {check!r}; expected a function check(data), or none at all")
 
 
 def the_metrics_are_finite_numbers(subject: Subject) -> None:
-    """Checks the names and values of the metrics for six images of three classes."""
+    """Checks that metrics of six images in three classes have valid names and finite values."""
     name = subject.spec.partition(":")[0]
     found = subject.metrics
     expect(found, 'evaluate returned no metrics; expected a dict such as {"accuracy": 0.5}')
@@ -90,9 +90,9 @@ def the_metrics_are_finite_numbers(subject: Subject) -> None:
 
 
 def the_model_runs_once_in_eval_mode(subject: Subject) -> None:
-    """Checks that the evaluator uses the outputs that all evaluators share, and that it restores the mode."""
+    """Checks that the model runs once, and that its mode and its predictions are unchanged afterwards."""
     _ = subject.metrics
-    # An evaluator of DINO's kind reads the last blocks, so it runs its own forward passes.
+    # Evaluators that read other parts, such as the last blocks in `linear`, run their own forward passes.
     if evaluation.reads(subject.spec) not in ("model", "representations"):
         once = subject.passes in ([False], [])
         expect(
@@ -108,7 +108,7 @@ def the_model_runs_once_in_eval_mode(subject: Subject) -> None:
 
 
 def the_metrics_are_the_same_again(subject: Subject) -> None:
-    """Checks that the metrics do not depend on anything but the model and the images."""
+    """Checks that a second evaluation gives the same metrics, unless the evaluator reads the model itself."""
     if evaluation.reads(subject.spec) != "model":
         again = evaluation.evaluate(subject.outputs, [subject.spec])
         differ = [name for name, value in subject.metrics.items() if again.get(name) != value]

@@ -1,4 +1,4 @@
-"""Contract of explanation methods. The subject of the checks is the name of a method."""
+"""Contract checks of explanation methods. Each check takes the name of a method."""
 
 import tempfile
 from pathlib import Path
@@ -33,7 +33,7 @@ def small_model() -> Backbone:
 
 
 def it_explains_two_images(method: str) -> None:
-    """Checks the result of the method for two images: finite arrays and a drawing."""
+    """Checks that the method returns finite arrays and a drawing for two images."""
     found: object = explanation.explain(method, inputs(small_model()))
     if not isinstance(found, Explanation):
         raise ContractError(
@@ -53,7 +53,7 @@ def it_explains_two_images(method: str) -> None:
 
 
 def the_figure_and_the_arrays_can_be_saved(method: str) -> None:
-    """Checks that the explanation is saved as a PNG file and as a .npz file."""
+    """Checks that the drawing can be saved as a PNG file, and the arrays as an .npz file."""
     found = explanation.explain(method, inputs(small_model()))
     with tempfile.TemporaryDirectory() as folder:
         found.save(Path(folder) / "figure.png")
@@ -65,7 +65,7 @@ def the_figure_and_the_arrays_can_be_saved(method: str) -> None:
 
 
 def the_model_is_unchanged(method: str) -> None:
-    """Checks that the method leaves neither hooks nor other weights, and the mode of the model."""
+    """Checks that the method changes no weights, removes its hooks and restores the mode of the model."""
     model = small_model()
     subject, before = inputs(model), {name: each.clone() for name, each in model.state_dict().items()}
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Contract of checkpoint formats. The subject of the checks is a `Subject`: a format and a config that it supports."""
+"""Contract checks of checkpoint formats. Each check takes a `Subject`: a format and a supported config."""
 
 import tempfile
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from vitkit.plugins.contracts import ContractError, NotApplicableError, expect
 
 @dataclass(frozen=True)
 class Subject:
-    """A format by name, and the config of a model to save (the small one of its family if None)."""
+    """A format name and the config of the model to save. If None, the small config of its family is used."""
 
     name: str
     config: AnyConfig = None
 
     @property
     def format(self) -> Format:
-        """The format. Raises ContractError if it is not listed."""
+        """The format with this name. Raises ContractError if there is none."""
         found = [each for each in all_formats() if each.name == self.name]
         if not found:
             raise ContractError("the format is not in the list of formats; expected a Format with a unique name")
         return found[0]
 
     def checkpoint(self) -> Checkpoint:
-        """Returns a checkpoint with random weights. Raises NotApplicableError if unsupported."""
+        """Returns a checkpoint with random weights. Raises NotApplicableError if the format does not support it."""
         config = self.config or (vit if self.format.family is None else models.family(self.format.family)).TINY
         if reason := self.format.unsupported_reason(config):
             raise NotApplicableError(f"it does not support the small model of vitkit's tests: {reason}")
@@ -47,7 +47,7 @@ class Subject:
 
 
 def the_format_is_complete(subject: Subject) -> None:
-    """Checks the targets of the format and the functions that it is made of."""
+    """Checks the targets and the model family of the format."""
     layout = subject.format
     expect(layout.name in layout.targets or layout.targets, f"targets is {layout.targets}; expected ('{layout.name}',)")
     expect(
@@ -57,7 +57,7 @@ def the_format_is_complete(subject: Subject) -> None:
 
 
 def tables_convert_state_dicts_both_ways(subject: Subject) -> None:
-    """Checks that the table maps every tensor, and restores it bit for bit."""
+    """Checks that the table converts a state dict to the format and back, bit for bit."""
     made, layout = subject.checkpoint(), subject.format
     heads = getattr(made.model.config, "num_heads", 1)
     state = made.model.state_dict()
@@ -68,7 +68,7 @@ def tables_convert_state_dicts_both_ways(subject: Subject) -> None:
 
 
 def a_saved_checkpoint_loads_bit_for_bit(subject: Subject) -> None:
-    """Checks that what the format writes is recognized as the format, and has the same weights and labels."""
+    """Checks that a written checkpoint is recognized as this format, and loads with equal weights and labels."""
     made, layout = subject.checkpoint(), subject.format
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / f"written{layout.suffix}"

@@ -1,4 +1,4 @@
-"""Contract of model families. The subject of the checks is the name of a family."""
+"""Contract checks of model families. Each check takes the name of a family."""
 
 import math
 import tempfile
@@ -27,7 +27,7 @@ def tiny(family: str) -> Backbone:
 
 
 def images_for(model: Backbone, batch: int = 2, factor: tuple[float, float] = (1, 1)) -> Tensor:
-    """Returns random images of the size of a model times `factor`, rounded down to whole patches."""
+    """Returns random images whose size is the model's times `factor`, rounded down to whole patches."""
     patch = getattr(model.config, "patch_size", (1, 1))
     sides = zip(model.config.image_size, factor, patch, strict=True)
     rows, columns = (int(side * times) // each * each for side, times, each in sides)
@@ -83,7 +83,7 @@ def features_and_logits_have_the_documented_shapes(family: str) -> None:
 
 
 def images_of_other_sizes_are_accepted(family: str) -> None:
-    """Checks square and other images larger than the native size."""
+    """Checks square and non-square images that are larger than the native size."""
     model = tiny(family)
     for factor in FACTORS:
         images = images_for(model, factor=factor)
@@ -142,7 +142,7 @@ def init_buffers_fills_all_buffers_outside_the_state_dict(family: str) -> None:
 
 
 def gradients_reach_every_parameter(family: str) -> None:
-    """Checks that no parameter is unused."""
+    """Checks that every parameter gets a nonzero gradient."""
     model = tiny(family).train()
     model(images_for(model)).square().sum().backward()
     for where, parameter in model.named_parameters():
@@ -151,7 +151,7 @@ def gradients_reach_every_parameter(family: str) -> None:
 
 
 def configs_survive_json(family: str) -> None:
-    """Checks that the configs of the family can be saved, and that their models can be built."""
+    """Checks that the configs are unchanged after saving as JSON, and that their models can be built."""
     module = models.family(family)
     for name, config in {"TINY": module.TINY, **module.PRESETS}.items():
         try:
@@ -168,14 +168,14 @@ def configs_survive_json(family: str) -> None:
 
 
 def presets_have_names_of_their_own(family: str) -> None:
-    """Checks that no other family has a preset of the same name, which lists would show instead."""
+    """Checks that no other family has a preset with the same name."""
     listed = models.presets()
     for name, config in models.family(family).PRESETS.items():
         expect(listed.get(name) == config, f"another model family has the preset '{name}', too; choose another name")
 
 
 def reset_head_zeros_the_head_and_updates_the_config(family: str) -> None:
-    """Checks `reset_head`, which fine-tuning calls, for 7 classes and for none."""
+    """Checks `reset_head`, which fine-tuning calls, for 7 classes and for no head."""
     model = tiny(family)
     before = {name: tuple(each.shape) for name, each in model.named_parameters()}
     heads = set(model.head_parameters())
@@ -205,7 +205,7 @@ def reset_head_zeros_the_head_and_updates_the_config(family: str) -> None:
 
 
 def wrong_channels_and_too_small_images_are_rejected(family: str) -> None:
-    """Checks that wrong images raise a ValueError that says so."""
+    """Checks that images with wrong channels, or smaller than one patch, raise a ValueError."""
     model = tiny(family)
     rows, columns = model.config.image_size
     _expect_error(
@@ -253,7 +253,7 @@ def token_backbones_split_into_embed_and_encode(family: str) -> None:
 
 
 def every_parameter_has_a_layer(family: str) -> None:
-    """Checks `layer_of`, which layer-wise learning rates read, and the order of `blocks`."""
+    """Checks `layer_of`, which layer-wise learning rates use, and the order of `blocks`."""
     model = tiny(family)
     depth = len(model.blocks)
     names = {id(module): name for name, module in model.named_modules()}

@@ -1,4 +1,4 @@
-"""Contract of objectives. The subject of the checks is a `Subject`: an objective with a config, and a model family."""
+"""Contract checks of objectives. Each check takes a `Subject`: an objective, its config and a model family."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from vitkit.plugins.contracts import ContractError, NotApplicableError, expect
 
 @dataclass(frozen=True)
 class Subject:
-    """An objective by name, with a config (the default one if None), and the family of the model that it trains."""
+    """An objective name, its config (the default config if None), and the family of the model to train."""
 
     name: str
     config: AnyConfig = None
@@ -35,7 +35,7 @@ class Subject:
 
 
 def batch_for(model: Backbone, num: int = 4) -> Batch:
-    """Returns a batch of random images, whose classes are 0, 1, 2, ... in order."""
+    """Returns a batch of random images. Their classes are 0, 1, 2, ... in order."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(num, model.config.channels, *model.config.image_size, generator=generator)
     classes = max(1, model.config.num_classes)
@@ -44,7 +44,7 @@ def batch_for(model: Backbone, num: int = 4) -> Batch:
 
 
 def config_and_build_are_valid(subject: Subject) -> None:
-    """Checks the attributes of the module, and that `build` returns an `Objective` with its backbone."""
+    """Checks the attributes of the module, and that `build` returns an `Objective` with a `backbone`."""
     built = subject.build()
     expect(
         isinstance(getattr(built, "backbone", None), Backbone),
@@ -53,7 +53,7 @@ def config_and_build_are_valid(subject: Subject) -> None:
 
 
 def scalars(built: Objective, batch: Batch) -> dict[str, Tensor]:
-    """Runs an objective, and returns its scalars. Raises ContractError if they are not finite tensors without axes."""
+    """Runs an objective and returns its scalars. Raises ContractError unless they are finite scalar tensors."""
     found = built(batch)
     example = '{"loss": loss}'
     if not isinstance(found, dict) or "loss" not in found:
@@ -66,7 +66,7 @@ def scalars(built: Objective, batch: Batch) -> dict[str, Tensor]:
 
 
 def two_steps_change_the_loss(subject: Subject) -> None:
-    """Checks that two steps of SGD on the same batch run, and change the loss."""
+    """Checks that two SGD steps on the same batch change the loss."""
     built = subject.build().train()
     batch = batch_for(built.backbone)
     optimizer = torch.optim.SGD(built.parameters(), lr=0.05)
@@ -88,7 +88,7 @@ def two_steps_change_the_loss(subject: Subject) -> None:
 
 
 def the_state_dict_restores_the_objective(subject: Subject) -> None:
-    """Checks that an objective with the same state dict has the same loss, so that a run can resume."""
+    """Checks that loading the state dict restores the loss, so that a run can resume."""
     one, other = subject.build(), subject.build()
     with torch.no_grad():
         for tensor in one.state_dict().values():
@@ -97,7 +97,7 @@ def the_state_dict_restores_the_objective(subject: Subject) -> None:
     other.load_state_dict(one.state_dict())
     losses = []
     for module in (one, other):
-        torch.manual_seed(1)  # for masks and views, as the training loop does before every step
+        torch.manual_seed(1)  # seeds masks and views, as the training loop does before every step
         losses.append(scalars(module.eval(), batch_for(one.backbone))["loss"])
     expect(
         torch.equal(*losses),
@@ -120,7 +120,7 @@ def labels_are_read_only_if_needed(subject: Subject) -> None:
 
 
 def the_config_survives_json(subject: Subject) -> None:
-    """Checks that the config can be saved with a run, and that a wrong key is an error."""
+    """Checks that the config is unchanged after saving as JSON, and that an unknown key is an error."""
     config = subject.settings
     data = objectives.to_dict(config)
     expect(

@@ -1,4 +1,4 @@
-"""Contract of recipes. The subject of the checks is the name of a recipe."""
+"""Contract checks of recipes. Each check takes the name of a recipe."""
 
 import torch
 
@@ -17,7 +17,7 @@ def it_has_a_summary_and_a_command(name: str) -> None:
 
 
 def the_run_survives_json(name: str) -> None:
-    """Checks that the config of the run can be saved in a run folder, and read again."""
+    """Checks that the config of the run is unchanged after saving as JSON."""
     run = recipes.recipe(name)
     expect(run.name == name, f"the name of the run is '{run.name}'; expected '{name}', the name of the recipe")
     restored = runs.from_json(runs.to_json(run))
@@ -44,7 +44,7 @@ def the_settings_fit_together(name: str) -> None:
 
 
 def the_model_and_the_objective_can_be_built(name: str) -> None:
-    """Checks that the model exists, without memory for its weights, and that the name of the objective does."""
+    """Checks that the model can be built on the meta device, and that the objective is known."""
     run = recipes.recipe(name)
     model = models.build(run.model, device="meta")
     expect(sum(each.numel() for each in model.parameters()) > 0, "the model has no parameters")

@@ -1,4 +1,4 @@
-"""Contract of data sources. The subject of the checks is the name of a source, such as `digits` or `shapes:n=5`."""
+"""Contract checks of data sources. Each check takes a name, such as `digits` or `shapes:n=5`."""
 
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
@@ -16,7 +16,7 @@ MOST = 20
 
 
 def opened(name: str) -> dict[str, Source]:
-    """Opens a source, with or without labels."""
+    """Returns the splits of a source by name. Splits without labels are included."""
     return splits(name, needs_labels=False)
 
 
@@ -28,7 +28,7 @@ def examples(name: str) -> Iterator[tuple[str, Source, int]]:
 
 
 def it_opens_with_known_splits(name: str) -> None:
-    """Checks the names of the splits, and that each has images."""
+    """Checks the names of the splits, and that no split is empty."""
     found = opened(name)
     known = (*SPLIT_NAMES, "all")
     expect(found, "open_source returned no split; expected {'all': source}, or train and val")
@@ -39,7 +39,7 @@ def it_opens_with_known_splits(name: str) -> None:
 
 
 def the_classes_are_names(name: str) -> None:
-    """Checks `classes`: a tuple of different strings, or empty with the reason."""
+    """Checks that `classes` has unique names, or is empty and `unlabelled` gives the reason."""
     for split, source in opened(name).items():
         names = getattr(source, "classes", None)
         valid = isinstance(names, tuple) and all(isinstance(each, str) for each in names)
@@ -69,7 +69,7 @@ def labels_are_class_indices(name: str) -> None:
 
 
 def reading_returns_the_image_with_its_label(name: str) -> None:
-    """Checks `read`: an `Example` with an image, the label of `label`, and a name."""
+    """Checks that `read` returns an `Example` with an RGB image, the label of `label` and a unique key."""
     options = Transform(Processor.squash(16)).read_options
     keys: dict[tuple[str, str], int] = {}
     for split, source, index in examples(name):
@@ -102,7 +102,7 @@ def reading_returns_the_image_with_its_label(name: str) -> None:
 
 
 def reading_twice_returns_the_same_image(name: str) -> None:
-    """Checks that an image depends on its index only, so that a run can resume."""
+    """Checks that an image depends only on its index, so that a run can resume."""
     options = Transform(Processor.squash(16)).read_options
     for _, source, index in examples(name):
         one, other = (np.asarray(source.read(index, **options).image) for _ in range(2))
@@ -117,7 +117,7 @@ def reading_twice_returns_the_same_image(name: str) -> None:
 
 
 def worker_processes_can_read_it(name: str) -> None:
-    """Checks that the source can be sent to other processes, as for `hardware.workers=2`."""
+    """Checks that the source can be pickled for worker processes, as with `hardware.workers=2`."""
     for split, source in opened(name).items():
         try:
             ForkingPickler.dumps(source)

@@ -1,4 +1,5 @@
-"""Files that `vitkit new KIND NAME` copies: complete, small components, in which `my_KIND` is replaced with the name.
+"""Templates of `vitkit new KIND NAME`: one small, complete component per kind.
 
-Each file has the attributes of the built-in components of its kind, so that importing it registers nothing.
+`vitkit new` copies a file and replaces `my_KIND` with the new name. Each file defines the attributes of the built-in
+components of its kind, so importing it registers nothing.
 """

@@ -13,14 +13,17 @@ from vitkit.evaluation.requirements import EvaluationData
 # What the evaluator reads: "predictions" (logits of labeled images), "representations" (inputs of the head, with
 # labeled training images), "images" (inputs of the head, without labels), or "model".
 READS = "predictions"
-# Whether the metrics are fractions between 0 and 1, which are shown in percent.
+# Whether the metrics are fractions between 0 and 1, which are displayed in percent.
 FRACTIONS = True
-# Kinds of models that it fits; see docs/tasks.md.
+# Problem types of the supported models; see docs/tasks.md.
 PROBLEM_TYPES = ("single_label_classification",)
 
 
 def check(data: EvaluationData) -> tuple[str, ...]:
-    """Returns the names of the metrics. Raise ValueError here if the data cannot have them; no image is read yet."""
+    """Returns the names of the metrics, before any image is read.
+
+    Raise ValueError here if the metrics cannot be computed for these data.
+    """
     if data.num_classes < 2:
         raise ValueError(f"the data has {data.num_classes} classes; my_evaluator needs at least 2")
     return ("confidence", "overconfidence")
@@ -29,8 +32,8 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """Returns the metrics by name, as Python floats.
 
-    `subject.predictions` has the logits and the targets (n, classes) of all images, and their names as `keys`. Its
-    `scores` are probabilities. The model has run once for all evaluators.
+    `subject.predictions` has the `logits`, the `targets` and the `scores` (probabilities) of all images, each of shape
+    (n, classes), and the image names as `keys`. The model runs once for all evaluators.
     """
     predictions = subject.predictions
     confidence, predicted = predictions.scores.double().max(dim=1)

@@ -16,10 +16,10 @@ from vitkit.layers import eval_mode
 
 
 def explain(subject: ExplainInputs, *, power: float = 1.0) -> Explanation:
-    """Returns the norms of the patch tokens. Options after the star have default values.
+    """Returns the norms of the patch tokens. Parameters after the star are options with default values.
 
-    `subject.model` is the model, `subject.pixels` (b, channels, height, width) are the preprocessed images, and
-    `subject.images` the same images for display. Raise ValueError if the method does not fit the model.
+    `subject.model` is the model. `subject.pixels` (b, channels, height, width) are the preprocessed images, and
+    `subject.images` are the same images for display. Raise ValueError if the method does not support the model.
     """
     if not len(subject.images):
         raise ValueError("my_explanation explains images; give at least one")
@@ -36,5 +36,5 @@ def explain(subject: ExplainInputs, *, power: float = 1.0) -> Explanation:
         # A map has one value per patch; style "mask" or "rgb" draws masks or colors.
         maps=(Map("norm", maps.astype(np.float32), "heat"),),
     )
-    # The arrays are what `--arrays FILE.npz` saves.
+    # `--arrays FILE.npz` saves these arrays.
     return Explanation(arrays={"norms": maps}, drawing=drawing)

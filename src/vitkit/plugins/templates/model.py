@@ -4,7 +4,7 @@
     vitkit train digits.tiny --plugin ./my_model.py --model my-model/16
     vitkit.plugins.load("./my_model.py"); vitkit.create_model("my-model/16")      # in Python
 
-The family is named after the file. A saved checkpoint names it, and is loaded with --plugin ./my_model.py.
+The family is named after the file. To load a checkpoint of this family, pass --plugin ./my_model.py.
 """
 
 from dataclasses import dataclass
@@ -33,13 +33,13 @@ class Config:
     depth: int = 4
 
     def __post_init__(self) -> None:
-        """Raises ValueError if a field is out of range. Say what is wrong, the value, and what is expected."""
+        """Raises ValueError if a field is out of range: what is wrong, the value, and what is expected."""
         if self.width < 1 or self.depth < 1:
             raise ValueError(f"width is {self.width} and depth is {self.depth}; both must be at least 1")
 
 
 class Mixer(nn.Module):
-    """Residual layer: every token gets a linear map of itself and of the mean of all tokens."""
+    """Residual layer that mixes every token with the mean of all tokens."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -53,7 +53,8 @@ class Mixer(nn.Module):
         return tokens + nn.functional.gelu(self.own(normed) + self.mean(normed.mean(dim=1, keepdim=True)))
 
 
-# A model without encoder blocks derives from vitkit.models.Backbone and defines `features` instead of the other two.
+# A model without encoder blocks derives from vitkit.models.Backbone, and defines `features` instead of `embed` and
+# `encode`.
 class MyModel(TokenBackbone):
     """Patch embedding, residual layers, norm, mean over patches, and a linear head."""
 
@@ -74,7 +75,7 @@ class MyModel(TokenBackbone):
         return Features(tokens=rearrange(patches, "b d r c -> b (r c) d"), grid=grid)
 
     def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
-        """Runs tokens through all blocks and the final norm. `taps` collects the outputs of chosen blocks."""
+        """Runs tokens through all blocks and the final norm. `taps` collects the outputs of selected blocks."""
         tokens = embedded.tokens
         for index, block in enumerate(self.blocks):
             tokens = block(tokens)
@@ -88,7 +89,7 @@ class MyModel(TokenBackbone):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initializes every parameter and buffer. The model was built without memory, so nothing has a value before."""
+        """Initializes every parameter and buffer. The model is built on the meta device, without values."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.LayerNorm | nn.Conv2d):
                 module.reset_parameters()

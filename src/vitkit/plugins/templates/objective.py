@@ -1,9 +1,9 @@
-"""A training objective: the focal loss (Lin et al. 2017), which gives less weight to images that are easy.
+"""A training objective: the focal loss (Lin et al. 2017), which down-weights easy images.
 
     vitkit check ./my_objective.py
     vitkit train digits.tiny --objective ./my_objective.py --set objective.gamma=1
 
-The objective is named after the file. A loss without weights of its own can also be a function:
+The objective is named after the file. A loss without parameters of its own can also be a function:
 
     @vitkit.plugins.register_objective
     def my_objective(backbone, batch, *, gamma: float = 2.0):
@@ -62,7 +62,7 @@ class MyObjective(Objective):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Updates the objective after every step, for example the average of a teacher. `progress` is from 0 to 1."""
+        """Updates the objective after every step, such as an EMA teacher. `progress` runs from 0 to 1."""
 
 
 def build(config: Config, backbone: Backbone) -> MyObjective:

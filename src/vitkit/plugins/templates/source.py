@@ -17,7 +17,7 @@ from vitkit.data import Example, ReadOptions, Source
 
 # Images in encoded files: derive from vitkit.data.EncodedSource and define `encoded`, which returns a path or bytes.
 class MySource(Source):
-    """Images of circles and squares on a gray background. `seed` chooses the sizes and places."""
+    """Images of circles and squares on a gray background. `seed` determines sizes and positions."""
 
     classes = ("circle", "square")
 
@@ -35,9 +35,9 @@ class MySource(Source):
         return index % len(self.classes)
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Returns an RGB image with its label. It depends on nothing but the index, so that a run can resume.
+        """Returns an RGB image with its label. An index always gives the same image, so that a run can resume.
 
-        `options` are those of `vitkit.images.open_image`, for sources of files.
+        Sources of image files pass `options` to `vitkit.images.open_channels`.
         """
         random = np.random.default_rng((self.seed, index))
         side = int(random.integers(self.size // 4, self.size // 2))
@@ -46,7 +46,7 @@ class MySource(Source):
         draw = ImageDraw.Draw(image)
         shape = draw.ellipse if self.classes[self.label(index)] == "circle" else draw.rectangle
         shape((left, top, left + side, top + side), fill=(220, 200, 40))
-        # The key names the image in messages and reports, and is different for every image.
+        # The key names the image in messages and reports. Keys must be unique.
         return Example(image=image, label=self.label(index), key=f"shape {index}")
 
 
