@@ -86,7 +86,7 @@ def check_kind(source: Source, *, regression: bool, name: str) -> None:
 
 
 def _validate(module: ModuleType) -> None:
-    """Raises PluginError if `open_source` is no function of one argument."""
+    """Raises PluginError unless `open_source` can be called with one argument."""
     try:
         inspect.signature(module.open_source).bind("")
     except TypeError:
@@ -94,9 +94,10 @@ def _validate(module: ModuleType) -> None:
 
 
 def _adapt(component: Component) -> ModuleType:
-    """Returns the module of a data source that is a function or a subclass of `Source`.
+    """Wraps a function or a subclass of `Source` as the module of a data source.
 
-    It takes its `location` as it is, or options: `shapes(*, number: int = 100)` is opened as `shapes:number=5`.
+    Its only parameter is `location`, or its parameters are options: `shapes(*, number: int = 100)` is opened as
+    `shapes:number=5`.
     """
     target, form = component.target, "shapes(*, number: int = 100) with any options, or shapes(location)"
     if not callable(target):
@@ -116,7 +117,7 @@ def _adapt(component: Component) -> ModuleType:
 
 
 def _as_splits(name: str, found: object) -> dict[str, Source]:
-    """Returns what a function of a data source returned as splits. Raises PluginError if it is something else."""
+    """Returns the result of a data source as a dict of Sources by split. Raises PluginError for other types."""
     splits = {"all": found} if isinstance(found, Source) else found
     if not isinstance(splits, dict) or not all(isinstance(each, Source) for each in splits.values()):
         raise PluginError(
@@ -138,10 +139,11 @@ def source_names() -> list[str]:
 
 
 def source_of(name: str | os.PathLike[str]) -> str:
-    """Returns a data source by name for a path: `folder:photos` for an existing folder `photos`, else the name itself.
+    """Returns the name of the data source for a path, such as `folder:photos` for the folder `photos`.
 
-    Files with the suffixes of `SUFFIX_SOURCES` and globs of them get the name of their source; columns may follow, as
-    in `photos.csv#label=species`. A folder that contains only Parquet files or tar shards is a source of this kind.
+    Other names are returned unchanged. The suffix of a file, or of a glob, selects the data source (`SUFFIX_SOURCES`).
+    Columns may follow, as in `photos.csv#label=species`. A folder that contains only Parquet files is opened as
+    `parquet`, and a folder that contains only tar shards as `webdataset`.
     """
     text = os.fspath(name)
     if not text or text.partition(":")[0] in SOURCES:
@@ -164,10 +166,11 @@ def source_of(name: str | os.PathLike[str]) -> str:
 def splits(name: str, *, needs_labels: bool = True) -> dict[str, Source]:
     """Opens a source and returns its splits by name. Examples: `splits("digits")`, `splits("folder:images/")`.
 
-    A source of a file is opened with its options as `splits("./mine.py:shapes?number=5")`; the file is loaded.
+    A source in a plug-in file is written with its options as `./mine.py:shapes?number=5`. The file is loaded.
 
-    The keys are the published splits, or `all`; those without labels are left out if others have labels. Raises
-    ValueError for an unknown source, for an invalid location, and for a source without labels if they are needed.
+    The keys are the published splits, or `all`. Splits without labels are left out if labels are needed, or if the
+    training images have labels. Raises ValueError for an unknown source, for an invalid location, and for a source
+    without labels if labels are needed.
     """
     kind, location = named(source_of(name))
     try:
@@ -187,9 +190,10 @@ def splits(name: str, *, needs_labels: bool = True) -> dict[str, Source]:
 
 
 def canonical(name: str) -> str:
-    """Returns the name of a data source in a file (`./mine.py:shapes?number=5`), which is loaded, as `shapes:number=5`.
+    """Loads a data source in a file, such as `./mine.py:shapes?number=5`, and returns its name `shapes:number=5`.
 
-    Any other name is returned unchanged, also in the source of a part (`part:number=5@./mine.py:shapes`).
+    The source of a part (`part:number=5@./mine.py:shapes`) is converted in the same way. Other names are returned
+    unchanged.
     """
     inner = name.rpartition("@")[2]
     return name.removesuffix(inner) + resolve("source", inner)

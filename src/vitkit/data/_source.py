@@ -1,4 +1,4 @@
-"""The contract of data sources: `Source`, its examples, and sources that are made from others."""
+"""The contract of data sources: `Source`, its examples, and sources that are derived from other sources."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -42,11 +42,11 @@ class Source(ABC):
     """A map-style dataset of labeled images in a fixed order.
 
     `classes` are the class names, indexed by label. If `regression` is true, every image has regression targets
-    (`targets`) instead of a label, and `classes` are the names of these numbers. Without labels there are no classes,
-    every label is -1, and `unlabelled` says what labels would need. `skipped` names what was found and is no readable
-    file, so that it is not part of the source: broken links, pipes, folders without permission. `lost` is the estimated
-    number of images in it where an entry stands for several, such as a damaged shard. Reading must be safe from several
-    processes at once.
+    (`targets`) instead of a label, and `classes` are the names of the targets. If the images have no labels, `classes`
+    is empty, every label is -1, and `unlabelled` says how to provide labels. `skipped` lists entries that are not part
+    of the source because they are not readable files: broken links, pipes, folders without permission. `lost` is the
+    estimated number of images in skipped entries that contain several images, such as damaged shards. Reading must be
+    safe from several processes at once.
     """
 
     classes: tuple[str, ...]
@@ -70,7 +70,7 @@ class Source(ABC):
     def key(self, index: int) -> str:
         """Returns the key of an image, as in `Example.key`. Images with the same key are the same image.
 
-        By default the image is read for it. Sources override this method if they know their keys.
+        By default, the image is read to get its key. Sources override this method if they know their keys.
         """
         return self.read(index).key
 
@@ -97,7 +97,7 @@ class EncodedSource(Source):
         """Decodes an image. Raises `ImageError` with the key of the image if it cannot be decoded."""
         try:
             data, key = self.encoded(index)
-        except (OSError, ValueError) as error:  # a damaged shard or a disk that fails loses its images, not the run
+        except (OSError, ValueError) as error:  # a damaged shard or a failing disk makes its images unreadable, but does not stop the run
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise ImageError("unreadable", reason or type(error).__name__) from None
         try:

@@ -23,7 +23,7 @@ from vitkit.regular import problem
 from vitkit.text import from_spreadsheet_cell, plural, printable, shortened, utf8_text
 
 ACTIONS = ("relabel", "drop")
-SEPARATOR = "|"  # between several labels or numbers, as in CSV data
+SEPARATOR = "|"  # separates several labels or numbers, as in CSV data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +41,22 @@ class Fix:
 
 @dataclass(frozen=True)
 class Part:
-    """A source to correct, and the values of `Fix.split` that select it. If `splits` is empty, every value does."""
+    """A source to correct. `splits` are the values of `Fix.split` that select it; if empty, all values do."""
 
     source: Source
     splits: frozenset[str] = frozenset()
 
     def selected(self, fix: Fix) -> bool:
-        """Returns whether a correction is for this source."""
+        """Returns whether a correction applies to this source."""
         return not self.splits or fix.split in ("", "all") or fix.split in self.splits
 
 
 class Fixed(Source):
     """A source with corrected labels and without dropped images. The order of the images does not change.
 
-    `labels` and `targets` have the new labels and targets by index, `dropped` are the indices of dropped images.
-    `relabelled` is the number of images whose label differs from the original, `missing` are the keys of corrections
-    that match no image.
+    `labels` and `targets` map indices of the source to new labels and targets. `dropped` are the indices of dropped
+    images. `relabelled` is the number of images whose label differs from the original. `missing` are the keys of
+    corrections that match no image.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Fixed(Source):
 
 
 def read_fixes(path: str | os.PathLike[str]) -> tuple[Fix, ...]:
-    """Reads corrections from a CSV file. Raises ValueError that names the line of an invalid row.
+    """Reads corrections from a CSV file. Raises ValueError with the line number of an invalid row.
 
     If the file has no column `action`, every row is a new label.
     """
@@ -150,12 +150,12 @@ def _fix(cells: Mapping[str, str], name: str, line: int) -> Fix:
 
 
 def fixed_splits(training: Source, validation: Source, fixes: Sequence[Fix]) -> tuple[Source, Source]:
-    """Returns the corrected training and validation images of a run. Raises ValueError like `apply`."""
+    """Returns the corrected training and validation images of a run. Raises ValueError as `apply` does."""
     if not fixes:
         return training, validation
     one, other = (each.source if isinstance(each, Unlabelled) else each for each in (training, validation))
     if isinstance(one, Subset) and isinstance(other, Subset) and one.source is other.source:
-        parts = [Part(training), Part(validation)]  # a random split: the key is unique, whatever split it was in
+        parts = [Part(training), Part(validation)]  # a random split of one source: keys are unique, so `Fix.split` is not needed
     else:
         parts = [Part(training, frozenset(["train"])), Part(validation, frozenset(["val", "test"]))]
     fixed = apply(parts, fixes)
@@ -165,9 +165,9 @@ def fixed_splits(training: Source, validation: Source, fixes: Sequence[Fix]) -> 
 def apply(parts: Sequence[Part], fixes: Sequence[Fix]) -> list[Fixed]:
     """Returns the sources with their corrections.
 
-    Images keep the kind of label that they have: a class, several classes, or numbers. Labels of images without labels
-    are ignored. Raises ValueError for an unknown class, for a key that is in two of the sources, if no correction
-    matches an image, and if all images of a source are dropped.
+    The type of a label does not change: one class, several classes, or numbers of a regression. In a source without
+    labels, new labels are ignored. Raises ValueError for an unknown class, for a key that selects images in two
+    sources, if no correction matches an image, and if all images of a source are dropped.
     """
     wanted = {fix.key for fix in fixes}
     places: dict[str, list[tuple[int, int]]] = {}
@@ -245,7 +245,7 @@ def _label(fix: Fix, source: Source, index: int) -> Label:
 
 
 def split_names(text: str) -> list[str]:
-    """Returns the class names in text that `join_names` has written."""
+    """Splits text in the format of `join_names` into class names."""
     if text.startswith("["):
         try:
             names = json.loads(text)
@@ -257,7 +257,11 @@ def split_names(text: str) -> list[str]:
 
 
 def join_names(names: Sequence[str], classes: Sequence[str]) -> str:
-    """Joins class names with "|", or as a JSON list if a name contains this character, or if there are no names."""
+    """Joins class names with "|".
+
+    Returns a JSON list instead if there are no names, or if the text would be ambiguous because a name contains "|",
+    for example.
+    """
     if len(names) == 1:
         return names[0]
     text = SEPARATOR.join(names)
@@ -266,7 +270,7 @@ def join_names(names: Sequence[str], classes: Sequence[str]) -> str:
 
 
 def summary(*sources: Source) -> str:
-    """Returns how many corrections of the given sources were applied, or an empty string if there are none."""
+    """Returns a summary of the corrections of the given sources, or an empty string if there are none."""
     found = [each for each in map(_fixed, sources) if each is not None]
     if not found:
         return ""
@@ -285,7 +289,7 @@ def _fixed(source: Source) -> Fixed | None:
 
 
 def original_names(source: Source) -> dict[int, str]:
-    """Returns the class names of the underlying data by class index. A model may have other names for the classes."""
+    """Maps class indices to the class names of the original data, from which a model's names may differ."""
     inner = getattr(source, "source", None)
     if not isinstance(inner, Source):
         return dict(enumerate(source.classes))

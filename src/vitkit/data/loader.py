@@ -203,14 +203,14 @@ class _Sample:
 
 
 class _PluginFiles:
-    """Plug-in files of this process. A process that unpickles the object loads them."""
+    """The plug-in files of this process. A process that unpickles this object loads the files."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return _load_plugins, (discovery.loaded(),)
 
 
 class _Portable:
-    """Mixin of datasets. Worker processes that unpickle one load the plug-in files of this process first."""
+    """Mixin of datasets. A worker process that unpickles the dataset first loads the plug-in files."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced = super().__reduce_ex__(protocol)

@@ -1,4 +1,4 @@
-"""HTML reports of training runs and evaluations, and the files of predictions next to them.
+"""HTML reports of training runs and evaluations, and the prediction files next to them.
 
 A report is one HTML file without external resources. `page` is the layout, `charts` draws SVG, `confusion` and
 `mistakes` are sections of both reports, `training` and `evaluation` are the two reports. A section is a function that

@@ -1,6 +1,6 @@
-"""Maps of where a model looks in the crops of images that it sees, for the report of its mistakes.
+"""Attention maps or gradient maps of the image crops that a model sees, for the mistakes in a report.
 
-Maps are computed for the shown images only, so the evaluation itself keeps its fused attention.
+Maps are computed for the displayed images only, so the evaluation itself uses fused attention.
 """
 
 import base64
@@ -25,11 +25,11 @@ from vitkit.inference.runtimes import ExportedModel
 from vitkit.layers import eval_mode
 from vitkit.models import Backbone
 
-BATCH_SIZE = 4  # attention weights of one layer are in memory for this many images
-# The evaluation has read these images under the limits of the run.
+BATCH_SIZE = 4  # images whose attention weights of one layer are in memory at a time
+# The evaluation has already read these images, under the limits of the run.
 ALREADY_READ = Limits(max_bytes=1 << 40, max_pixels=1 << 40)
-CELL = 16  # pixels per side over which a gradient is averaged, like a patch
-MAX_GRID = 16  # rows and columns of a map in the report
+CELL = 16  # side in pixels of the squares over which a gradient is averaged, like a patch
+MAX_GRID = 16  # maximum number of rows, and of columns, of a map in the report
 
 ROLLOUT = "attention rollout through all layers (ViT paper, Figure 6)"
 GRADIENT = "input gradient of the predicted class"
@@ -37,14 +37,17 @@ GRADIENT = "input gradient of the predicted class"
 
 @dataclass(frozen=True)
 class View:
-    """The crop of an image that the model sees, and its map. An image that cannot be read any more has neither."""
+    """The image crop that the model sees, and its map. Both are None if the image can no longer be read."""
 
     image: Image.Image | None
     map: Float[np.ndarray, "rows columns"] | None = None
 
 
 def views(source: Source, indices: Sequence[int], model: Checkpoint | None) -> Iterator[View]:
-    """Yields the views of images. Without a model they are whole images; exported models have no maps."""
+    """Yields a view of each image.
+
+    Without a model, the view is the full image. Views of exported models have no map.
+    """
     options = ReadOptions(limits=ALREADY_READ) if model is None else read_options(model.processor, ALREADY_READ)
     for start in range(0, len(indices), BATCH_SIZE):
         images: list[AnyImage | None] = []
@@ -60,7 +63,7 @@ def views(source: Source, indices: Sequence[int], model: Checkpoint | None) -> I
 
 
 def _seen(images: Sequence[AnyImage | None], model: Checkpoint) -> Iterator[View]:
-    """Yields the crops of a batch of images with their maps. The maps are those of the pixels in the crops."""
+    """Yields the crops of a batch of images, each with a map of the same pixels."""
     readable = [image for image in images if image is not None]
     if not readable:
         yield from (View(None) for _ in images)
@@ -93,7 +96,7 @@ def attention_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) ->
 
 
 def gradient_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b rows columns"]:
-    """Returns a saliency map: the absolute input gradient of the highest logit, averaged over small squares."""
+    """Returns a saliency map: the absolute input gradient of the highest logit, averaged over squares."""
     with eval_mode(model), torch.enable_grad():
         inputs = pixels.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(model(inputs).amax(dim=1).sum(), inputs)
@@ -102,9 +105,10 @@ def gradient_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> 
 
 
 def encoded_map(values: Float[np.ndarray, "rows columns"]) -> tuple[int, int, str]:
-    """Returns a map for the report: its rows and columns, and bytes from 0 (lowest value) to 255 as base64.
+    """Returns the number of rows and columns of a map for the report, and its values as base64.
 
-    The report multiplies the pixels of the crop with it. A map of equal values is 255 everywhere.
+    Values are bytes from 0 (the lowest value) to 255 (the highest). The report multiplies the pixels of the crop by the
+    map. If all values are equal, they are 255.
     """
     size = min(MAX_GRID, values.shape[0]), min(MAX_GRID, values.shape[1])
     small = F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(values, np.float32))[None], size)[0]

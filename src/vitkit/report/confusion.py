@@ -7,7 +7,7 @@ from vitkit.report import charts
 from vitkit.report.page import shown_name
 
 MAX_CLASSES = 20  # the largest confusion matrix that stays readable
-MAX_NARROW = 6  # the largest that fits a screen of 400 pixels
+MAX_NARROW = 6  # the largest confusion matrix that fits a screen 400 pixels wide
 
 
 def class_section(predictions: Predictions, names: tuple[str, ...]) -> str:
@@ -26,7 +26,7 @@ def class_section(predictions: Predictions, names: tuple[str, ...]) -> str:
     values: list[list[int]] = counts.tolist()
     shown = confused_pairs(values, names)
     if len(names) <= MAX_CLASSES:
-        table_class = "wide" if len(names) > MAX_NARROW else ""  # a small screen shows the list instead
+        table_class = "wide" if len(names) > MAX_NARROW else ""  # a narrow screen shows the list of pairs instead
         pairs = f'<div class="narrow">{shown}</div>' if table_class else ""
         shown = f'<div class="{table_class}">{matrix(values, names)}</div>{pairs}'
     return f'<h2>Confusion matrix</h2><div class="pair">{shown}{table}</div>'

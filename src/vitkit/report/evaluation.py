@@ -29,7 +29,7 @@ def write(evaluation: Evaluation, folder: Path) -> dict[str, object]:
 
 
 def html(evaluation: Evaluation, links: Sequence[str] = ()) -> str:
-    """Returns the report of an evaluation as one HTML document, with links to the files of predictions."""
+    """Returns the report of an evaluation as one HTML document, with links to the prediction files."""
     parts = [head(evaluation), table(evaluation.metrics)]
     found = evaluation.predictions
     if found is not None and (found.task.regression or bool((found.targets.sum(dim=1) > 0).any())):

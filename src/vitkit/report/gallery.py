@@ -26,9 +26,11 @@ class Gallery:
     """The mistakes of a model, for the gallery.
 
     rows     key, true labels, predicted labels, confidence, score of the true labels, and loss of each image. Labels
-             are class indices, or numbers of a regression, whose confidence is the error in standard deviations
-    choices  class indices that an image can be relabeled to, with the class names of the data
-    images   thumbnails as data URIs, maps as rows, columns and base64 (see `attention.encoded_map`), or None
+             are class indices. For a regression, labels are numbers, and the confidence is the error in standard
+             deviations of the target
+    choices  index and name of each class of the data, to which an image can be relabeled
+    images   thumbnail of each image as a data URI, or None
+    maps     number of rows, number of columns and base64 values (see `attention.encoded_map`) of each image, or None
     """
 
     kind: Literal["single", "multi", "regression"]
@@ -40,7 +42,7 @@ class Gallery:
     maps: Sequence[tuple[int, int, str] | None] = ()
 
     def to_json(self) -> str:
-        """Returns the data of the script as JSON that is safe inside a script element."""
+        """Returns the data of the script as JSON that is safe to embed in a script element."""
         used = {index for _, true, found, *_ in self.rows for index in (*true, *found)}
         rows = []
         for number, (key, true, found, *numbers) in enumerate(self.rows):
@@ -58,17 +60,17 @@ class Gallery:
         }
         text = json.dumps([(key, true) for key, true, *_ in self.rows])
         content["id"] = hashlib.sha256(text.encode()).hexdigest()[:16]
-        # No tag can end the element, and no comment can begin in it.
+        # Escaped, so that the text can neither end the script element nor begin an HTML comment.
         return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _finite(value: float) -> float | None:
-    """Returns a number with six digits, or None if it is infinite or not a number, which JSON does not support."""
+    """Returns a number with six digits, or None if it is infinite or NaN, which JSON does not support."""
     return (value if isinstance(value, int) else float(f"{value:.6g}")) if math.isfinite(value) else None
 
 
 def html(gallery: Gallery) -> str:
-    """Returns the HTML of a gallery, for a page with `SCRIPT`."""
+    """Returns the HTML of a gallery. The page must contain `SCRIPT`."""
     regression = gallery.kind == "regression"
     filters = ""
     if not regression:

@@ -1,4 +1,4 @@
-"""Report section with the mistakes of a model: all of them as rows, the most confident ones with their images."""
+"""Report section with the mistakes of a model. The most confident mistakes are shown with images."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -16,11 +16,11 @@ from vitkit.report.page import page_links
 from vitkit.report.predictions import correct, labelled, losses
 from vitkit.text import utf8_text
 
-MAX_ROWS = 20_000  # mistakes in the report; the files of predictions have all images
-MAX_IMAGES = 1_000  # mistakes with an image
-# Characters of the data of a report: its rows, images and maps. The rest of the page has less than 0.4 million.
+MAX_ROWS = 20_000  # maximum number of mistakes in the report; the prediction files have all images
+MAX_IMAGES = 1_000  # maximum number of mistakes with an image
+# Maximum size of the gallery data (rows, images and maps) in characters. The rest of the page has fewer than 400,000.
 BUDGET = 2_500_000
-LEAST_FOR_IMAGES = 600_000  # also if there are very many rows
+LEAST_FOR_IMAGES = 600_000  # characters for images if the rows leave less of the budget
 
 
 def wrong_predictions(predictions: Predictions) -> list[int]:
@@ -44,7 +44,7 @@ def wrong_predictions(predictions: Predictions) -> list[int]:
 
 
 def _errors(predictions: Predictions) -> torch.Tensor:
-    """Returns the largest error of each image of a regression, in units of the standard deviation of the target."""
+    """Returns the largest error of each image of a regression, in standard deviations of the target."""
     spread = predictions.targets.double().std(dim=0).clamp(1e-9)
     return ((predictions.scores - predictions.targets).abs() / spread).amax(dim=1)
 
@@ -57,10 +57,10 @@ def section(
     split: str = "",
     links: Sequence[str] = (),
 ) -> str:
-    """Returns a section with all mistakes: images, labels, predictions and maps of where the model looked.
+    """Returns a section with the mistakes: images, labels, predictions and maps of where the model looked.
 
     `predictions` are in the order of `source`, `split` is the split of the images, and `links` are the names of the
-    files of predictions.
+    prediction files.
     """
     wrong = wrong_predictions(predictions)
     regression = predictions.task.regression
@@ -97,7 +97,7 @@ def _caption(content: Gallery, total: int, best: Checkpoint | None) -> str:
 def _gallery(
     source: Source, predictions: Predictions, shown: Sequence[int], best: Checkpoint | None, split: str
 ) -> Gallery:
-    """Returns the mistakes with as many images as fit the budget."""
+    """Returns a gallery of the mistakes, with as many images as fit the budget."""
     problem, regression = predictions.task.problem_type, predictions.task.regression
     kinds: dict[str, Literal["single", "multi"]] = {"multi_label_classification": "multi"}
     choices = [] if regression else sorted(original_names(source).items())

@@ -38,13 +38,13 @@ def shown_name(name: str) -> str:
 
 
 def corrections(*sources: Source) -> str:
-    """Returns a sentence on the applied corrections of the data, or an empty string if there are none."""
+    """Returns a sentence about the applied corrections, or an empty string if there are none."""
     text = summary(*sources)
     return f" {text[:1].upper()}{text[1:]}." if text else ""
 
 
 def page_links(names: Sequence[str], number: int) -> str:
-    """Returns a sentence with links to the files of predictions in the folder of the page."""
+    """Returns a sentence with links to the prediction files in the folder of the page."""
     links = ", ".join(f'<a href="{escape(name)}">{escape(name)}</a>' for name in names)
     return f"Predictions for all {plural(number, 'image')}: {links}."
 

@@ -1,8 +1,8 @@
 """Writes the predictions of a model for every image as `predictions.csv` and `predictions.parquet`.
 
 The columns are `key`, `split`, `label`, `prediction`, `correct`, `confidence`, `loss` and the scores of the classes.
-With several targets of a regression, `label` and `prediction` are one column per target. `docs/reports.md` describes
-the columns.
+For a regression with several targets, there is one `label` and one `prediction` column per target. `docs/reports.md`
+describes the columns.
 """
 
 import csv
@@ -24,7 +24,7 @@ from vitkit.evaluation import Predictions, top1
 from vitkit.text import spreadsheet_cell, utf8_text
 
 CSV, PARQUET = "predictions.csv", "predictions.parquet"
-MAX_SCORES = 100  # for more classes, only the best are written
+MAX_SCORES = 100  # for more classes, only the best scores are written
 TOP = 5
 
 Value = str | float | bool | list[str] | None
@@ -34,7 +34,7 @@ _reported: set[str] = set()
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: its name, the kind of its values, and one value per image. A missing value is None."""
+    """A column of the table: its name, the type of its values, and one value (or None) per image."""
 
     name: str
     kind: Literal["text", "texts", "number", "flag"]
@@ -42,7 +42,7 @@ class Column:
 
 
 def correct(predictions: Predictions) -> Bool[Tensor, " n"]:
-    """Returns whether each prediction is correct: the class, or all decisions on independent labels.
+    """Returns whether the predicted class, or every independent label, of each image is correct.
 
     Images without a label count as correct. Raises ValueError for a regression.
     """
@@ -54,7 +54,7 @@ def correct(predictions: Predictions) -> Bool[Tensor, " n"]:
 
 
 def labelled(predictions: Predictions) -> Bool[Tensor, " n"]:
-    """Returns which images have a label. Without any label, an image of a multi-label task still counts as labeled."""
+    """Returns a mask of the labeled images. Unless the task is single-label, all images count as labeled."""
     if predictions.task.problem_type != "single_label_classification":
         return torch.ones(predictions.targets.shape[0], dtype=torch.bool)
     return predictions.targets.sum(dim=1) > 0
@@ -68,7 +68,7 @@ def losses(predictions: Predictions) -> Float[Tensor, " n"]:
 
 
 def label_lists(chosen: Bool[Tensor, "n classes"], names: Sequence[str]) -> list[list[str]]:
-    """Returns the names of the chosen classes of each image."""
+    """Returns, for each image, the names of the chosen classes."""
     lists: list[list[str]] = [[] for _ in range(chosen.shape[0])]
     for row, column in chosen.nonzero().tolist():
         lists[row].append(names[column])
@@ -121,7 +121,10 @@ def _labels(predictions: Predictions, names: Sequence[str]) -> list[Column]:
 
 
 def _scores(predictions: Predictions, names: Sequence[str]) -> list[Column]:
-    """Returns a column per class, or for more than `MAX_SCORES` classes the names and scores of the best `TOP`."""
+    """Returns one score column per class.
+
+    For more than `MAX_SCORES` classes, returns the names and scores of the `TOP` best classes instead.
+    """
     if len(names) <= MAX_SCORES:
         titles = [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
         scores = predictions.scores.T.tolist()
@@ -136,10 +139,10 @@ def _scores(predictions: Predictions, names: Sequence[str]) -> list[Column]:
 
 
 def write(folder: Path, predictions: Predictions | None, names: Sequence[str], split: str) -> tuple[str, ...]:
-    """Writes the files of predictions to a folder and returns their names, CSV first.
+    """Writes the prediction files to a folder and returns their names, CSV first.
 
-    Files of an earlier evaluation are replaced, or removed if there are no predictions. The Parquet file needs pyarrow;
-    if it is missing, the log says so once.
+    Existing files are replaced, or removed if `predictions` is None. The Parquet file requires pyarrow. If pyarrow is
+    missing, a warning is logged once.
     """
     if predictions is None:
         (folder / CSV).unlink(missing_ok=True)
@@ -154,7 +157,10 @@ def write(folder: Path, predictions: Predictions | None, names: Sequence[str], s
 
 
 def csv_text(table: Sequence[Column], names: Sequence[str] = ()) -> str:
-    """Returns a table as the text of a CSV file. Cells of text are safe for spreadsheets, lists are joined with "|"."""
+    """Returns a table as CSV text.
+
+    Text that a spreadsheet would read as a formula is escaped. Lists are joined with "|", as `join_names` does.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([spreadsheet_cell(column.name) for column in table])
@@ -174,7 +180,7 @@ def _cell(value: Value, names: Sequence[str]) -> str:
 
 
 def write_parquet(path: Path, table: Sequence[Column]) -> bool:
-    """Writes a table as a Parquet file. Returns whether it was written, which needs pyarrow."""
+    """Writes a table as a Parquet file. Returns False if pyarrow is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -22,7 +22,7 @@ def sections(
 ) -> list[str]:
     """Returns the report sections on the predictions of a model. The predictions must be in the order of `source`.
 
-    `split` is the split of the images, and `links` are the names of the files of predictions.
+    `split` is the split of the images, and `links` are the names of the prediction files.
     """
     names = source.classes
     shown = mistakes.section(source, predictions, model, split=split, links=links)

@@ -1,4 +1,4 @@
-"""Encodes small copies of many images for a report, whose total size is limited."""
+"""Encodes thumbnails of many images for a report, within a limit on their total size."""
 
 import base64
 import io
@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image, features
 
-# Sides in pixels and qualities, best first. The first that fits the limit is used for all images.
+# (side in pixels, encoding quality), best first. All images use the first pair that fits the limit.
 TIERS = ((192, 82), (176, 78), (160, 74), (144, 70), (128, 66), (112, 60), (96, 50), (80, 45))
 LARGEST = TIERS[0][0]
-LOSSLESS = 64  # pixels per side up to which an image is lossless, because the browser enlarges its pixels
+LOSSLESS = 64  # maximum side in pixels of lossless images, which the browser enlarges
 SAMPLE = 32  # images that are encoded to choose a tier
-MARGIN = 1.15  # by which the other images may be larger than the sample
+MARGIN = 1.15  # factor by which the mean size of all images may exceed that of the sample
 
 
 def reduced(image: Image.Image, side: int = LARGEST) -> Image.Image:
@@ -22,9 +22,10 @@ def reduced(image: Image.Image, side: int = LARGEST) -> Image.Image:
 
 
 def data_uri(image: Image.Image, side: int, quality: int) -> str:
-    """Returns an image of at most `side` pixels per side as a data URI: WebP, or JPEG where Pillow has no WebP.
+    """Returns an image, reduced to at most `side` pixels per side, as a data URI.
 
-    Images of up to `LOSSLESS` pixels per side are lossless.
+    The format is WebP. If Pillow does not support WebP, it is JPEG, or PNG for lossless images. Images of up to
+    `LOSSLESS` pixels per side are lossless.
     """
     small, file = reduced(image, side), io.BytesIO()
     lossless, webp = max(small.size) <= LOSSLESS, features.check("webp")
@@ -39,10 +40,10 @@ def data_uri(image: Image.Image, side: int, quality: int) -> str:
 
 
 def encode(images: Sequence[Image.Image], budget: int) -> list[str]:
-    """Returns images as data URIs of at most `budget` characters together.
+    """Returns images as data URIs with at most `budget` characters in total.
 
-    The size and the quality of all images depend on the budget. If even the smallest do not fit, the last images are
-    left out, and the list is shorter.
+    All images have the same maximum side and quality, which depend on the budget. If even the smallest images do not
+    fit, the last ones are left out of the list.
     """
     if not images:
         return []

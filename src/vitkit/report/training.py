@@ -53,7 +53,7 @@ class TrainingReport:
 
 
 def html(report: TrainingReport, links: Sequence[str] = ()) -> str:
-    """Returns the report of a training run as one HTML document, with links to the files of predictions."""
+    """Returns the report of a training run as one HTML document, with links to the prediction files."""
     parts = [head(report), curves(report)]
     if report.predictions is not None:
         parts += results.sections(report.validation, report.predictions, report.model, split="val", links=links)

@@ -1,7 +1,7 @@
 """Image preprocessing of models. The settings are saved in the same folder as the weights.
 
 processor.py      `Processor`: resize, center crop, rescale, normalize
-inputs.py         the images of an input: one image, a list, an iterator, a data set or a batch
+inputs.py         the images of an input: one image, a list, an iterator, a dataset or a batch
 geometry.py       sizes of resized images and positions of crops, with the rounding of each library
 normalization.py  rescaling and normalization by lookup table
 fast.py           resize and crop by vitkit's kernel, equal to Pillow

@@ -1,4 +1,4 @@
-"""Distinguishes one image from many: sequences, iterators, data sets, and batches in one array or tensor."""
+"""Splits inputs into single images: one image, sequences, iterators, datasets, and batches in one array."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -31,8 +31,9 @@ def split(images: ImageInput | Iterable[ImageInput]) -> tuple[Iterable[ImageInpu
     """Returns the images of an input, and whether the input is a single image.
 
     A path, bytes, an open file, a PIL image and an array of two or three axes are one image. Lists, other sequences,
-    data sets with a length and integer indices, iterators and batches (arrays of four axes) are several. Raises
-    TypeError for dicts, sets and what is no image, and ValueError for arrays with other axes.
+    datasets with a length and integer indices, iterators and batches (arrays of four axes) are several. Raises
+    TypeError for dicts, sets and other objects that are not images, and ValueError for arrays with another number of
+    axes.
     """
     if is_single(images):
         return [images], True
@@ -48,7 +49,7 @@ def split(images: ImageInput | Iterable[ImageInput]) -> tuple[Iterable[ImageInpu
     if isinstance(images, Iterator | list | tuple):
         return images, False
     many: Any = images
-    if hasattr(many, "__len__") and hasattr(many, "__getitem__"):  # also data sets, which may have no __iter__
+    if hasattr(many, "__len__") and hasattr(many, "__getitem__"):  # also datasets, which may have no __iter__
         return (many[index] for index in range(len(many))), False
     if isinstance(images, Iterable):
         return images, False
@@ -59,21 +60,21 @@ def split(images: ImageInput | Iterable[ImageInput]) -> tuple[Iterable[ImageInpu
 
 
 def is_single(image: object) -> bool:
-    """Returns whether an object is one image by its type: a path, bytes, an open file, or a decoded image."""
+    """Returns whether the type of an object is that of one image: a path, bytes, open file or decoded image."""
     if isinstance(image, str | bytes | bytearray | memoryview | os.PathLike | Image.Image | Bands | Unlisted):
         return True
-    # A data set with a method `read` has a length, and a file that has a length, such as mmap, can be sought.
+    # A dataset with a method `read` has a length but no `seek`. A file with a length, such as mmap, has `seek`.
     return callable(getattr(image, "read", None)) and (hasattr(image, "seek") or not hasattr(image, "__len__"))
 
 
 def _is_array(image: object) -> bool:
-    """Returns whether an object is an array or converts itself to one, such as those of JAX and columns of pandas."""
+    """Returns whether an object is an array or can be converted to one, such as a JAX array or a pandas column."""
     return hasattr(image, "__array__") and not isinstance(image, type)
 
 
 def _of_array(images: Any) -> tuple[Iterable[ImageInput], bool]:
     values = images if is_tensor(images) or isinstance(images, np.ndarray) else np.asarray(images)
-    if isinstance(values, np.ndarray) and values.dtype.kind in "OSUT":  # names of files, or a column of images
+    if isinstance(values, np.ndarray) and values.dtype.kind in "OSUT":  # file names, or a column of images
         if values.ndim == 1:
             return values.tolist(), False
         raise TypeError(f"{describe(values)} is not an image; pass a list of paths")
@@ -94,10 +95,10 @@ def each_image(
     channels: Channels | None = None,
     data_range: float | None = None,
 ) -> Iterator[ImageInput]:
-    """Yields every image of an input, those of a batch (an array or tensor of four axes) one by one.
+    """Yields the single images of an input. A batch (an array or tensor of four axes) is split into its images.
 
-    `model_channels` is the number of channels of the model; see `images.to_rgb` for `channels` and `data_range`.
-    Raises TypeError and ValueError as `split` does, before the first image. An invalid batch among others is yielded as
+    `model_channels` is the number of channels of the model. See `images.to_rgb` for `channels` and `data_range`. Raises
+    TypeError and ValueError as `split` does, before the first image. An invalid batch in a list is yielded as one
     `Unlisted`.
     """
     many, _ = split(images)
@@ -119,10 +120,10 @@ def each_image(
 def unbatched(
     batch: Any, model_channels: int, *, channels: Channels | None = None, data_range: float | None = None
 ) -> Sequence[AnyImage]:
-    """Returns the images of a batch (b, c, h, w) or (b, h, w, c) of any numeric dtype, in 8 bits.
+    """Returns the images of a batch (b, c, h, w) or (b, h, w, c) of any numeric dtype as 8-bit images.
 
-    The range of values is found for the batch, so that a dark image among bright ones is not brightened. Raises
-    ValueError for another shape, dtype or range.
+    The range of values is determined for the whole batch, so that a dark image among bright images is not brightened.
+    Raises ValueError for another shape, dtype or range.
     """
     shape, is_torch, bands = tuple(batch.shape[1:]), is_tensor(batch), model_channels not in (1, 3)
     try:

@@ -28,7 +28,10 @@ def split_of(path: str) -> str | None:
 
 
 def distinct_names(paths: Sequence[str]) -> list[str]:
-    """Returns the file names of paths, with their folders below the common folder if two files have the same name."""
+    """Returns the file names of paths.
+
+    If two file names are equal, returns the paths relative to the common folder instead.
+    """
     names = [os.path.basename(path) for path in paths]
     if len(set(names)) == len(names):
         return names

@@ -36,7 +36,7 @@ def open_source(location: str) -> dict[str, Source]:
 def read_rows(path: Path, *, strip: bool = True) -> tuple[list[str], list[Row]]:
     """Reads the column names and the rows of a CSV file. With `strip`, spaces around the values are removed.
 
-    The separator is a comma, or a semicolon or tab if the header has no comma. Raises ValueError that names the line.
+    The separator is a comma, or a semicolon or tab if the header has no comma. Raises ValueError with the line number.
     """
     rows = []
     with TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:

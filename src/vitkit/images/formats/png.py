@@ -157,7 +157,7 @@ def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
 
 
 def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout, dict[bytes, bytes], list[memoryview]]:
-    """Returns the header fields, the pixel chunks, and the first chunk of each other required type."""
+    """Returns the header fields, all pixel-data chunks, and the first valid chunk of each type in `_USEFUL`."""
     layout: _Layout | None = None
     found: dict[bytes, bytes] = {}
     pixels: list[memoryview] = []
