@@ -1,13 +1,13 @@
 """Evaluators, which compute named metrics of a model. Each evaluator is a module with an `evaluate` function.
 
-An evaluator is a file with a function `evaluate(subject) -> {name: number}`. The subject contains the model and the
-images; it runs the model once for all evaluators. To add an evaluator, add a file. An evaluator with an argument takes
-it as the second parameter and is called `name:argument` (`real:labels.json`). An evaluator that does not need the
-model's classes declares its input: `READS = "representations"`, `READS = "model"`, or `READS = "images"` for the
-representations of images that need no labels. An evaluator of predictions fits both kinds of classification, or the
-`PROBLEM_TYPES` (of `vitkit.task`) that it declares. An evaluator whose metrics are no fractions of 1 declares
-`FRACTIONS = False`; single metrics that are none have a name in `NUMBERS`.
-It may define `check`, which raises an error for unsuitable data before any image is read (see `requirements`).
+An evaluator is a file with a function `evaluate(subject) -> {name: number}`. `subject` is a `ModelOutputs`. It contains
+the model and the images, and runs the model once for all evaluators. To add an evaluator, add a file. An evaluator with
+an argument takes it as the second parameter and is called `name:argument` (`real:labels.json`). An evaluator that does
+not need the model's classes declares its input: `READS = "representations"`, `READS = "model"`, or `READS = "images"`
+for the representations of images that need no labels. An evaluator of predictions supports single-label and multi-label
+classification, or the `PROBLEM_TYPES` (of `vitkit.task`) that it declares. An evaluator whose metrics are not fractions
+between 0 and 1 declares `FRACTIONS = False`. `NUMBERS` lists single metrics that are not fractions. An evaluator may
+define `check`, which raises an error for unsuitable data before any image is read (see `requirements`).
 """
 
 import inspect
@@ -35,7 +35,7 @@ from vitkit.text import percent
 
 Batches = Callable[[], Iterable[Batch]]
 CLASSIFICATION = ("single_label_classification", "multi_label_classification")
-# Last names of metrics that are no fractions, of any evaluator.
+# Metrics of any evaluator that are not fractions, by the last part of their names.
 NUMBERS = {
     *("blocks", "brier", "classes", "gradient", "images", "l2", "loss", "mean_patch", "nll", "objects", "rate"),
     "temperature",
@@ -73,10 +73,10 @@ class Representations:
 class ModelOutputs:
     """Input of the evaluators: a model, labeled images, and the model outputs, computed once for all evaluators.
 
-    `batches` returns the evaluation images, and `training` the training images of evaluators that train a classifier;
-    the columns of the targets are `classes`. `processor` is the preprocessing of the images, for evaluators that apply
-    it to masks. The model runs in eval mode, and its mode is restored afterwards. `autocast` is the dtype of autocast
-    for the features, None for float32; heads and metrics are computed in float32.
+    `batches` returns the evaluation images, and `training` returns the training images for evaluators that train a
+    classifier. The columns of the targets are `classes`. `processor` is the preprocessing of the images, for evaluators
+    that apply it to masks. The model runs in eval mode, and its mode is restored afterwards. `autocast` is the autocast
+    dtype of the features, or None for float32. Heads and metrics are computed in float32.
     """
 
     processor: Processor | None = None
@@ -95,7 +95,7 @@ class ModelOutputs:
     ):
         self.model = model
         self.autocast = autocast
-        # A fast copy of a model has no blocks, so evaluators that need them use its original.
+        # A copy of a model that is optimized for inference has no blocks. Evaluators that need blocks use the original.
         self.original_model: Backbone = getattr(model, "original", model)
         self.task = self.original_model.config.task
         self.batches = batches
@@ -110,7 +110,7 @@ class ModelOutputs:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Predictions for all images. Raises ValueError if model and labels differ in the number of classes."""
+        """Predictions for all images. Raises ValueError if model and labels have different numbers of classes."""
         if self.model.config.num_classes == 0:
             raise ValueError("the model has no classes; evaluate it with knn, fewshot or probe")
         logits, targets = self._outputs.logits, self._outputs.targets
@@ -198,7 +198,7 @@ FORM = "metric(subject), or metric(subject, argument)"
 
 
 def _validate(module: ModuleType) -> None:
-    """Raises PluginError if an attribute of an evaluator has another form than the contract says."""
+    """Raises PluginError if an attribute of an evaluator violates the contract."""
     if not callable(module.evaluate):
         raise PluginError(f"evaluate is {module.evaluate!r}; expected a function {FORM}")
     parameters = inspect.signature(module.evaluate).parameters
@@ -212,7 +212,7 @@ def _validate(module: ModuleType) -> None:
 
 
 def _adapt(component: Component) -> ModuleType:
-    """Returns the module of an evaluator that is a function. A single number that it returns is named `value`."""
+    """Wraps a function as an evaluator module. If it returns a single number, the metric is named `value`."""
     function: Any = component.target
     if not callable(function) or isinstance(function, type):
         raise PluginError(f"'{component.name}' of {component.origin} is {function!r}; expected a function {FORM}")
@@ -238,7 +238,10 @@ _EVALUATORS = Registry(__name__, "evaluator", {"evaluate": f"a function {FORM}"}
 
 
 def canonical(spec: str) -> str:
-    """Returns the name of an evaluator in a file (`./mine.py:metric`), which is loaded, or any other name unchanged."""
+    """Loads an evaluator in a file (`./mine.py:metric`) and returns its name.
+
+    Other names are returned unchanged.
+    """
     return resolve("evaluator", spec)
 
 
@@ -248,7 +251,7 @@ def evaluators() -> list[str]:
 
 
 def evaluator(spec: str) -> ModuleType:
-    """Returns the Python module of an evaluator, by a name such as `top1`, `real:labels.json` or `./mine.py:metric`.
+    """Returns the Python module of an evaluator, such as `top1`, `real:labels.json` or `./mine.py:metric`.
 
     Raises ValueError for an unknown evaluator, and for a missing or unexpected argument.
     """
@@ -318,8 +321,8 @@ def formatted(metric: str, value: float) -> str:
 def evaluate(subject: ModelOutputs, names: Iterable[str]) -> dict[str, float]:
     """Returns the metrics of several evaluators, with names of the form `evaluator.metric`.
 
-    Metrics of an evaluator with an argument are named `evaluator:argument.metric`. Raises ValueError for an evaluator
-    that does not fit the task of the model.
+    Metrics of an evaluator with an argument are named `evaluator:argument.metric`. Raises ValueError if an evaluator
+    does not support the task of the model.
     """
     modules = {name: evaluator(name) for name in map(canonical, names)}
     check_task(modules, subject.task)

@@ -15,23 +15,24 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns the `mean` (mAP), `weighted` (mean weighted by class size) and `worst` average precision of all classes.
+    """Returns the `mean` (mAP), `weighted` and `worst` average precision of all classes.
 
-    Images without a label count as negatives of every class. Raises ValueError if no image has a label.
+    `weighted` is the mean weighted by class size. Images without a label count as negatives of every class. Raises
+    ValueError if no image has a label.
     """
     predictions = subject.predictions
     truth = predictions.targets > 0
     present = truth.any(dim=0)
     if not present.any():
         raise ValueError("none of the images has a label; evaluation needs labeled images")
-    # Logits rank images like sigmoid scores, without ties by rounding.
+    # Logits rank images as sigmoid scores do, without ties from rounding.
     each = average_precision(predictions.logits[:, present], truth[:, present])
     weights = truth[:, present].sum(dim=0) / truth.sum()
     return {"mean": each.mean().item(), "weighted": (each * weights).sum().item(), "worst": each.min().item()}
 
 
 def average_precision(scores: Float[Tensor, "n classes"], truth: Tensor) -> Float[Tensor, " classes"]:
-    """Returns the average precision of each class, which is sum_i (r_i - r_(i-1)) p_i for recall r, precision p.
+    """Returns the average precision of each class: sum_i (r_i - r_(i-1)) p_i.
 
     r_i and p_i are recall and precision at score i. Images with equal scores count as one threshold, as in
     scikit-learn. Each class needs at least one positive image.

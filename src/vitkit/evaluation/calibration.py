@@ -1,7 +1,7 @@
 """Calibration of the predicted probabilities (Guo et al. 2017).
 
-For independent labels, every pair of an image and a label is one binary prediction: its confidence is the probability
-of the predicted side (label or no label), and all metrics are means over pairs.
+For independent labels, every pair of an image and a label is one binary prediction. Its confidence is the probability
+of the predicted outcome (label or no label), and all metrics are means over pairs.
 """
 
 from dataclasses import dataclass, replace
@@ -37,8 +37,8 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """Returns the calibration metrics `ece`, `mce`, `brier`, `nll` and `temperature`.
 
-    `ece` and `mce` are the expected and maximum calibration errors over 15 bins. Dividing the logits by the temperature
-    maximizes the likelihood of these images.
+    `ece` and `mce` are the expected and maximum calibration errors over 15 bins. `temperature` is the divisor of the
+    logits that maximizes the likelihood of these images.
     """
     predictions = usable(subject.predictions)
     filled = [each for each in bins(predictions) if each.images]
@@ -65,7 +65,7 @@ def usable(predictions: Predictions) -> Predictions:
 
 
 def nll(predictions: Predictions, logits: Float[Tensor, "n classes"]) -> float:
-    """Returns the mean negative log-likelihood of the targets, given logits."""
+    """Returns the mean negative log-likelihood of the targets for the given logits."""
     truth = target_distribution(predictions)
     if independent(predictions):
         return F.binary_cross_entropy_with_logits(logits, truth).item()

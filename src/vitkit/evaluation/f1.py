@@ -76,8 +76,8 @@ def per_label(predictions: Predictions, names: tuple[str, ...]) -> list[LabelRes
 def best_thresholds(predictions: Predictions) -> tuple[float, ...]:
     """Returns the threshold of each label that gives the highest F1 on these images.
 
-    Of equal F1, the threshold closest to 0.5 is returned. A label without images keeps its threshold. Raises ValueError
-    unless labels are independent.
+    If several thresholds have the same F1, the one closest to 0.5 is returned. A label without images keeps its
+    threshold. Raises ValueError unless labels are independent.
     """
     task = predictions.task
     check_tunable(task, predictions.targets.shape[1])
@@ -104,7 +104,7 @@ def _best(scores: Float[Tensor, " n"], true: Tensor) -> float:
     f1 = 2 * hits / (torch.arange(1, hits.shape[0] + 1) + hits[-1])
     below = torch.cat([ordered[1:], ordered.new_zeros(1)])
     f1[ordered == below] = -1.0  # a threshold cannot separate equal scores
-    # Rounded for readable files where that does not move the threshold beyond a score.
+    # Rounded to four decimals, unless the rounded threshold would pass a score.
     middle = (ordered + below) / 2
     rounded = (middle * 1e4).round() / 1e4
     limits = torch.where((rounded <= ordered) & (rounded > below), rounded, middle)

@@ -18,7 +18,7 @@ READS = "model"
 FRACTIONS = False
 
 _ATEN = torch.ops.aten
-# Attention on a CPU, which torch 2.9 counts in no formula: its products are those of the attention kernels of GPUs.
+# torch 2.9 has no FLOP formula for attention on CPUs. Its matrix products are those of the GPU kernels.
 _ON_CPU = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
@@ -30,9 +30,9 @@ _ON_CPU = {
 class FlopCounter(TorchDispatchMode):
     """Context manager that counts the FLOPs of torch operations, including those of backward passes.
 
-    A multiplication and an addition count as two. It counts the operations that torch has formulas for: matrix
-    products, convolutions and attention, not norms and activations. Operations inside `exclude_recomputation` are not
-    counted, so activation checkpointing does not change the total.
+    A multiplication and an addition count as two FLOPs. Only operations with a formula in torch are counted: matrix
+    products, convolutions and attention, but not norms and activations. Operations inside `exclude_recomputation` are
+    not counted, so activation checkpointing does not change the total.
     """
 
     # Process-wide counters, because on GPUs the backward pass runs in another thread.
@@ -90,7 +90,7 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """Returns `giga` (GFLOPs of the forward pass of one image) and `million_parameters`.
 
-    For an exported model, they are those of the model from which it was exported.
+    For an exported model, both are those of the model that was exported.
     """
     model = subject.original_model
     parameters = sum(parameter.numel() for parameter in (_twin(model) if model.is_exported else model).parameters())
@@ -100,7 +100,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 def flops(model: Backbone, image_size: tuple[int, int] | None = None) -> int:
     """Returns the FLOPs of the forward pass of one image.
 
-    `image_size` is (rows, columns) and defaults to that of the model. The pass runs on the meta device.
+    `image_size` is (height, width) in pixels and defaults to that of the model. The pass runs on the meta device.
     """
     size = image_size or model.config.image_size
     twin = _twin(model)
@@ -111,5 +111,5 @@ def flops(model: Backbone, image_size: tuple[int, int] | None = None) -> int:
 
 
 def _twin(model: Backbone) -> Backbone:
-    """Returns the model without weights, on the meta device. An export is built again from its config."""
+    """Returns a copy of the model on the meta device. An exported model is built again from its config."""
     return (models.build(model.config, device="meta") if model.is_exported else copy.deepcopy(model).to("meta")).eval()

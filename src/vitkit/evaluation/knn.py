@@ -15,7 +15,7 @@ from vitkit.evaluation.requirements import EvaluationData, top5
 READS = "representations"
 NEIGHBORS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
-MAX_SIMILARITIES = 2**25  # in memory at a time: 128 MiB
+MAX_SIMILARITIES = 2**25  # similarities in memory at a time (128 MiB)
 
 
 def check(data: EvaluationData) -> tuple[str, ...]:
@@ -36,9 +36,9 @@ def numbers_of_neighbors(total: int) -> list[int]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns the accuracy for each value of k (such as `k20`), and with more than five classes also `k20_top5`.
+    """Returns the accuracy for each k (such as `k20`) and, with more than five classes, also `k20_top5`.
 
-    Numbers of neighbors above the number of training images are omitted. Raises ValueError if none remains.
+    Values of k above the number of training images are omitted. Raises ValueError if no value remains.
     """
     training, test = subject.training_representations, subject.representations
     total, num_classes = training.vectors.shape[0], training.targets.shape[1]
@@ -52,7 +52,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
         metrics[f"k{k}"] = accuracy(votes.argmax(dim=1), test.targets)
         if num_classes > 5:
             best = votes.topk(5, dim=1)
-            # If the neighbors have fewer than five classes, a class without votes is not a prediction.
+            # If the neighbors have fewer than five classes, classes without votes do not count as predictions.
             hits = (test.targets.gather(1, best.indices) > 0) & (best.values > 0)
             metrics[f"k{k}_top5"] = hits.any(dim=1).double().mean().item()
     return metrics

@@ -44,7 +44,10 @@ class FrozenFeatures:
     targets: Float[Tensor, "n classes"]
 
     def vectors(self, count: int, mean_patch: bool) -> Float[Tensor, "n width"]:
-        """Returns the concatenated class tokens of the last `count` blocks, with the mean patch token if requested."""
+        """Returns the concatenated class tokens of the last `count` blocks.
+
+        With `mean_patch`, the mean patch token is appended.
+        """
         tokens = rearrange(self.blocks[:, -count:], "n b d -> n (b d)")
         return torch.cat([tokens, self.patches], dim=1) if mean_patch else tokens
 
@@ -57,7 +60,10 @@ def check(data: EvaluationData, blocks: str = str(BLOCKS)) -> tuple[str, ...]:
 
 
 def check_blocks(model: Backbone, blocks: str) -> TokenBackbone:
-    """Returns the model as a `TokenBackbone`. Raises ValueError for other models and unless `blocks` is positive."""
+    """Returns the model as a `TokenBackbone`.
+
+    Raises ValueError for other models, and if `blocks` is not a positive number.
+    """
     if not blocks.isdecimal() or int(blocks) < 1:
         raise ValueError(
             f"the argument of the evaluator linear is '{blocks}'; expected a number of blocks, as in linear:4"
@@ -94,7 +100,7 @@ def evaluate(subject: ModelOutputs, blocks: str = str(BLOCKS)) -> dict[str, floa
             for rate, logits in zip(RATES, heads(x[held_out_rows]), strict=True):
                 score = accuracy(logits.argmax(dim=1).cpu(), training.targets[held_out_rows])
                 tried.append((score, count, mean_patch, rate))
-    score, count, mean_patch, rate = max(tried, key=lambda each: each[0])  # the first of equal scores
+    score, count, mean_patch, rate = max(tried, key=lambda each: each[0])  # if scores are equal, the first
     x, z = (each.vectors(count, mean_patch).to(subject.device) for each in (training, test))
     logits = train_heads(x, labels.to(x.device), num_classes, [rate])(z)[0].cpu()
     metrics = {"accuracy": accuracy(logits.argmax(dim=1), test.targets)}
@@ -119,8 +125,8 @@ class Heads:
 def train_heads(x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int, rates: Sequence[float]) -> Heads:
     """Trains one linear classifier for each learning rate, with SGD, momentum and cosine decay to 0.
 
-    Initial weights are sampled from N(0, 0.01), and there is no weight decay. All layers see the same batches in the
-    same order, so each equals a layer that is trained alone.
+    Initial weights are sampled from N(0, 0.01), and there is no weight decay. All classifiers see the same batches in
+    the same order, so each equals a classifier that is trained alone.
     """
     random = torch.Generator().manual_seed(SEED)
     start = torch.randn(num_classes, x.shape[1], generator=random).to(x) * 0.01
@@ -167,7 +173,7 @@ def block_vectors(
 ) -> tuple[Float[Tensor, "b blocks d"], Float[Tensor, "b d"]]:
     """Returns the normalized class tokens of the last blocks, and the mean patch token of the last block.
 
-    For a model without class token, the mean patch tokens replace it. Tensors are float32 on the CPU.
+    If the model has no class token, the mean patch token of each block is used instead. Tensors are float32 on the CPU.
     """
     outputs: list[Tensor] = []
 

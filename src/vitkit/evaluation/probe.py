@@ -44,10 +44,10 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns `accuracy`, `top5` (for more than five classes), and the chosen L2 penalty `l2` with details of the fit.
+    """Returns `accuracy`, `top5` (for more than five classes), and details of the fit.
 
-    `l2` is the chosen penalty, `held_out` its accuracy on the held-out training images, and `gradient` that of the
-    final fit.
+    `l2` is the chosen L2 penalty, and `held_out` the accuracy on the held-out training images with this penalty.
+    `gradient` is the largest absolute gradient of the loss after the final fit.
     """
     training, test = subject.training_representations, subject.representations
     mean, deviation = training.vectors.double().mean(dim=0), training.vectors.double().std(dim=0, correction=0)
@@ -58,7 +58,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
     train_rows, held_out_rows = split(labels)
     probes = fit_path(x[train_rows], labels[train_rows], num_classes)
     scores = [accuracy(probe(x[held_out_rows]).argmax(1), training.targets[held_out_rows]) for probe in probes]
-    best = max(range(len(STRENGTHS)), key=lambda index: scores[index])  # the strongest penalty of equal scores
+    best = max(range(len(STRENGTHS)), key=lambda index: scores[index])  # if scores are equal, the strongest penalty
     probe = fit_path(x, labels, num_classes, STRENGTHS[: best + 1])[-1]
     logits = probe(z)
     numbers = {"accuracy": accuracy(logits.argmax(dim=1), test.targets)}
@@ -71,7 +71,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 def split(labels: Int[Tensor, " n"]) -> tuple[Int[Tensor, " train"], Int[Tensor, " held_out"]]:
     """Splits images into training images and held-out images (a fifth of each class), as row indices.
 
-    The image of a class with a single image is trained on. Raises ValueError if no class has two images.
+    If a class has a single image, it is a training image. Raises ValueError if no class has two images.
     """
     random = np.random.default_rng(SEED)
     held_out = np.zeros(labels.shape[0], dtype=bool)

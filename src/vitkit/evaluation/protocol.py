@@ -29,12 +29,12 @@ Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
 class EvaluationConfig:
     """Config of an evaluation: the data, and the evaluators (`top1`, `real:labels.json`, ...).
 
-    The model is evaluated on the `val` or `test` split of `data`, or on all of it. Evaluators that train a classifier
-    use `train`, or the train split of `data`. With `held_out`, this fraction of every class of `data` is for evaluation
-    and the rest for training. `limits` are those of the image files. Unreadable images are left out; above the
-    fraction `max_unreadable`, and more than ten, they end the evaluation. `tune_threshold` also finds the threshold of
-    each independent label with the best F1 on the evaluation images. `fixes` are corrections of the labels, and images
-    to drop (`vitkit.data.fixes.read_fixes`).
+    The model is evaluated on the `val` or `test` split of `data`, or on all of its images. Evaluators that train a
+    classifier use `train`, or the train split of `data`. `held_out` is the fraction of every class of `data` that is
+    held out for evaluation; the other images are for training. `limits` are the limits of image files. Unreadable
+    images are left out. The evaluation fails if more than ten images are unreadable and their fraction is above
+    `max_unreadable`. `tune_threshold` also finds, for each independent label, the threshold with the best F1 on the
+    evaluation images. `fixes` are corrections of labels, and images to drop (`vitkit.data.fixes.read_fixes`).
     """
 
     data: str
@@ -75,15 +75,16 @@ class EvaluationConfig:
 
     @property
     def reads(self) -> set[str]:
-        """The parts of `ModelOutputs` that the evaluators read: predictions, representations, images or model."""
+        """The parts of `ModelOutputs` that are read: predictions, representations, images or model."""
         return {evaluation.reads(word) for word in self.evaluators}
 
     def sources(self, labels: tuple[str, ...], *, regression: bool = False) -> tuple[Source | None, Source, str]:
-        """Returns the training images if an evaluator needs them, the evaluation images, and the split of the latter.
+        """Returns the training images, the evaluation images, and the split of the evaluation images.
 
-        The split is val, test or all; held-out images are those of `val`.
+        The training images are None if no evaluator needs them. The split is val, test or all; the split of held-out
+        images is val.
 
-        Their classes are numbered like the model's `labels` if an evaluator reads predictions. Raises ValueError if the
+        If an evaluator reads predictions, class indices are those of the model's `labels`. Raises ValueError if the
         classes do not match. `regression` says whether the model predicts numbers.
         """
         training, evaluation, split = self._corrected()
@@ -105,7 +106,7 @@ class EvaluationConfig:
         return matched_training, matched(evaluation, labels, name=self.data, regression=regression), split
 
     def _corrected(self) -> tuple[Source | None, Source, str]:
-        """Returns the training images and the evaluation images, with corrections, and the split of the latter."""
+        """Returns the corrected training and evaluation images, and the split of the evaluation images."""
         training, evaluation, split = self._open()
         if not self.fixes:
             return training, evaluation, split
@@ -143,11 +144,10 @@ class EvaluationConfig:
 class Evaluation:
     """Result of an evaluation: the metrics, the settings, and the `predictions` if an evaluator used them.
 
-    `source` and `training` contain the images that could be read, `unreadable` names the others. `split` is the split
-    of the evaluation images. `threshold` has the
-    tuned thresholds, one per label, if the config asks for them; the metrics `f1_tuned` are those with these thresholds
-    on the same images, the other metrics are those of the model as it is. `summary` says in which precision the model
-    ran, and why.
+    `source` and `training` contain the images that could be read, and `unreadable` lists the others. `split` is the
+    split of the evaluation images. `threshold` has one tuned threshold per label if the config asks for them. The
+    metrics `f1_tuned` are computed with these thresholds on the same images; all other metrics use the thresholds of
+    the model. `summary` says in which precision the model ran, and why.
     """
 
     model: str
@@ -171,7 +171,7 @@ class Evaluation:
         return printable(f"Evaluation({title})") + "".join(shown)
 
     def to_dict(self) -> dict[str, object]:
-        """Returns a dict for JSON with the metrics and all settings that are needed to compute them again."""
+        """Returns a JSON-serializable dict of the metrics and all settings needed to compute them again."""
         return {
             "model": self.model,
             "data": self.config.data,
@@ -204,8 +204,9 @@ def run(
 ) -> Evaluation:
     """Evaluates a model according to `config`, and returns an `Evaluation` with `name` as the model name.
 
-    `progress` wraps the batches of each pass, and gets their number. Raises ValueError if model, images and evaluators
-    do not fit, before any image is read, and TooManyUnreadable if too many images cannot be read.
+    `progress` wraps the batches of each pass over the images, and gets the number of batches. Raises ValueError, before
+    any image is read, if model, images and evaluators are incompatible. Raises TooManyUnreadable if too many images
+    cannot be read.
     """
     task = model.config.task
     evaluation.check_task(config.evaluators, task)

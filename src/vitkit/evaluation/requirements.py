@@ -1,8 +1,9 @@
 """Checks that evaluators can compute their metrics, before any image is read.
 
-An evaluator may define `check(data)`, with its argument as second parameter like `evaluate`. It raises ValueError if
-the metrics cannot exist for the model and the labels, and returns the names of the metrics. A run and `vitkit evaluate`
-call it before they start, so that hours of training do not end at the first evaluation.
+An evaluator may define `check(data)`. If the evaluator has an argument, it is the second parameter, as for `evaluate`.
+`check` raises ValueError if the metrics cannot be computed for the model and the labels, and returns the names of the
+metrics. A run and `vitkit evaluate` call it before they start, so that hours of training do not end at the first
+evaluation.
 """
 
 from collections.abc import Iterable
@@ -46,7 +47,10 @@ class EvaluationData:
 
     @cached_property
     def training_counts(self) -> Int[np.ndarray, " classes"]:
-        """The number of training images of each class. An image with several labels counts only for its first label."""
+        """The number of training images of each class.
+
+        An image with several labels counts only for its first label.
+        """
         if self.training is None:
             raise ValueError("knn, fewshot, probe and linear need labeled training images, but none were given")
         return _counts(self.training, "training image")
@@ -62,7 +66,7 @@ class EvaluationData:
 def check(data: EvaluationData, names: Iterable[str]) -> dict[str, tuple[str, ...] | None]:
     """Raises ValueError if an evaluator cannot compute its metrics for the model and the data.
 
-    Returns the names of the metrics of each evaluator, or None for an evaluator that does not tell.
+    Returns the metric names of each evaluator, or None for an evaluator that does not list them.
     """
     if not len(data.source):
         raise ValueError("there are no images to evaluate on; expected at least one")
@@ -92,7 +96,7 @@ def check_metric(metric: str, known: dict[str, tuple[str, ...] | None], data: Ev
 
 
 def top5(data: EvaluationData) -> tuple[str, ...]:
-    """Returns the metric name `top5` in a tuple if there are more than five classes, otherwise an empty tuple."""
+    """Returns the tuple (`top5`,) if there are more than five classes, otherwise an empty tuple."""
     return ("top5",) if data.num_classes > 5 else ()
 
 

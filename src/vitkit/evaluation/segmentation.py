@@ -26,7 +26,7 @@ from vitkit.images import DEFAULT_LIMITS, probe
 from vitkit.regular import read_bytes
 
 READS = "model"
-FRACTION = 0.6  # of a head's attention
+FRACTION = 0.6  # fraction of the attention of a head
 VOID = 255  # unlabelled pixels, which are ignored
 
 
@@ -44,8 +44,9 @@ def check(data: EvaluationData, masks: str) -> tuple[str, ...]:
 def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:
     """Returns the mean Jaccard index (intersection over union) of object masks and attention maps, for each head.
 
-    `jaccard` is that of the best head for each object, `mean_head` the mean over heads, `all_heads` that of the mean
-    map, and `head0`, `head1`, ... that of each head. `objects` and `images` are counts.
+    `jaccard` is the index of the best head for each object, and `mean_head` the mean over heads. `all_heads` is the
+    index of the mean map over heads, and `head0`, `head1`, ... are those of each head. `objects` and `images` are
+    counts.
 
     `masks` is a folder. The mask of the image `dogs/1.jpg` is `dogs/1.png` or `1.png`, a PNG whose pixel values are
     object (or class) numbers: 0 is background, and 255 is ignored, as in PASCAL VOC. Images without a mask are
@@ -77,7 +78,10 @@ def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:
 
 
 def summarize(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[str, float]:
-    """Averages Jaccard indices over objects and images. The last column of each array is for the mean over heads."""
+    """Averages Jaccard indices over objects and images.
+
+    The last column of each array belongs to the mean attention map over heads.
+    """
     per_image = list(overlaps)
     best = np.mean([each[:, :-1].max(axis=1).mean() for each in per_image])
     alone = np.mean([each.mean(axis=0) for each in per_image], axis=0)
@@ -93,7 +97,7 @@ def summarize(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[st
 
 
 def predicted_masks(maps: Float[Tensor, "b heads rows columns"], patch: tuple[int, int]) -> Bool[Tensor, "b masks r c"]:
-    """Returns the predicted pixel masks of each head. The last mask is that of the mean over heads."""
+    """Returns the predicted pixel mask of each head. The last mask is that of the mean map over heads."""
     every = torch.cat([maps, maps.mean(dim=1, keepdim=True)], dim=1)
     chosen = foreground_mask(every, FRACTION).cpu()
     return chosen.repeat_interleave(patch[0], dim=2).repeat_interleave(patch[1], dim=3)

@@ -27,8 +27,8 @@ PROBLEM_TYPES = ("single_label_classification",)
 def evaluate(subject: ModelOutputs, classes: str = "") -> dict[str, float]:
     """Returns the metrics of the evaluator `top1`, restricted to the classes listed in a file.
 
-    Without a file, the classes are those of the images. `classes` is their number. Images of other classes are
-    excluded.
+    Without a file, the classes are those of the images. The metric `classes` is the number of classes. Images of other
+    classes are excluded.
     """
     predictions = subject.predictions
     chosen = read(Path(classes), subject.classes) if classes else present_classes(predictions)

@@ -40,7 +40,10 @@ def metrics(predictions: Predictions) -> dict[str, float]:
 
 
 def losses(predictions: Predictions) -> Float[Tensor, " n"]:
-    """Returns the cross-entropy of each image: with a sigmoid the sum over all classes. Without a label it is 0."""
+    """Returns the cross-entropy of each image.
+
+    With a sigmoid, it is the sum over all classes. With a softmax, it is 0 for an image without a label.
+    """
     if predictions.task.function(predictions.targets.shape[1]) == "sigmoid":
         truth = (predictions.targets > 0).float()
         return F.binary_cross_entropy_with_logits(predictions.logits, truth, reduction="none").sum(dim=1)

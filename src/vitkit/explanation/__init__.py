@@ -1,10 +1,10 @@
 """Explanations of a model: attention maps, rollout, filters and others. Each method is a module.
 
 An explanation consists of arrays and a `Drawing` of them. Each file also contains the tensor functions of its method
-(`rollout.rollout`, `distance.attention_distance`, ...). They use only `TokenBackbone`, its blocks and `Features`. A
-block's `attention_weights` takes the same arguments as its `forward`, so every family, image size and position bias
-works, and only the explained blocks compute attention weights outside the fused kernel. Only `plots` imports
-matplotlib.
+(`rollout.rollout`, `distance.attention_distance`, ...). These functions use only `TokenBackbone`, its blocks and
+`Features`. The method `attention_weights` of a block takes the same arguments as `forward`, so every family, image size
+and position bias works, and only the explained blocks compute attention weights outside the fused kernel. Only `_plots`
+imports matplotlib.
 """
 
 import inspect
@@ -53,8 +53,8 @@ class ExplainInputs:
 class Explanation:
     """Result of an explanation method: named arrays, and a drawing that shows them.
 
-    It is a sequence of the explanations of single images; one of the model itself, or of all images together, has the
-    length 1. `errors` are those of images that could not be read.
+    An explanation is a sequence with one explanation per image. Explanations of the model itself, or of all images
+    together, have length 1. `errors` lists the errors of images that could not be read.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -63,9 +63,9 @@ class Explanation:
 
     @property
     def maps(self) -> dict[str, np.ndarray]:
-        """The maps in the drawing by name: one value or color per patch, of shape (images, rows, columns) or with RGB.
+        """The maps in the drawing by name, of shape (images, rows, columns) or (images, rows, columns, 3).
 
-        Empty for explanations that are not drawn over images.
+        A map has one value or RGB color per patch. The dict is empty for explanations that are not drawn over images.
         """
         return {each.name: each.values for each in self.drawing.maps} if isinstance(self.drawing, Overlay) else {}
 
@@ -138,7 +138,7 @@ def _validate(module: ModuleType) -> None:
 
 
 def _adapt(component: Component) -> ModuleType:
-    """Returns the module of an explanation method that is a function `explain(subject, *, option=default)`."""
+    """Wraps a function `explain(subject, *, option=default)` as the module of an explanation method."""
     return namespace(component, explain=component.target)
 
 
@@ -152,7 +152,7 @@ def methods() -> list[str]:
 
 
 def explain(method: str, subject: ExplainInputs, **options: object) -> Explanation:
-    """Runs an explanation method, by its name or in a file (`./mine.py:saliency`).
+    """Runs an explanation method, given by its name or as an object of a file (`./mine.py:saliency`).
 
     Raises ValueError if the method or an option is unknown.
     """

@@ -88,7 +88,7 @@ def capture_attention(
 
 
 def find_query(model: TokenBackbone, features: Features) -> Query:
-    """Returns which tokens' attention to show: `class` if the head reads the class token, otherwise `patches`."""
+    """Returns the query tokens to show: `class` if the head reads the class token, otherwise `patches`."""
     pooled = getattr(model.config, "pool", "token") in ("gap", "map")
     has_class = features.num_special > 0 and getattr(model.config, "class_token", True)
     return "class" if has_class and not pooled else "patches"

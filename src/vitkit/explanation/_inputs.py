@@ -1,4 +1,4 @@
-"""Reads images for explanations. Each is preprocessed for the model, and cropped in the same way for display."""
+"""Reads images for explanations. Each image is preprocessed for the model, and cropped equally for display."""
 
 import dataclasses
 import os
@@ -33,7 +33,7 @@ def read(model: Backbone, processor: Processor, images: Sequence[object], labels
 
 
 def crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Image.Image:
-    """Crops the right and bottom borders of an image that do not fill a patch, because the model ignores them."""
+    """Crops the right and bottom borders that do not fill a patch, because the model ignores them."""
     if not isinstance(model, TokenBackbone):
         return image
     height, width = (
@@ -72,7 +72,7 @@ def readable(
 def large_view(processor: Processor, original: AnyImage) -> Image.Image:
     """Returns the part of an image that the model sees, at about `DISPLAY_SIDE` pixels and without distortion.
 
-    Of other channels than RGB and grayscale it shows the first three, or the first if there are two.
+    If the channels are neither RGB nor grayscale, the first three are shown, or the first of two.
     """
     if processor.resize == "squash" and processor.center_crop == "none":
         return _to_side(original.convert("RGB"))

@@ -11,7 +11,7 @@ from vitkit.explanation.attention import attention_maps
 
 
 def foreground_mask(attention: Float[Tensor, "*b rows columns"], share: float = 0.6) -> Bool[Tensor, "*b rows columns"]:
-    """Returns, for each map, the smallest set of patches that contains the fraction `share` of the attention.
+    """Returns, for each map, the smallest set of patches that receives the fraction `share` of the attention.
 
     As a loop: drop the patch with the least attention while the dropped attention is at most 1 - share of the total.
     Raises ValueError for a fraction outside (0, 1].

@@ -37,11 +37,11 @@ Block = Any
 def class_attention(
     model: Backbone, image: Float[Tensor, "b c height width"], classes: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "b n n"], list[int], Features]:
-    """Returns relevancy matrices (without the identity), class indices and embeddings, for one class per image.
+    """Returns relevancy matrices (without the identity), class indices and features, for one class per image.
 
-    `classes` is one class index per image; None takes the predicted class. The gradients of different images are
-    independent. Raises ValueError for a model without classes, a class index out of range, and a model without
-    attention between patches.
+    `classes` is one class index per image. If None, the predicted class of each image is used. The gradients of
+    different images are independent. Raises ValueError for a model without classes, a class index out of range, and a
+    model without attention between patches.
     """
     backbone = _check_model(model)
     blocks: list[Block] = list(backbone.blocks)
@@ -74,8 +74,8 @@ def grad_cam(
 ) -> tuple[Float[Tensor, "b rows columns"], list[int]]:
     """Returns the Grad-CAM maps of the last feature map and the class indices, for one class per image.
 
-    `classes` is one class index per image; None takes the predicted class. Raises ValueError for a model without
-    classes and for a class index out of range.
+    `classes` is one class index per image. If None, the predicted class of each image is used. Raises ValueError for a
+    model without classes and for a class index out of range.
     """
     _check_classes(model)
     with eval_mode(model), torch.enable_grad():
@@ -187,7 +187,7 @@ def explain(subject: ExplainInputs, *, label: str | int | None = None) -> Explan
 
 
 def _class_index(subject: ExplainInputs, label: str | int) -> int:
-    """Returns the index of a class, which is given as an index, a label, or one of the names in a label."""
+    """Returns the index of a class, given as an index, a label, or one of the names in a label."""
     if isinstance(label, int) or label.lstrip("-").isdigit():
         return int(label)
     wanted = label.lower().strip()

@@ -15,14 +15,17 @@ from vitkit.explanation._inputs import require_images, top_classes
 from vitkit.layers import eval_mode
 from vitkit.models import Backbone
 
-#: Smallest number of foreground patches with components of their own.
+#: Minimum number of foreground patches for which components are computed separately.
 MIN_PATCHES = 8
 
 
 def patch_features(
     model: Backbone, images: Float[Tensor, "b c height width"], layer: int = -1
 ) -> Float[Tensor, "b rows columns d"]:
-    """Returns the features of all patches after a block (or a stage of a convolutional network) and the final norm."""
+    """Returns the features of all patches after a block and the final norm.
+
+    For a convolutional network, `layer` is the index of a stage instead of a block.
+    """
     check_not_exported(model)
     maps = []
     with eval_mode(model), torch.no_grad():
@@ -69,9 +72,9 @@ def foreground_patches(features: Float[Tensor, "b rows columns d"]) -> Bool[Tens
 def component_colors(
     features: Float[Tensor, "b rows columns d"], foreground: Bool[Tensor, "b rows columns"]
 ) -> tuple[Float[Tensor, "b rows columns 3"], Float[Tensor, " 3"]]:
-    """Returns the first three components of foreground patches as RGB values, and their explained variance ratios.
+    """Returns the first three components of foreground patches as RGB, and their explained variance ratios.
 
-    Other patches are zero (black). The range of a component is that of the foreground patches of all images.
+    Other patches are zero (black). Each component is scaled to its range over the foreground patches of all images.
     """
     vectors = features[foreground].double()
     axes, fractions = principal_components(vectors)

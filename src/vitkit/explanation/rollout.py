@@ -20,9 +20,10 @@ def step(
 ) -> Float[Tensor, "b n n"]:
     """Returns the attention of a layer, fused over heads, plus the identity. Rows are normalized to a sum of one.
 
-    `discard` first sets this fraction of the smallest fused weights to zero, per image; weights of special tokens as
-    keys are not changed. Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers", fuse by the mean and
-    discard nothing. Raises ValueError for an unknown fusion and a fraction outside [0, 1).
+    Before the identity is added, the fraction `discard` of the fused weights, the smallest ones of each image, is set
+    to zero. Weights of special tokens as keys are not changed. Abnar and Zuidema 2020, "Quantifying Attention Flow in
+    Transformers", fuse by the mean and discard nothing. Raises ValueError for an unknown fusion and a fraction outside
+    [0, 1).
     """
     if fusion not in get_args(Fusion):
         raise ValueError(f"unknown fusion '{fusion}'; choose from {', '.join(get_args(Fusion))}")
