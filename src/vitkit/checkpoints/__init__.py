@@ -1,7 +1,7 @@
 """Loads, saves and converts ViT checkpoints of many libraries, without executing their code.
 
 load, save    from files to a model, and back; every tensor must be known, present and of the right shape
-verify        compares a checkpoint with what was read back after it was written
+verify        compares a written checkpoint, which is read back, with the original
 formats/      one module per library and model family: a two-way table of tensor names
 containers/   one module per file type (safetensors, npz, torch.save, sharded); headers are validated first
 infer/        infers a model config from tensor shapes

@@ -65,7 +65,7 @@ def detect_format(
     names = Names(tensors)
     found = [each for each in (_try(layout, names, config, pre_logits) for layout in formats) if each is not None]
     if format_name is None and not any(not each.unknown and not each.outside for each in found):
-        # Formats of plug-ins, which need not be loaded for files that vitkit itself reads.
+        # Formats of plug-ins are tried last, so that plug-ins are not loaded for files that built-in formats read.
         others = (_try(each, names, config, pre_logits) for each in all_formats() if each not in formats)
         found += [each for each in others if each is not None]
     if not found:

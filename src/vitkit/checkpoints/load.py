@@ -197,7 +197,7 @@ def assemble(
     bounds.check_config(described.config, detected.tensors)
     if "image_size" not in overrides:
         bounds.check_sizes(described.config.image_size, described.processor)
-    # Placeholders in files that vitkit wrote are the names that the model had.
+    # In files written by vitkit, placeholder labels are the actual class names of the model.
     unnamed = _named_by_size(described) and "vitkit" not in (files.config or {})
     labels = tuple(map(printable, _labels(described, task, unnamed=unnamed)))
     model = _model(described.config, detected, dtype, weights=weights)
@@ -285,9 +285,10 @@ def _model(config: Any, detected: Detection, dtype: torch.dtype | None, *, weigh
 
 
 def _owned(tensor: Tensor) -> Tensor:
-    """Returns a tensor in memory that PyTorch allocated for it alone, not in a mapped file or an array of NumPy.
+    """Returns a tensor with memory of its own that PyTorch allocated, not in a mapped file or a NumPy array.
 
-    A change of the file then cannot change the model, and the inference engine detects changes of the weights at once.
+    Later changes of the file then cannot change the model, and the inference engine detects changes of the weights at
+    once.
     """
     storage = tensor.untyped_storage()
     alone = storage.resizable() and storage.nbytes() == tensor.numel() * tensor.itemsize

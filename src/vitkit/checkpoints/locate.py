@@ -153,7 +153,7 @@ def _from_hub(source: str, path: Path, revision: str | None) -> tuple[Path, str 
 
 
 def is_architecture(source: str) -> bool:
-    """Returns whether a source names an architecture (`vit-b/16`, `vit_base_patch16_224`) instead of a checkpoint.
+    """Returns whether `source` is an architecture (`vit-b/16`, `vit_base_patch16_224`), not a checkpoint.
 
     A local path is a checkpoint, and so is an id of the Hub, such as google/vit-base-patch16-224.
     """
@@ -162,7 +162,7 @@ def is_architecture(source: str) -> bool:
 
 
 def suggest_presets(name: str) -> str:
-    """Returns the end of an error message about an architecture or a similar name, or "" for other names."""
+    """Returns the end of an error message for a name like that of an architecture, or "" for other names."""
     preset, timm = models.canonical_name(name), architectures().get(name.partition(".")[0])
     if timm is not None:
         hub = next((tag for tag, weights in timm.weights.items() if weights.get("hf_hub_id") == "timm/"), None)

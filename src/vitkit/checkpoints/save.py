@@ -1,4 +1,4 @@
-"""Saves a checkpoint in any format that supports its model. Files are written atomically, and read back first."""
+"""Saves a checkpoint in any format that supports its model. Files are written atomically and verified."""
 
 import copy
 import os
@@ -18,7 +18,7 @@ from vitkit.checkpoints.load import describe, load
 
 
 class LossyWarning(UserWarning):
-    """Warning that names something which a checkpoint format cannot hold and which was left out (`lossy=True`)."""
+    """Warning for data that a checkpoint format cannot hold and that were left out (`lossy=True`)."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,12 @@ def save(
     """Writes a checkpoint in the format `to` and returns the name of the format, such as "timm".
 
     `to` is one of `list_formats()`. The default is huggingface if it supports the model, else vitkit. The target is a
-    folder, or a file for npz, big_vision and torchvision. It is read back and compared before it gets its name:
-    `load(target, dtype=None)` gives back an equal checkpoint. It is written atomically; an existing target is an error
-    unless `overwrite`. Raises CheckpointError with the reason if the model cannot be stored or has no weights, and if
-    the format cannot hold the class names, the preprocessing, the task or a field of the config. With `lossy` these are
-    left out, with a `LossyWarning` for each.
+    folder, or a file for npz, big_vision and torchvision. It is written atomically. The written files are read back and
+    compared before they get the name of the target: `load(target, dtype=None)` returns an equal checkpoint.
+
+    An existing target is an error unless `overwrite` is True. Raises CheckpointError with the reason if the model
+    cannot be stored or has no weights, and if the format cannot hold the class names, the preprocessing, the task or a
+    field of the config. With `lossy`, data that the format cannot hold are left out, with a `LossyWarning` for each.
     """
     saved = save_checked(checkpoint, target, to=to, overwrite=overwrite, lossy=lossy)
     for each in saved.dropped:
@@ -55,7 +56,7 @@ def save(
 def convert_config(source: str | os.PathLike[str], target: str | os.PathLike[str], to: str) -> None:
     """Writes the JSON files that `convert` writes, without reading or writing the weights.
 
-    `to` is a format that is a folder. Raises CheckpointError if the format does not support the model.
+    `to` is a format that is written as a folder. Raises CheckpointError if the format does not support the model.
     """
     chosen, stored = _choose(describe(source), to, lossy=True)
     write_folder(Path(target).expanduser(), lambda part: chosen.write(stored, part), overwrite=False)
@@ -69,7 +70,7 @@ def save_checked(
     overwrite: bool = False,
     lossy: bool = False,
 ) -> Saved:
-    """Does what `save` does, and returns what was left out instead of warning about it."""
+    """Saves a checkpoint like `save`, but returns descriptions of what was left out instead of warning."""
     if any(parameter.is_meta for parameter in checkpoint.model.parameters()):
         raise CheckpointError("the model is on the meta device and has no weights; load the checkpoint with load")
     classes = checkpoint.model.config.num_classes
@@ -103,7 +104,7 @@ def _choose(checkpoint: Checkpoint, to: str | None, *, lossy: bool) -> tuple[For
     model, name = checkpoint.model, checkpoint.model.family
     candidates = [*formats_for("huggingface"), *formats_for("vitkit")] if to is None else formats_for(to)
     matching = [each for each in candidates if each.family in (None, name)]
-    if to is not None:  # the variant that the checkpoint comes from is first
+    if to is not None:  # the format from which the checkpoint was loaded is first
         matching.sort(key=lambda each: each.name != checkpoint.origin.format)
     if not matching:
         raise CheckpointError(f"{to} does not support the model family {name}; use to='vitkit'")
@@ -112,13 +113,13 @@ def _choose(checkpoint: Checkpoint, to: str | None, *, lossy: bool) -> tuple[For
         config = model.config
         reason = each.unsupported_reason(config)
         if lossy and isinstance(reason, ImpliedMismatch):
-            with suppress(ValueError):  # the config cannot have the implied values
+            with suppress(ValueError):  # the config rejects the implied values
                 config = replace(config, **reason.implied)
                 reason = each.unsupported_reason(config)
         if each.suffix and (task := meaning.unsupported(config, each.name)) is not None:
             reason = reason or (None if lossy else task)
         if reason is None:
-            # A head whose task is left out is stored as it is.
+            # If the task is left out, the head is stored unchanged.
             same = each.family is None or config.task != model.config.task
             stored = checkpoint if same else meaning.in_target_units(checkpoint)
             if config != model.config:
@@ -131,7 +132,10 @@ def _choose(checkpoint: Checkpoint, to: str | None, *, lossy: bool) -> tuple[For
 
 
 def _read_back(checkpoint: Checkpoint, stored: Checkpoint, part: Path, chosen: Format, *, lossy: bool) -> list[str]:
-    """Reads a written checkpoint and returns what it does not hold. Raises CheckpointError if that must not be lost."""
+    """Reads back a written checkpoint and returns descriptions of what it does not hold.
+
+    Raises CheckpointError if the tensors differ, or if something is not held and `lossy` is False.
+    """
     if not part.is_file() and not part.is_dir():
         return []  # a pipe or device
     loaded, found = _load_written(checkpoint, part)
@@ -148,7 +152,10 @@ def _read_back(checkpoint: Checkpoint, stored: Checkpoint, part: Path, chosen: F
 
 
 def _load_written(checkpoint: Checkpoint, part: Path) -> tuple[Checkpoint, list[str]]:
-    """Loads a written checkpoint and returns it, and what had to be given in addition: the number of heads."""
+    """Loads a written checkpoint, and passes the number of heads if the files do not determine it.
+
+    Returns the checkpoint, and a description of each setting that `load` must be given.
+    """
     heads = getattr(checkpoint.model.config, "num_heads", None)
     settings: list[dict[str, int]] = [{}, *([] if heads is None else [{"num_heads": heads}])]
     errors: list[str] = []
@@ -162,7 +169,7 @@ def _load_written(checkpoint: Checkpoint, part: Path) -> tuple[Checkpoint, list[
 
 
 def _lossless(checkpoint: Checkpoint, chosen: Format) -> list[str]:
-    """Returns names of formats other than the chosen one that store every field of a checkpoint."""
+    """Returns the names of other formats that store every field of a checkpoint."""
     family, config = checkpoint.model.family, checkpoint.model.config
     folders = [
         target
@@ -175,7 +182,7 @@ def _lossless(checkpoint: Checkpoint, chosen: Format) -> list[str]:
 
 @contextmanager
 def _new_parents(path: Path) -> Iterator[None]:
-    """Context manager that removes the folders that were created for a target if writing it fails."""
+    """Context manager that removes newly created parent folders of a target if writing it fails."""
     missing = [parent for parent in path.absolute().parents if not parent.exists()]
     try:
         yield
@@ -197,7 +204,7 @@ def convert(
 ) -> Checkpoint:
     """Loads a checkpoint with `load(source, **options)`, saves it in the format `to` and returns the checkpoint.
 
-    For `overwrite` and `lossy` see `save`.
+    `overwrite` and `lossy` are passed to `save`.
     """
     checkpoint = load(source, **options)
     save(checkpoint, target, to=to, overwrite=overwrite, lossy=lossy)

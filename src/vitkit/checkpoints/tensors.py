@@ -101,10 +101,10 @@ def split_qkv_bias(tensors: Tensors, pattern: str, query: str, value: str) -> Te
 
 
 def split_rows(tensors: Tensors, pattern: str, parts: Mapping[str, tuple[int, int]], count: int) -> Tensors:
-    """Splits tensors whose names match `pattern` along the first axis, which has `count` groups of rows.
+    """Splits tensors whose names match `pattern` into groups of rows.
 
-    `parts` maps prefixes of the new names to the first group and the end of the groups. The first group of the pattern
-    is the end of the new name.
+    The first axis has `count` groups of equal size. `parts` maps the prefix of each new name to the range (first, end)
+    of its groups. A new name is the prefix followed by the first group of the regular expression `pattern`.
     """
     origin: dict[str, tuple[str, slice]] = {}
     infos = dict(tensors.infos)

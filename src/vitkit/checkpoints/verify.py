@@ -1,4 +1,4 @@
-"""Compares a model with its config before it is saved, and a checkpoint with what was read back."""
+"""Compares a model with its config before it is saved, and a written checkpoint with the original."""
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -15,7 +15,7 @@ from vitkit.layers import eval_mode
 from vitkit.models import Backbone
 from vitkit.task import Task
 
-# Attributes of modules that matter in training only, and that a checkpoint does not contain.
+# Attributes of modules that are used only in training. A checkpoint does not contain them.
 TRAINING = frozenset({"training", "frozen", "initial", "momentum", "inplace", "config"})
 # Types of attributes that are compared.
 PLAIN = (bool, int, float, str, tuple)
@@ -23,7 +23,7 @@ SHOWN = 60
 
 
 def check_model(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError for a model that its config, labels and processor do not describe."""
+    """Raises CheckpointError if the config does not describe the model, or the processor cannot be stored."""
     model, config = checkpoint.model, checkpoint.model.config
     if type(checkpoint.processor) is not Processor:
         kind = type(checkpoint.processor).__name__
@@ -65,7 +65,7 @@ def _shape_problem(model: Backbone, made: Backbone) -> str | None:
 def _module_problem(model: Backbone, made: Backbone) -> str | None:
     """Returns an error message for the first module that the config does not describe, or None if there is none.
 
-    A module of a subclass counts as described: whether it computes the same is found by comparing outputs.
+    A module of a subclass is accepted. `check_values` finds out whether it computes the same outputs.
     """
     given = dict(model.named_modules())
     if added := [name for name in given if name not in dict(made.named_modules())]:
@@ -92,7 +92,10 @@ def _module_problem(model: Backbone, made: Backbone) -> str | None:
 
 
 def irregular_part(model: nn.Module) -> str | None:
-    """Returns what could change the outputs of a model and is not stored, such as "a forward hook on head", or None."""
+    """Returns a part of the model that is not stored and may change its outputs, or None.
+
+    An example is "a forward hook on head".
+    """
     for name, module in model.named_modules():
         where = name or "the model"
         if module._forward_hooks or module._forward_pre_hooks:
@@ -106,10 +109,10 @@ def irregular_part(model: nn.Module) -> str | None:
 
 
 def check_values(checkpoint: Checkpoint, loaded: Checkpoint, rescaled: Task | None) -> None:
-    """Raises CheckpointError unless both models have the same tensors and, if that does not follow, the same outputs.
+    """Raises CheckpointError unless both models have the same tensors and the same outputs.
 
-    The heads of a `rescaled` task may differ by rounding, because they were stored in the units of the targets (see
-    `meaning.in_target_units`).
+    Outputs are compared only if `irregular_part` finds a part that is not stored. The heads of a `rescaled` task may
+    differ by rounding, because they were stored in the units of the targets (see `meaning.in_target_units`).
     """
     given, read = checkpoint.model.state_dict(), loaded.model.state_dict()
     margins: dict[str, float] = {}
@@ -134,7 +137,10 @@ def check_values(checkpoint: Checkpoint, loaded: Checkpoint, rescaled: Task | No
 
 
 def _equal(tensor: Tensor, other: Tensor, margin: float | None = None) -> bool:
-    """Returns whether two tensors have the same dtype, shape and bits, or values within a multiple of the rounding."""
+    """Returns whether two tensors have the same dtype, shape and bits.
+
+    With `margin`, values may differ by this multiple of the rounding error.
+    """
     tensor, other = tensor.detach().cpu(), other.detach().cpu()
     if tensor.dtype != other.dtype or tensor.shape != other.shape:
         return False
@@ -161,7 +167,7 @@ def _same_outputs(model: Backbone, other: Backbone) -> bool:
 
 
 def losses(checkpoint: Checkpoint, loaded: Checkpoint) -> list[str]:
-    """Returns what a format does not store, each with the value that is lost and the one that is read instead."""
+    """Returns descriptions of what a format does not store, with the original and the loaded value."""
     found = []
     if checkpoint.labels != loaded.labels:
         differing = [pair for pair in zip(checkpoint.labels, loaded.labels, strict=False) if pair[0] != pair[1]]
@@ -176,7 +182,7 @@ def losses(checkpoint: Checkpoint, loaded: Checkpoint) -> list[str]:
 
 
 def _field_losses(what: str, ours: Processor | Task | AnyConfig, theirs: Processor | Task | AnyConfig) -> Iterator[str]:
-    """Yields one text with all fields of a dataclass that differ."""
+    """Yields one text that lists all fields of a dataclass that differ, if there are any."""
     pairs = [(field.name, getattr(ours, field.name), getattr(theirs, field.name)) for field in fields(ours)]
     differing = [f"{name} {_shown(one)}, read as {_shown(other)}" for name, one, other in pairs if one != other]
     if differing:

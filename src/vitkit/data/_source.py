@@ -97,7 +97,7 @@ class EncodedSource(Source):
         """Decodes an image. Raises `ImageError` with the key of the image if it cannot be decoded."""
         try:
             data, key = self.encoded(index)
-        except (OSError, ValueError) as error:  # a damaged shard or a failing disk makes its images unreadable, but does not stop the run
+        except (OSError, ValueError) as error:  # a damaged shard or a failing disk does not stop the run
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise ImageError("unreadable", reason or type(error).__name__) from None
         try:

@@ -155,7 +155,8 @@ def fixed_splits(training: Source, validation: Source, fixes: Sequence[Fix]) -> 
         return training, validation
     one, other = (each.source if isinstance(each, Unlabelled) else each for each in (training, validation))
     if isinstance(one, Subset) and isinstance(other, Subset) and one.source is other.source:
-        parts = [Part(training), Part(validation)]  # a random split of one source: keys are unique, so `Fix.split` is not needed
+        # Keys are unique in a random split of one source, so `Fix.split` is not needed.
+        parts = [Part(training), Part(validation)]
     else:
         parts = [Part(training, frozenset(["train"])), Part(validation, frozenset(["val", "test"]))]
     fixed = apply(parts, fixes)

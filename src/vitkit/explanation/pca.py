@@ -15,7 +15,7 @@ from vitkit.explanation._inputs import require_images, top_classes
 from vitkit.layers import eval_mode
 from vitkit.models import Backbone
 
-#: Minimum number of foreground patches for which components are computed separately.
+#: Minimum number of foreground patches. If there are fewer, all patches are colored.
 MIN_PATCHES = 8
 
 

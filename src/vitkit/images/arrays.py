@@ -20,7 +20,7 @@ def is_tensor(image: object) -> bool:
 
 
 def as_array(image: Any) -> np.ndarray:
-    """Converts an array or torch tensor to NumPy. Floating-point tensors of fewer bits become float32."""
+    """Converts an array or tensor to NumPy. Floating-point tensors of less than 32 bits become float32."""
     if not is_tensor(image):
         return np.asarray(image)
     tensor = image.detach()

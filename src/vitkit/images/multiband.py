@@ -111,7 +111,7 @@ def open_rgb_pixels(
 
 
 def read_bytes(source: Source, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """Returns the bytes of an image file that `open_channels` may read. Raises ImageError or TypeError."""
+    """Returns the bytes of a file that `open_channels` supports. Raises ImageError or TypeError."""
     return read_source(source, limits, _detect)
 
 

@@ -141,12 +141,12 @@ def _register_flops() -> None:
 class _RegisterFlops(MetaPathFinder):
     """Registers the FLOP formulas when torch's FLOP counter is imported.
 
-    The counter is not imported here, because it imports triton, which takes 0.3 s. It copies the formulas when it is
-    created, so they must be registered before.
+    This module does not import the counter, because the counter imports triton, which takes 0.3 s. A FLOP counter
+    copies the formulas when it is created, so they must be registered earlier.
     """
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Returns the spec of torch's FLOP counter, whose execution also registers the formulas."""
+        """Returns the spec of torch's FLOP counter, whose loader also registers the formulas, else None."""
         if fullname != FLOP_COUNTER:
             return None
         sys.meta_path.remove(self)

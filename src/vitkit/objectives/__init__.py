@@ -133,7 +133,7 @@ FORM = "loss(backbone, batch, *, gamma: float = 2.0) with any options"
 
 
 def _validate(module: ModuleType) -> None:
-    """Raises PluginError if `Config` or `build` of an objective have another form than `NEEDS`."""
+    """Raises PluginError if `Config` or `build` of an objective does not match `NEEDS`."""
     if not isinstance(module.Config, type) or not dataclasses.is_dataclass(module.Config):
         raise PluginError(f"Config is {module.Config!r}; expected {NEEDS['Config']}")
     required = [each.name for each in dataclasses.fields(module.Config)
@@ -152,7 +152,7 @@ def _validate(module: ModuleType) -> None:
 
 
 def _adapt(component: Component) -> ModuleType:
-    """Returns the module of an objective that is a function (see `FORM`), or a subclass of `Objective`."""
+    """Wraps a function (see `FORM`), or a subclass of `Objective`, as the module of an objective."""
     target = component.target
     labels = bool(getattr(target, "NEEDS_LABELS", True))
     if isinstance(target, type) and issubclass(target, Objective):
@@ -194,7 +194,7 @@ def build(config: Dataclass, backbone: Backbone) -> Objective:
 
 
 def name_of(config: Dataclass) -> str:
-    """Returns the name of the objective of a config."""
+    """Returns the name of the objective to which a config belongs."""
     return _OBJECTIVES.name_of(type(config))
 
 

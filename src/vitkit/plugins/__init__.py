@@ -197,8 +197,8 @@ def check(target: str, *, kind: str | None = None) -> "Report":
 
     Args:
         target: A file (`./mine.py`), one component of it (`./mine.py:loss`), or an installed package or module.
-        kind: Kind of the component `./mine.py:loss`. Defaults to the kind for which it is registered, or else to the kind
-            inferred from its type or annotations. In a file or package, only components of this kind are checked.
+        kind: Kind of the component `./mine.py:loss`. Defaults to the kind for which it is registered, or else to the
+            kind inferred from its type or annotations. In a file or package, only components of this kind are checked.
 
     Raises PluginError if the plug-in cannot be loaded or has no components.
     """

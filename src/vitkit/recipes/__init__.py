@@ -76,7 +76,7 @@ def _is_list(value: object) -> bool:
 
 
 def _adapt(component: Component) -> ModuleType:
-    """Returns the module of a recipe that is a function without required parameters, a `Run` or a `Recipe`."""
+    """Wraps a function without required parameters, a `Run` or a `Recipe` as a recipe module."""
     target, where = component.target, f"'{component.name}' of {component.origin}"
     if isinstance(target, Recipe):
         return namespace(component, RECIPES=(replace(target, name=component.name),))
@@ -110,7 +110,7 @@ _MODULES = Registry(
 
 
 def recipes() -> dict[str, Recipe]:
-    """Returns all recipes by name. Those of an invalid plug-in, and those whose name another one has, are left out."""
+    """Returns all recipes by name. Recipes of invalid plug-ins and recipes with a taken name are left out."""
     found: dict[str, Recipe] = {}
     for name, module in sorted(_MODULES, key=lambda pair: component("recipe", pair[0]) is not None):
         for entry in module.RECIPES:
@@ -122,7 +122,7 @@ def recipes() -> dict[str, Recipe]:
 
 
 def entry(name: str) -> Recipe:
-    """Returns a recipe by its name, or in a file (`./mine.py:small`), which is loaded.
+    """Returns a recipe, given by its name or as an object of a file (`./mine.py:small`), which is loaded.
 
     Raises ValueError if the name is unknown.
     """
@@ -145,13 +145,13 @@ def entry(name: str) -> Recipe:
     known = recipes()
     if name not in known:
         if component("recipe", name) is not None:
-            _MODULES.get(name)  # raises the error of an invalid one
+            _MODULES.get(name)  # raises PluginError if the recipe is invalid
         raise ValueError(f"unknown recipe '{name}'{nearest(name, known)}")
     return known[name]
 
 
 def recipe(name: str) -> Run:
-    """Returns the config of the training run of a recipe, by its name or in a file (`./mine.py:small`).
+    """Returns the run config of a recipe, given by its name or as an object of a file (`./mine.py:small`).
 
     Raises ValueError if the name is unknown.
     """

@@ -90,7 +90,7 @@ def demo(out: str | Path = "runs/demo", *, console: Console | None = None, keep_
     """Trains the recipe `digits.tiny` in the folder `out`, prints predictions, and returns the path of the report.
 
     An interrupted run is resumed. If the run in `out` is finished, the demo uses `out-2`, `out-3`, ... instead.
-    `keep_memory` is the option of `vitkit.training.train`.
+    `keep_memory` is passed to `vitkit.training.train`.
     """
     screen = console or Console(highlight=False)
     run, start = tiny(), time.monotonic()

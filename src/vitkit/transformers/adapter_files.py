@@ -17,16 +17,16 @@ from vitkit.transformers.hub import Argument, Location
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-# peft writes the names of modules with the prefix of its own model classes.
+# peft adds the prefix of its own model classes to the names of modules.
 PREFIX = "base_model.model."
-# A `PreTrainedModel` with adapters, which imports this module, and a `peft.PeftConfig`.
+# `Model` is a `PreTrainedModel` with adapters, whose module imports this one. `AdapterConfig` is a `peft.PeftConfig`.
 Model = Any
 AdapterConfig = Any
 
 
 @dataclass
 class AdapterReport:
-    """The keys of an adapter that its file does not have, and the keys of the file that the model does not have."""
+    """Keys of an adapter that are missing in its file, and keys of the file that the model does not have."""
 
     missing_keys: set[str] = field(default_factory=set)
     unexpected_keys: set[str] = field(default_factory=set)
@@ -51,7 +51,11 @@ def find(location: Location) -> Location | None:
 
 
 def base_of(location: Location) -> Location:
-    """Returns the location of the base model: that of the adapter if it has a config.json, else the one it names."""
+    """Returns the location of the base model of an adapter.
+
+    If the adapter has a config.json, it is the location of the adapter, else that of the model that adapter_config.json
+    names.
+    """
     with suppress(FileNotFoundError):
         location.find("config.json")
         return location
@@ -62,7 +66,7 @@ def base_of(location: Location) -> Location:
 
 
 def _without_revision(options: Mapping[str, Argument]) -> dict[str, Argument]:
-    """Returns download options without the revision, which is that of the adapter."""
+    """Returns download options without the revision, which applies to the adapter only."""
     return {name: value for name, value in options.items() if name != "revision"}
 
 
@@ -91,7 +95,10 @@ def read_tensors(location: Location | None) -> dict[str, Tensor]:
 def apply(
     model: Model, config: AdapterConfig, tensors: Mapping[str, Tensor], name: str, *, inject: bool
 ) -> AdapterReport:
-    """Adds an adapter with these weights to a model. Without `inject`, replaces the weights of an existing one."""
+    """Adds an adapter with these weights to a model.
+
+    Without `inject`, replaces the weights of an existing adapter.
+    """
     from peft import inject_adapter_in_model
     from peft.utils import set_peft_model_state_dict
 
@@ -110,7 +117,8 @@ def save(
 ) -> list[str]:
     """Writes the active adapter of a model, and returns the names of the files.
 
-    `as_peft` adds the prefix of peft to the names. Raises ValueError if several adapters are active.
+    `as_peft` adds the prefix that peft uses to the names of the tensors. Raises ValueError if several adapters are
+    active.
     """
     from huggingface_hub import save_torch_state_dict
 

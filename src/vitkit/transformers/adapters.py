@@ -61,10 +61,13 @@ def check_peft() -> None:
 
 
 class Adapters(nn.Module, ABC):
-    """Methods of models that add, load, select and remove adapters, and attributes that PEFT reads and sets."""
+    """Mixin of models with methods to add, load, select and remove adapters.
+
+    It also has the attributes that PEFT reads and sets.
+    """
 
     _adapters: dict[str, AdapterConfig] | None = None
-    # transformers, its Trainer and Accelerate read it.
+    # transformers, its Trainer and Accelerate read this attribute.
     _hf_peft_config_loaded: bool = False
     _hotswap_enabled: bool = False
 
@@ -82,10 +85,9 @@ class Adapters(nn.Module, ABC):
 
     @peft_config.setter
     def peft_config(self, configs: dict[str, AdapterConfig]) -> None:
-        """Stores the adapter configs, and sets the name format of the model to that of their module names.
+        """Stores the adapter configs, and sets the name format of the model to that of their `target_modules`.
 
-        The keys in the file of an adapter are the names of modules, and must be in the same format as its
-        `target_modules`.
+        The keys in the file of an adapter are names of modules, which must have the same format as `target_modules`.
         """
         self._adapters = configs
         model: Any = self
@@ -138,13 +140,13 @@ class Adapters(nn.Module, ABC):
     ) -> Any:
         """Loads an adapter from a folder or Hub id, or from a config and a state dict. Returns the missing keys.
 
-        adapter_name        "default" if not given
-        is_trainable        without it, the adapter is frozen and the model is set to evaluation mode
+        adapter_name        name of the adapter; the default is "default"
+        is_trainable        if False, the adapter is frozen and the model is set to evaluation mode
         hotswap             replaces the weights of the adapter with the same name; "auto" does it after
                             `enable_peft_hotswap`
         adapter_kwargs      download options, as in `options`: revision, token, cache_dir, local_files_only, subfolder
 
-        Raises ValueError for a name that exists without `hotswap`, and if there is no adapter to load.
+        Raises ValueError if the name exists and `hotswap` is False, and if there is no adapter to load.
         """
         check_peft()
         name = adapter_name or "default"
@@ -184,8 +186,8 @@ class Adapters(nn.Module, ABC):
     def enable_peft_hotswap(self, target_rank: int = 128, check_compiled: str = "error") -> None:
         """Makes `load_adapter` replace the weights of an adapter with the same name. Call it before the first adapter.
 
-        `check_compiled` is "error", "warn" or "ignore": what happens if the model has adapters. All adapters need the
-        same rank; `target_rank` is accepted for compatibility.
+        `check_compiled` is "error", "warn" or "ignore", and says what happens if the model already has adapters. All
+        adapters need the same rank; `target_rank` is accepted for compatibility and has no effect.
         """
         if self._adapters:
             message = "Call `enable_peft_hotswap` before loading the first adapter"
@@ -200,7 +202,7 @@ class Adapters(nn.Module, ABC):
         self._hotswap_enabled = True
 
     def _tuner_layers(self, *, with_saved: bool = False) -> list[Any]:
-        """Returns the layers of adapters, and if `with_saved` also those of `modules_to_save`.
+        """Returns the adapter layers. With `with_saved`, also returns the modules of `modules_to_save`.
 
         Raises ValueError if peft is missing or no adapter is loaded.
         """
@@ -253,7 +255,10 @@ class Adapters(nn.Module, ABC):
     def get_adapter_state_dict(
         self, adapter_name: str | None = None, state_dict: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Returns the weights of an adapter. The default is the active adapter, and the state dict of the model."""
+        """Returns the weights of an adapter.
+
+        `adapter_name` defaults to the active adapter, and `state_dict` to that of the model.
+        """
         self._tuner_layers()
         from peft import get_peft_model_state_dict
 

@@ -68,7 +68,7 @@ class PretrainedConfig(ABC):
     tie_word_embeddings: ClassVar[bool] = False
     # Whether the class has required arguments.
     has_no_defaults_at_init: ClassVar[bool] = False
-    # Other names of attributes, for subclasses: {"embed_dim": "hidden_size"}.
+    # Aliases of attributes, for subclasses: {"embed_dim": "hidden_size"}.
     attribute_map: ClassVar[Mapping[str, str]] = {}
 
     architectures: list[str] | None
@@ -148,7 +148,7 @@ class PretrainedConfig(ABC):
             )
 
     def __getattr__(self, name: str) -> Any:
-        """Returns the attribute that has another name in `attribute_map`. Raises AttributeError for other names."""
+        """Returns the attribute with this alias in `attribute_map`. Raises AttributeError for other names."""
         if name in type(self).attribute_map:
             return getattr(self, type(self).attribute_map[name])
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
@@ -192,7 +192,7 @@ class PretrainedConfig(ABC):
             self.num_labels = number
             return
         self.id2label = {int(index): label for index, label in id2label.items()}
-        # Indices that are strings stay strings, as in transformers.
+        # Values of `label2id` that are strings are not converted, as in transformers.
         self.label2id = dict(label2id or {label: index for index, label in self.id2label.items()})  # type: ignore[assignment]
 
     @property
@@ -313,7 +313,7 @@ class PretrainedConfig(ABC):
         if kwargs.get("id2label") is not None:
             # The keys may be strings, as in config.json.
             data.pop("label2id", None)
-            # With both, the labels determine the number of classes.
+            # If both are given, the labels determine the number of classes.
             kwargs.pop("num_labels", None)
             data |= {name: kwargs.pop(name) for name in ("id2label", "label2id") if kwargs.get(name) is not None}
             data.pop("num_labels", None)

@@ -113,7 +113,7 @@ def write(
     else:
         tensors = {key: jnp.asarray(to_array(tensor)) for key, tensor in to_torch(params).items()}
         atomic.write_file(path / name, lambda part: save_file(tensors, part, {"format": "pt"}))
-    # Weights of another save, which would be read first by the classes of one of the frameworks.
+    # Weights of an earlier save, which the classes of PyTorch or Flax would otherwise load first.
     for old in {MSGPACK, *WEIGHTS[:2]} - {name}:
         (path / old).unlink(missing_ok=True)
     return ["config.json", name]

@@ -187,7 +187,10 @@ def push_folder(
 
 
 def _write_card(folder: Path, repository: str, tags: list[str], token: str | bool | None) -> None:
-    """Writes the model card of a repository, with additional tags, to README.md. Creates one if there is none."""
+    """Writes the model card of a repository, with additional tags, to README.md.
+
+    If the repository has no model card, a new one is written.
+    """
     from huggingface_hub import ModelCard, ModelCardData
     from huggingface_hub.errors import EntryNotFoundError
 

@@ -83,8 +83,8 @@ class BeitImageProcessor(BaseImageProcessor):
 
         `target_sizes` are the (height, width) of the images in pixels, to which the logits are resized; without them
         the maps have the size of the logits. With `return_segmentation_scores`, each result has the fields
-        `segmentation` and `segmentation_scores`, the logits. Raises ValueError for another number of sizes than of
-        images.
+        `segmentation` and `segmentation_scores`, the logits. Raises ValueError if the numbers of sizes and images
+        differ.
         """
         logits = outputs.logits
         if target_sizes is not None and len(target_sizes) != len(logits):

@@ -91,11 +91,11 @@ def _with_owners(module: nn.Module, model: Initialization) -> Iterator[tuple[nn.
 
 
 def create(model_class: type[Model], arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Model:
-    """Creates a model whose weights will be loaded, and that `allocate` moves to a device.
+    """Creates a model into which weights will be loaded. `allocate` moves the model to a device.
 
-    vitkit's own classes are created on the meta device, without memory. The constructor of another class can set
-    parameters and buffers that no file has, so it runs as usual. The dtype is that of the config, the first of the
-    arguments.
+    vitkit's own classes are created on the meta device, without memory. The constructor of any other class may set
+    parameters and buffers that no file contains, so such a class is created as usual. The dtype is that of the config,
+    the first of the arguments.
     """
     if not model_class.__module__.startswith("vitkit."):
         return model_class(*arguments, **options).to(arguments[0].dtype)
@@ -105,7 +105,10 @@ def create(model_class: type[Model], arguments: tuple[Any, ...], options: Mappin
 
 
 def allocate(model: Model, device: torch.device) -> Model:
-    """Moves a model to a device. The memory of a model on the meta device is allocated, but not initialized."""
+    """Moves a model to a device.
+
+    For a model on the meta device, memory is allocated but not initialized.
+    """
     if any(parameter.is_meta for parameter in model.parameters()):
         return model.to_empty(device=device)
     return model.to(device)

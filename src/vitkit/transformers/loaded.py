@@ -1,6 +1,6 @@
 """`LoadedModel`: a model of `vitkit.load` with the outputs of transformers, for pipelines.
 
-It covers the checkpoints that no class of transformers can hold, such as hybrids, and exported models.
+It supports exported models, and checkpoints that no class of transformers can hold, such as hybrids.
 """
 
 import os
@@ -14,14 +14,14 @@ from vitkit.data.processor import Processor
 from vitkit.inference import Classifier, load
 from vitkit.transformers.outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-# Options of `from_pretrained` that such a model has, and those that have no effect on it.
+# Options of `from_pretrained` that `LoadedModel` supports, and options that it ignores.
 OPTIONS = ("revision", "dtype", "torch_dtype")
 IGNORED = ("trust_remote_code", "use_auth_token", "token", "cache_dir", "local_files_only", "low_cpu_mem_usage")
 
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """The part of a config of transformers that pipelines read: the labels and the type of the problem."""
+    """The fields of a transformers config that pipelines read: the labels and the problem type."""
 
     id2label: dict[int, str] = field(default_factory=dict)
     problem_type: str | None = None
@@ -55,7 +55,7 @@ class LoadedModel(nn.Module):
 
     @property
     def is_exported(self) -> bool:
-        """Whether the model runs in another runtime, on the CPU only."""
+        """Whether the model is an exported model, which runs on the CPU only."""
         return self.classifier.model.is_exported
 
     @property
@@ -66,7 +66,7 @@ class LoadedModel(nn.Module):
     def forward(
         self, pixel_values: Float[Tensor, "b c height width"]
     ) -> ImageClassifierOutput | BaseModelOutputWithPooling:
-        """Returns the output for normalized images. Regression outputs are in the units of the targets."""
+        """Returns the outputs for preprocessed images. Regression outputs are in the units of the targets."""
         model, task = self.classifier.model, self.classifier.config.task
         if self.has_head:
             logits = model(pixel_values)
@@ -80,9 +80,10 @@ class LoadedModel(nn.Module):
 
 
 def open_model(source: str, *, has_head: bool, options: dict[str, object]) -> LoadedModel | None:
-    """Returns the model of a checkpoint or an exported model, or None if it cannot be loaded or has no head.
+    """Loads a checkpoint or an exported model. Returns None if it cannot be loaded or lacks a required head.
 
-    `options` are those of `from_pretrained`. Raises TypeError for an option that this model does not have.
+    `has_head` says whether a head is required. `options` are those of `from_pretrained`. Raises TypeError for an
+    unsupported option.
     """
     given = {name: value for name, value in options.items() if value is not None and name not in IGNORED}
     if wrong := sorted(given.keys() - set(OPTIONS)):

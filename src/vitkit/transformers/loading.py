@@ -69,7 +69,7 @@ def load(
 ) -> Any:
     """Loads a model in evaluation mode. Returns (model, report) if `output_loading_info` is True.
 
-    source          folder or hub id, or None with config and state_dict; `kwargs` may contain those of `hub.locate`
+    source          folder or Hub id, or None with config and state_dict; `kwargs` may contain options of `hub.locate`
     config          replaces the saved config; without it, `kwargs` override attributes of the saved one (num_labels=10)
     state_dict      tensors to use instead of a weights file
     dtype           "auto" uses the dtype of the config, or else of the weights; `torch_dtype` is the old name
@@ -272,8 +272,8 @@ def save(
     save_peft_format      give the weights of an adapter the names that PEFT gives them
     hub_options           options of `hub.push_folder`
 
-    With `safe_serialization=False` it also writes safetensors, as transformers 5, and logs a warning: a pickle can run
-    code when it is loaded.
+    `safe_serialization=False` also writes safetensors, as transformers 5 does, because a pickle can run code when it is
+    loaded. It logs a warning.
     """
     if not safe_serialization:
         logger.warning("safe_serialization=False has no effect: the weights are saved as safetensors, not as a pickle")
@@ -310,7 +310,7 @@ def _state_dict(model: Model, state_dict: Mapping[str, Tensor] | None, name_form
     model.name_format = before
     if name_format == "v4":
         return state
-    # Parts of a parameter, which `split_for_v5` returns: safetensors does not save shared memory.
+    # `split_for_v5` returns views of parameters. They are cloned, because safetensors does not save shared memory.
     partial = {name for name, each in state.items() if each.untyped_storage().nbytes() > each.nbytes}
     return {name: tensor.clone() if name in partial else tensor for name, tensor in state.items()}
 
@@ -331,7 +331,7 @@ def _write_weights(state: Mapping[str, Tensor], folder: Path, max_shard_size: in
     for path in folder.glob(f"{name}*.safetensors"):
         path.chmod(mode)  # safetensors writes files for their owner only
     if not variant:
-        # Weights of another save, which the Flax classes would read first.
+        # Weights of an earlier save, which the Flax classes would otherwise load first.
         (folder / "flax_model.msgpack").unlink(missing_ok=True)
     index = folder / f"{name}.safetensors.index.json"
     if variant and index.exists():

@@ -12,10 +12,11 @@ from vitkit.transformers.configuration import LAYERS, PretrainedConfig
 
 # A `PreTrainedModel`.
 Model = Any
-# Parameters without a tensor in the file may have this many values (1 GiB in float32), or this multiple of the file's.
+# Parameters without a tensor in the file may have MAX_MISSING values in total (1 GiB in float32), or MAX_RATIO times
+# the number of values in the file.
 MAX_MISSING = 2**28
 MAX_RATIO = 16
-# A config with more layers than this must have a tensor for each.
+# If a config has more layers than this, the file must have at least one tensor per layer.
 MAX_LAYERS = 1_000
 
 
@@ -30,10 +31,10 @@ class LoadingReport:
 
 
 def expected_name(model: Model, name: str, expected: Iterable[str], prefixed: bool) -> str:
-    """Converts a parameter name of any version of transformers, with or without a prefix, to the name in the model.
+    """Converts a parameter name of any version of transformers, with or without a prefix, to the model's name.
 
-    `prefixed` is whether names in the file have the prefix of the base model. Then a name without the prefix belongs to
-    the head if the head has it.
+    `prefixed` says whether names in the file have the prefix of the base model. In such a file, a name without the
+    prefix belongs to the head if the head has this name.
     """
     base = f"{model.base_model_prefix}."
     prefix = "" if model.base_model is model else base
@@ -44,12 +45,12 @@ def expected_name(model: Model, name: str, expected: Iterable[str], prefixed: bo
 
 
 def matched(model: Model, tensors: Tensors) -> tuple[Tensors, LoadingReport]:
-    """Returns the tensors with the names in the model, and a report on names and shapes."""
+    """Returns the tensors renamed to the names in the model, and a report on names and shapes."""
     parameters = loadable(model)
     base = f"{model.base_model_prefix}."
     prefixed = [name for name in tensors.infos if name.startswith(base)]
     targets = {name: expected_name(model, name, parameters, bool(prefixed)) for name in tensors.infos}
-    # A head can have the names of the base model: `layernorm` and `beit.layernorm` of BeitForMaskedImageModeling.
+    # Head and base model can have equal names, such as `layernorm` and `beit.layernorm` of BeitForMaskedImageModeling.
     taken = {targets[name] for name in prefixed}
     of_head = {name for name in targets if not name.startswith(base) and targets[name] in taken}
     tensors = model.arrange(tensors.without(of_head).renamed(targets.__getitem__))
@@ -71,8 +72,8 @@ def check_missing(model: Model, missing: set[str], tensors: Tensors) -> None:
 def check_size(missing: Mapping[str, tuple[int, ...]], found: int, class_name: str) -> None:
     """Raises ValueError if missing parameters, given by name and shape, are much larger than the file.
 
-    `found` is the number of values in the file. A config.json from an untrusted source can state any width, for which
-    no memory should be allocated.
+    `found` is the number of values in the file. The check prevents large allocations for the sizes in an untrusted
+    config.json.
     """
     needed = sum(math.prod(shape) for shape in missing.values())
     if needed > max(MAX_MISSING, MAX_RATIO * found):

@@ -138,7 +138,7 @@ def report_name_format(module: Any, incompatible_keys: Any) -> None:
 
 
 def _report(name: str, names: Names) -> str:
-    """Converts a reported name, which starts with the name of the module that the hook is not told."""
+    """Converts a reported name, whose module prefix is unknown to the hook, to transformers 5."""
     parts = name.split(".")
     for start in range(len(parts)):
         own = ".".join(parts[start:])
@@ -188,10 +188,10 @@ class ModuleName(str):
         return ModuleName, (str(self), self.other)
 
     def endswith(self, suffix: str | tuple[str, ...], *bounds: Any) -> bool:
-        """Returns whether the name, or the name in the other version, ends with a suffix.
+        """Returns whether the name, or the name in the other version of transformers, ends with a suffix.
 
-        A dot and the complete name in the other version is also a suffix: PEFT tests complete names for equality, and
-        then as a suffix after a dot.
+        A dot followed by the complete name in the other version also counts as a suffix. PEFT compares complete names
+        for equality first, and then as a suffix after a dot.
         """
         return super().endswith(suffix, *bounds) or f".{self.other}".endswith(suffix, *bounds)
 
@@ -201,7 +201,7 @@ def named_modules(
 ) -> Iterator[tuple[str, nn.Module]]:
     """Converts the names of the modules of a model to a name format.
 
-    If PEFT is loaded, the names of linear layers are of the class `ModuleName`.
+    If PEFT is loaded, the names of linear layers are `ModuleName` objects.
     """
     if names == Names() or (name_format == "v4" and "peft" not in sys.modules):
         yield from found
@@ -213,7 +213,7 @@ def named_modules(
     for name, module, original in own:
         other = names.to_v4(name) if name_format == "v5" else names.to_v5(name)
         if isinstance(original, ModuleName):
-            # The name of a module of an inner model, which has converted it.
+            # The module belongs to an inner model, which has already converted its name.
             yield original, module
             continue
         full = f"{start}{name}" if name else prefix

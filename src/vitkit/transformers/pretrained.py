@@ -26,10 +26,11 @@ from vitkit.transformers.recognition import recognized_class
 
 
 class PreTrainedModel(Adapters, Initialization, ActivationCheckpointing, Capabilities, PropertyModule, ABC):
-    """Base class of all models. A model with a head stores its base model under the name `base_model_prefix`.
+    """Base class of all models.
 
-    A subclass sets `config_class` and `base_model_prefix`, calls `post_init` at the end of its constructor, and may
-    override `_init_weights`, which initializes the parameters of one module.
+    A model with a head stores its base model in the attribute named by `base_model_prefix`. A subclass sets
+    `config_class` and `base_model_prefix`, calls `post_init` at the end of its constructor, and may override
+    `_init_weights`, which initializes the parameters of one module.
     """
 
     config_class: ClassVar[type[PretrainedConfig]]
@@ -104,7 +105,7 @@ class PreTrainedModel(Adapters, Initialization, ActivationCheckpointing, Capabil
     def name_format(self) -> str:
         """The format of the names in `state_dict`, `named_parameters` and `named_modules`: "v4" (default) or "v5".
 
-        "v5" are the names of transformers 5.9 and later. Loading accepts both.
+        "v5" are the names of transformers 5.9 and later. Both formats can be loaded.
         """
         return self.base_model._name_format
 
@@ -161,9 +162,9 @@ class PreTrainedModel(Adapters, Initialization, ActivationCheckpointing, Capabil
         return hub.push(self.save_pretrained, repo_id, tags=self.model_tags, **options)
 
     def add_model_tags(self, tags: str | list[str]) -> None:
-        """Adds tags to those of the model card, which `push_to_hub` uploads. Tags that the model has are not repeated.
+        """Adds tags to the model card that `push_to_hub` uploads. Existing tags are not repeated.
 
-        The list belongs to the model, not to the class.
+        The list of tags belongs to the model, not to its class.
         """
         new = [tags] if isinstance(tags, str) else tags
         self.model_tags = list(dict.fromkeys([*(self.model_tags or []), *new]))

@@ -43,7 +43,7 @@ def alias(path: str, doc: str) -> property:
 
 
 class ProjectionNames(PropertyModule):
-    """Base class of attentions with the projections `attention.query`, `.key`, `.value` and `output.dense`.
+    """Base class of attention modules with the projections `attention.query`, `.key`, `.value` and `output.dense`.
 
     `q_proj`, `k_proj`, `v_proj` and `o_proj` are their names in transformers 5.9 and later.
     """

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Projections(NamedTuple):
-    """The projections of an attention. A module that is not `nn.Linear` cannot be pruned."""
+    """The projections of an attention layer. Only `nn.Linear` projections can be pruned."""
 
     query: nn.Module
     key: nn.Module
@@ -20,9 +20,9 @@ class Projections(NamedTuple):
 def prune(projections: Projections, heads: Iterable[int], pruned: set[int], total: int, head_dim: int) -> list[int]:
     """Removes heads, given by their original indices, and returns the original indices of the remaining heads.
 
-    `pruned` are the heads that were removed before, to which the given heads are added; `total` is the original number
-    of heads, `head_dim` their width. Raises ValueError for an invalid index, and if no head would remain. Raises
-    TypeError if a projection has been replaced by another module.
+    `pruned` contains the heads that were removed before; the given heads are added to it. `total` is the original
+    number of heads, and `head_dim` is the width of a head. Raises ValueError for an invalid index, and if no head would
+    remain. Raises TypeError if a projection has been replaced by another module.
     """
     new = set(heads) - pruned
     if invalid := sorted(new - set(range(total))):

@@ -32,7 +32,7 @@ def is_module(value: Any) -> bool:
 
 
 def is_script(value: Any) -> bool:
-    """Returns whether a value is a module of a TorchScript archive, whose attributes are its state."""
+    """Returns whether a value is a module of a TorchScript archive, whose attributes hold its tensors."""
     return isinstance(value, Object) and value.name.startswith("__torch__.") and isinstance(value.state, Object)
 
 

@@ -55,7 +55,10 @@ def open_file(path: Path) -> Tensors:
 
 
 def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes `model.safetensors` with the metadata that transformers requires. Writes no file for meta tensors."""
+    """Writes `model.safetensors` with the metadata that transformers requires.
+
+    Writes no file if a tensor is on the meta device.
+    """
     from safetensors.torch import save_file
 
     if any(tensor.is_meta for tensor in tensors.values()):

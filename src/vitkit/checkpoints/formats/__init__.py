@@ -58,14 +58,14 @@ class Format:
     """A checkpoint format of one library for one model family.
 
     name                unique name, saved as `Origin.format`
-    targets             values of `to=` that select this format; the first format that supports the model is written;
-                        empty for a format that is only read
+    targets             values of `to=` that select this format, or () for a read-only format; if several formats have
+                        the same target, the first one that supports the model is written
     family              the family in `models` that it stores, None for any
     table               vitkit's tensor names and the format's
     anchors             patterns of names that every file has; a prefix before the first is a wrapper
     aliases             patterns and replacements from names of other library versions to those of the table
-    ignored             patterns of names that are ignored, each with a description, and optionally with a pattern of
-                        names without which it does not apply
+    ignored             patterns of ignored names, each with a description, and optionally with a second pattern: the
+                        entry applies only if the second pattern matches one of the names
     suffix              suffix of the single file it writes; "" for a folder
     accepts             whether the config.json (None: missing) may belong to this format
     arrange             converts tensors that the table cannot map as stored (stacked layers)
@@ -98,7 +98,7 @@ def builtin_formats() -> tuple[Format, ...]:
 
 
 def all_formats() -> tuple[Format, ...]:
-    """Returns every format, sorted by name. A format of a plug-in that is invalid is left out and warned of."""
+    """Returns every format, sorted by name. Invalid formats of plug-ins are left out with a warning."""
     found = {each.name: each for each in builtin_formats()}
     for component in discovery.components("format").values():
         try:
@@ -113,7 +113,7 @@ def all_formats() -> tuple[Format, ...]:
 
 
 def plugin_format(component: Component) -> Format:
-    """Returns the format of a plug-in. Raises PluginError if it is no `Format`, or one without a target."""
+    """Returns the format of a plug-in. Raises PluginError unless it is a `Format` with a target."""
     layout = getattr(component.target, "FORMAT", component.target)
     where = f"'{component.name}' of {component.origin}"
     if not isinstance(layout, Format):
@@ -129,9 +129,10 @@ def list_formats() -> list[str]:
 
 
 def formats_for(target: str) -> list[Format]:
-    """Returns the formats that the name `target` selects for `to=` and `format=`, starting with the one of this name.
+    """Returns the formats that the name `target` selects for `to=` and `format=`.
 
-    The target of a plug-in file is written as `./mine.py`. Raises ValueError for an unknown target.
+    The format named `target` is first. A format in a plug-in file is selected as `./mine.py`. Raises ValueError for an
+    unknown target.
     """
     if parse(target):
         component = discovery.component("format", resolve("format", target))

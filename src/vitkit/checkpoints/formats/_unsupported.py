@@ -31,7 +31,10 @@ def unsupported_field(config: Any, title: str, *, fixed: Mapping[str, Any], free
 
 
 class ImpliedMismatch(str):
-    """An error message about config fields of which a format implies other values, which are in `implied`."""
+    """Error message for config fields that differ from the values that a format implies.
+
+    `implied` contains the implied values of these fields.
+    """
 
     implied: Mapping[str, Any]
 

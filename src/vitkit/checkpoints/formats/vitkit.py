@@ -48,12 +48,15 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def _check_family(file_config: Json) -> None:
-    """Raises CheckpointError for a model family of a plug-in that is not loaded; checkpoints load no code."""
+    """Raises CheckpointError if the model family belongs to a plug-in that is not loaded.
+
+    Loading a checkpoint never loads a plug-in, because a plug-in is code.
+    """
     family, plugin = file_config["model"].get("family"), file_config.get("plugin")
     if not isinstance(family, str) or models.is_family(family):
         return
     if not isinstance(plugin, dict) or not isinstance(plugin.get("name"), str):
-        return  # `models.from_dict` names similar families
+        return  # the error of `models.from_dict` suggests similar families
     name = printable(plugin["name"])
     if plugin.get("is_file"):
         where = (
@@ -78,7 +81,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
         "labels": list(checkpoint.labels),
     }
     plugin = discovery.describe("model", checkpoint.model.family)
-    if plugin is not None:  # without the folder of the file, which is private
+    if plugin is not None:  # the folder of the file is private, so it is not stored
         file = plugin["plugin"].endswith(".py")
         name = Path(plugin["plugin"]).name if file else plugin["package"] or plugin["plugin"]
         config_json["plugin"] = {"name": name, "is_file": file}

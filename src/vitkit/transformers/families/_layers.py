@@ -129,7 +129,7 @@ class V4Attention(NamedAttention, ProjectionNames):
         bias: Float[Tensor, "..."] | None = None,
         **inputs: Any,
     ) -> Float[Tensor, "b n d"]:
-        """Returns the tokens after attention and output projection. A bias of pruned heads is not used."""
+        """Returns the tokens after attention and output projection. The bias of pruned heads is ignored."""
         total = self.config.num_attention_heads
         if bias is not None and self.pruned_heads and bias.shape[-3] == total:
             bias = bias[..., [head for head in range(total) if head not in self.pruned_heads], :, :]
@@ -232,7 +232,7 @@ class DinoLayer(GradientCheckpointingLayer):
 
 
 class Encoder(nn.Module):
-    """Encoder layers, as the attribute `layer`. `first` are modules that are registered before them, by name."""
+    """Encoder layers, as the attribute `layer`. `first` maps names to modules registered before it."""
 
     def __init__(self, layers: Iterable[nn.Module], first: Mapping[str, nn.Module] | None = None):
         super().__init__()

@@ -63,7 +63,7 @@ class PyramidNames(PropertyModule):
 
 
 class Pyramid(nn.Module):
-    """Base class of models with a feature pyramid: four feature maps, enlarged by 4, 2, 1 and 1/2."""
+    """Base class of models with a feature pyramid: four feature maps, resized by factors 4, 2, 1 and 1/2."""
 
     def add_pyramid(self, width: int) -> None:
         """Adds the modules of the pyramid, with the names of transformers 4."""
@@ -93,7 +93,7 @@ def _check_stages(config: BeitConfig, kind: str) -> None:
 class BeitBackbone(BeitModel, Pyramid, Backbone):
     """BEiT backbone. Returns the feature maps of the stages in `config.out_features`.
 
-    With `config.add_fpn`, the maps of the four stages are enlarged by 4, 2, 1 and 1/2.
+    With `config.add_fpn`, the maps of the four stages are resized by factors 4, 2, 1 and 1/2.
     """
 
     names = Names(
@@ -119,7 +119,7 @@ class BeitBackbone(BeitModel, Pyramid, Backbone):
     def beit(self) -> "BeitBackbone":
         """The model itself, with `name_format` "v5": transformers 5 stores the encoder as `beit`.
 
-        With "v4" it raises AttributeError: the attribute named by `base_model_prefix` is a model without a head.
+        With "v4", it raises AttributeError, because an attribute with the name in `base_model_prefix` is a base model.
         """
         if self._name_format != "v5":
             raise AttributeError("BeitBackbone has the attribute beit only with name_format='v5'")
@@ -170,14 +170,14 @@ class BeitPyramidPoolingBlock(nn.Sequential, PropertyModule):  # type: ignore[mi
 
 
 class BeitPyramidPoolingModule(nn.ModuleList):
-    """Pyramid pooling (Zhao et al. 2017): the feature map pooled to several scales and resized to its own size."""
+    """Pyramid pooling (Zhao et al. 2017): pools a feature map to several scales and resizes them back."""
 
     def __init__(self, scales: Sequence[int], inputs: int, outputs: int):
         super().__init__(BeitPyramidPoolingBlock(scale, inputs, outputs) for scale in scales)
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The list itself: transformers 5 stores the blocks as `blocks`."""
+        """The list itself. transformers 5 stores the blocks in the attribute `blocks`."""
         return self
 
     def forward(self, x: FeatureMap) -> list[FeatureMap]:
@@ -247,8 +247,8 @@ def _conv_names(v5: str, v4: str) -> dict[str, str]:
 class BeitForSemanticSegmentation(HeadModel, Pyramid):
     """BEiT with a UPerNet head, for semantic segmentation. Images may have any size.
 
-    `config.out_indices` are the numbers of four layers, the first of which is 1: the feature maps are the inputs of
-    these layers, as in transformers. Raises ValueError if there are not four.
+    `config.out_indices` are the numbers of four layers, counted from 1. The feature maps are the inputs of these
+    layers, as in transformers. Raises ValueError if there are not four numbers.
     """
 
     config_class: ClassVar[type[PretrainedConfig]] = BeitConfig
@@ -262,7 +262,7 @@ class BeitForSemanticSegmentation(HeadModel, Pyramid):
             **{name: name for name in ("decode_head.lateral_convs", "decode_head.fpn_convs", "auxiliary_head.convs")},
         },
         {
-            # Not "conv" itself: version 4 has this name in the other lists.
+            # Not the name "conv" alone, which the modules of the other lists have in transformers 4.
             "conv.convolution": "1.conv",
             "conv.normalization": "1.bn",
             "convolution": "conv",

@@ -188,7 +188,7 @@ class Dinov2PreTrainedModel(EncoderModel):
     def split_for_v5(cls, state_dict: dict[str, Tensor], prefix: str) -> None:
         """Splits the gate and value weights of SwiGLU, which are one parameter in transformers 4.
 
-        They have separate names only in the state dict; `named_parameters` has the parameters of the module tree.
+        They are separate only in the state dict. `named_parameters` yields the fused parameters of the module tree.
         """
         state = dict(state_dict)
         state_dict.clear()

@@ -98,7 +98,7 @@ class DINOv3ViTAttention(NamedAttention):
     def __init__(self, config: Any):
         width = config.hidden_size
         super().__init__(config, config.num_attention_heads, width, config.attention_dropout)
-        # In the order of transformers, which optimizer states depend on.
+        # In the order of transformers, because optimizer states depend on the order of parameters.
         self.k_proj = nn.Linear(width, width, bias=config.key_bias)
         self.v_proj = nn.Linear(width, width, bias=config.value_bias)
         self.q_proj = nn.Linear(width, width, bias=config.query_bias)
@@ -161,7 +161,7 @@ class DINOv3ViTPreTrainedModel(EncoderModel):
     def model(self) -> "DINOv3ViTPreTrainedModel":
         """The model itself, with `name_format` "v5": transformers 5 stores the layers as `model.layer`.
 
-        With "v4" it raises AttributeError: the attribute named by `base_model_prefix` is a model without a head.
+        With "v4", it raises AttributeError, because an attribute with the name in `base_model_prefix` is a base model.
         """
         if self._name_format != "v5":
             raise AttributeError(f"{type(self).__name__} has the attribute model only with name_format='v5'")

@@ -216,7 +216,8 @@ class ViTMAEDecoder(nn.Module):
     ) -> ViTMAEDecoderOutput:
         """Returns the predicted pixels of all patches and the outputs of the selected decoder layers.
 
-        With `interpolate_pos_encoding`, the positions are resized along the sequence of patches, as in transformers.
+        With `interpolate_pos_encoding`, position embeddings are resized along the sequence of patches, as in
+        transformers.
         Hidden state 0 is the input of the first layer.
         """
         depth = len(self.decoder_layers)

@@ -1,6 +1,6 @@
 """Reads and writes the image towers of transformers' CLIP and SigLIP: `clip_vision_model`, `siglip_vision_model`.
 
-A file of the complete model (`clip`, `siglip`) has the same image tower next to a text tower, which is ignored.
+A file of the complete model (`clip`, `siglip`) contains the same image tower and a text tower, which is ignored.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,11 +51,11 @@ IGNORED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """What distinguishes the image towers of CLIP and SigLIP.
+    """Settings that differ between the image towers of CLIP and SigLIP.
 
-    `model_type` is that of the tower, `full_type` that of the complete model. `fields` are the config fields of every
-    tower of the kind, `implied` the values of transformers' config class for keys that a config.json leaves out.
-    `preprocess` makes the processor if there is no preprocessor_config.json.
+    `model_type` is the model type of the image tower, and `full_type` that of the complete model. `fields` are the
+    config fields of every tower of this kind. `implied` are the default values of transformers' config class, for keys
+    that are missing in config.json. `preprocess` creates the processor if there is no preprocessor_config.json.
     """
 
     title: str

@@ -11,7 +11,7 @@ from vitkit.data.processor import CLIP_MEAN, CLIP_STD, Processor
 from vitkit.models.vit import Config
 from vitkit.task import SINGLE_LABEL
 
-# The projection to the space of images and texts is the head, which has no bias.
+# The projection to the joint space of images and texts is the head. It has no bias.
 FIELDS = {"class_token": True, "head_bias": False}
 TABLE = Table(
     (

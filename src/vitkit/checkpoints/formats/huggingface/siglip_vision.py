@@ -40,12 +40,12 @@ TOWER = Tower(
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Splits the projections of the pooling attention, which torch fuses, into query and key with value."""
+    """Splits the fused projection of the pooling attention into query and key-value projections."""
     return split_rows(tensors, rf"{HEAD}\.in_proj_(weight|bias)", {f"{HEAD}.q.": (0, 1), f"{HEAD}.kv.": (1, 3)}, 3)
 
 
 def fused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns tensors in which the projections of the pooling attention are fused."""
+    """Returns the tensors with the projections of the pooling attention fused, as torch stores them."""
     result = {name: tensor for name, tensor in tensors.items() if not name.startswith((f"{HEAD}.q.", f"{HEAD}.kv."))}
     for leaf in ("weight", "bias"):
         if f"{HEAD}.q.{leaf}" in tensors:

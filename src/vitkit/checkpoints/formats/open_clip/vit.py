@@ -1,7 +1,7 @@
 """Image towers of OpenAI's CLIP (TorchScript archives or state dicts) and of open_clip's Vision Transformers.
 
-The tensors of the image tower have the prefix `visual.`. The text tower next to them is ignored. Neither kind of file
-stores the activation, which the file name or the caller has to tell.
+The tensors of the image tower have the prefix `visual.`. The text tower in the same file is ignored. The files do not
+store the activation. It is determined by the file name or passed by the caller.
 """
 
 import re
@@ -39,7 +39,7 @@ DEFAULTS = {
     "norm_eps": 1e-5,
     "head_bias": False,
     "position_order": ("class+patches",),
-    "position_resize": "bicubic_antialias",  # as open_clip resizes them
+    "position_resize": "bicubic_antialias",  # as open_clip resizes position embeddings
 }
 TITLE = "open_clip's state dict"
 # File names of OpenAI, and of models that open_clip trained with QuickGELU.
@@ -47,7 +47,10 @@ QUICK_GELU = re.compile(r"^vit-[bl]-(16|32|14|14-336px)\.pt$|quickgelu|openai|me
 
 
 def activation(raw: RawCheckpoint) -> str:
-    """Returns the activation of the MLPs. Raises CheckpointError if neither caller nor file name determine it."""
+    """Returns the activation of the MLPs.
+
+    Raises CheckpointError if neither the caller nor the file name determines it.
+    """
     if "activation" in raw.overrides:
         return str(parse_overrides(Config, {"activation": raw.overrides["activation"]})["activation"])
     if QUICK_GELU.search(raw.file_name.lower()):
@@ -75,7 +78,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Raises CheckpointError, because files of OpenAI and open_clip contain a text tower, too."""
+    """Raises CheckpointError, because files of OpenAI and open_clip also contain a text tower."""
     raise CheckpointError(f"{TITLE} is only read; use to='huggingface'")
 
 

@@ -72,7 +72,7 @@ def read_config(config_json: Json, known: re.Pattern[str] = VITS) -> tuple[dict[
 
 
 def _norms(arguments: Json) -> dict[str, Any]:
-    """Returns the config fields of the arguments that add or remove a norm."""
+    """Returns the config fields for timm arguments that add or remove a norm."""
     fields = {"pre_norm": bool(arguments["pre_norm"])} if arguments.get("pre_norm") is not None else {}
     return fields | ({"norm": "none"} if arguments.get("final_norm") is False else {})
 
