@@ -294,7 +294,7 @@ def pipeline(
 ) -> Pipeline:
     """Creates a pipeline for a model, or for a folder or Hub id from which the model is loaded.
 
-    The model comes from `vitkit.transformers` or `vitkit.load`. The folder or Hub id can be any that `vitkit.load` opens.
+    The model is one of `vitkit.transformers` or of `vitkit.load`. The folder or Hub id is any that `vitkit.load` opens.
 
     The task defaults to feature extraction for a model without a head, else to classification; the processor to the one
     saved with the model. `options` are those of the task (`top_k`, `function_to_apply`, `pool`, ...) and of every call
