@@ -132,9 +132,9 @@ def _choose(checkpoint: Checkpoint, to: str | None, *, lossy: bool) -> tuple[For
 
 
 def _read_back(checkpoint: Checkpoint, stored: Checkpoint, part: Path, chosen: Format, *, lossy: bool) -> list[str]:
-    """Reads back a written checkpoint and returns descriptions of what it does not hold.
+    """Reads back a written checkpoint and returns descriptions of what was lost.
 
-    Raises CheckpointError if the tensors differ, or if something is not held and `lossy` is False.
+    Raises CheckpointError if the tensors differ, or if something was lost and `lossy` is False.
     """
     if not part.is_file() and not part.is_dir():
         return []  # a pipe or device

@@ -96,8 +96,8 @@ def _validate(module: ModuleType) -> None:
 def _adapt(component: Component) -> ModuleType:
     """Wraps a function or a subclass of `Source` as the module of a data source.
 
-    Its only parameter is `location`, or its parameters are options: `shapes(*, number: int = 100)` is opened as
-    `shapes:number=5`.
+    The only parameter of the function or class is `location`, or its parameters are options: `shapes(*, number: int =
+    100)` is opened as `shapes:number=5`.
     """
     target, form = component.target, "shapes(*, number: int = 100) with any options, or shapes(location)"
     if not callable(target):

@@ -96,7 +96,7 @@ def check_metric(metric: str, known: dict[str, tuple[str, ...] | None], data: Ev
 
 
 def top5(data: EvaluationData) -> tuple[str, ...]:
-    """Returns the tuple (`top5`,) if there are more than five classes, otherwise an empty tuple."""
+    """Returns ("top5",) if there are more than five classes, otherwise an empty tuple."""
     return ("top5",) if data.num_classes > 5 else ()
 
 

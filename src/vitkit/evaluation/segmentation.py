@@ -26,7 +26,7 @@ from vitkit.images import DEFAULT_LIMITS, probe
 from vitkit.regular import read_bytes
 
 READS = "model"
-FRACTION = 0.6  # fraction of the attention of a head
+FRACTION = 0.6  # fraction of the attention of a head in its predicted mask
 VOID = 255  # unlabelled pixels, which are ignored
 
 

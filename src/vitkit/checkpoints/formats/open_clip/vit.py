@@ -78,7 +78,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Raises CheckpointError, because files of OpenAI and open_clip also contain a text tower."""
+    """Always raises CheckpointError, because files of OpenAI and open_clip also contain a text tower."""
     raise CheckpointError(f"{TITLE} is only read; use to='huggingface'")
 
 
