@@ -73,7 +73,7 @@ def test_a_run_is_extended_from_its_folder(run: TrainedRun, place: Path) -> None
     assert max(event["step"] for event in longer.log if event["kind"] == "step") == 10
     with pytest.raises(ValueError, match=r"already trained for 10 steps, but steps is 4"):
         vitkit.resume(run.folder, steps=4)
-    with pytest.raises(ValueError, match=r"'optimizer\.lr' cannot change in a run that is resumed"):
+    with pytest.raises(ValueError, match=r"'optimizer\.lr' cannot be changed in a resumed run"):
         vitkit.resume(run.folder, settings={"optimizer.lr": 1.0})
     with pytest.raises(ValueError, match="is not a run folder"):
         vitkit.resume(place / "nothing")

@@ -83,7 +83,7 @@ def test_minutes_are_those_of_the_whole_run(
         ({"steps": 4}, "was already trained for 12 steps, but steps is 4; set steps to at least 12"),
         ({"steps": 20, "epochs": 2.0}, "not several; steps is 20 and epochs is 2"),
         ({"steps": 20, "changes": {"steps": 30}}, "the setting 'steps' is given twice; give it once"),
-        ({"changes": {"optimizer.lr": 0.1}}, r"'optimizer\.lr' cannot change in a run that is resumed; a resumed run"),
+        ({"changes": {"optimizer.lr": 0.1}}, r"'optimizer\.lr' cannot be changed in a resumed run, which can"),
         ({"changes": {"hardware.worker": 1}}, r"unknown key 'hardware\.worker'"),
     ],
 )

@@ -124,15 +124,15 @@ class TrainingOptions:
     """Options of a training run.
 
     Args:
-        data: Training data, such as photos/. The folder contains one subfolder per class, or the folders train/ and
-            val/ with one subfolder per class in each. Files (.csv, .jsonl, .parquet, .tar) and named sources such as
-            hub:cifar10 are accepted, too.
+        data: Training data: a folder such as photos/ with one subfolder per class, or with the folders train/ and val/
+            that have one subfolder per class; a .csv, .jsonl, .parquet or .tar file; or a named source such as
+            hub:cifar10.
         val: Validation data. If not set: the val split of --data, or a held-out fraction of the training images.
         fix: CSV file of corrections, such as the fixes.csv of a report: images to relabel or to drop, by their keys.
         held_out: Fraction of the training images to hold out if the data has no val split. If not set: 0.2.
         out: Output folder of the training run. If not set: a folder in runs/ with the name of the run.
         resume: Folder of a run to resume or to extend. The data, the recipe and all settings are read from this folder.
-        objective: Objective of the training, such as supervised, mae, dino or distillation.
+        objective: Training objective, such as supervised, mae, dino or distillation.
         image_size: Input size in pixels, a multiple of the patch size. If not set: the image size of the model.
         channels: Number of channels of the images. An RGB model is adapted to this number.
         steps: Number of training steps. With --resume, the total number of steps, including the steps that are already

@@ -46,7 +46,8 @@ def evaluate(
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
-        data: Images to evaluate on, such as photos/val. If the data has splits, its val or test split is used.
+        data: Images to evaluate on, such as photos/val. If the data has splits, the val split is used, or the
+            test split if there is no val split.
         train: Training images for the evaluators knn, fewshot, probe and linear. If not set: the train split of --data.
         fix: CSV file of corrections, such as the fixes.csv of a report: images to relabel or to drop, by their keys.
         evaluators: Comma-separated evaluators, such as top1,knn. With auto, they depend on the task of the model:

@@ -39,7 +39,7 @@ def resumed(
     fixed = [name for name in changes if not name.startswith(allowed)]
     if fixed:
         raise ValueError(
-            f"'{fixed[0]}' cannot change in a run that is resumed; a resumed run can change "
+            f"'{fixed[0]}' cannot be changed in a resumed run, which can change only "
             f"{', '.join((*LENGTH, *CHANGEABLE, 'hardware'))}; start another run in another folder"
         )
     lengths = {name: value for name, value in changes.items() if name in LENGTH and value not in (None, "none")}

@@ -86,7 +86,7 @@ def export(
     module = runtime(to)
     if checkpoint.model.is_exported:
         raise ExportError(
-            "the model is an export already, which has no weights to export; load the original checkpoint instead"
+            "the model is an export already and cannot be exported again; load the original checkpoint instead"
         )
     if precision not in module.TOLERANCES:
         raise ValueError(f"the precision is '{precision}', but {to} supports only {' and '.join(module.TOLERANCES)}")
