@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from vitkit.jax.layers import Block, MapPool, layer_norm, resize_positions, sincos2d
 from vitkit.jax.outputs import Features
+from vitkit.layers.patches import check_filled
 from vitkit.models.vit import Config
 
 
@@ -109,8 +110,8 @@ class ViT(nn.Module):
 
     It has the options of `models.vit.Config` that `check` accepts. `dtype` is that of the computations, such as
     bfloat16; parameters keep theirs. `remat` enables activation checkpointing. Training (`train=True`) uses the random
-    stream `dropout` if the config has any dropout. Images are floats (b, height, width, c) of any size of at least one
-    patch. Raises ValueError for wrong channels and too small images.
+    stream `dropout` if the config has any dropout. Images are floats (b, height, width, c) whose sides are multiples of
+    the patch size, or of the native size. Raises ValueError for other sizes and for wrong channels.
     """
 
     config: Config
@@ -144,6 +145,7 @@ class ViT(nn.Module):
         if images.shape[1] < config.patch_size[0] or images.shape[2] < config.patch_size[1]:
             patch, size = (f"{each[0]}x{each[1]}" for each in (config.patch_size, images.shape[1:3]))
             raise ValueError(f"an image of {size} pixels is smaller than one patch of {patch}")
+        check_filled((images.shape[1], images.shape[2]), config.patch_size, config.image_size)
         patches = self.embedding(images)
         grid = (patches.shape[1], patches.shape[2])
         patches = rearrange(patches, "b r c d -> b (r c) d")
