@@ -111,6 +111,18 @@ def test_results_are_a_sequence_in_the_order_of_the_images(model: Classifier, pl
     assert pickle.loads(pickle.dumps(results))[0].predictions == predictions
 
 
+def test_a_result_is_indexed_as_a_tuple_of_image_and_output(model: Classifier) -> None:
+    image = Image.new("RGB", (40, 40))
+    result = next(iter(model.classify(image)))
+    assert result[0] is image
+    assert result[1] == result[-1] == result.predictions
+    embedding = model.embed(image)[0]
+    assert embedding[0] is image
+    assert np.array_equal(embedding[1], embedding.vector)
+    with pytest.raises(IndexError):
+        result[2]
+
+
 def test_the_same_results_from_a_path_a_model_and_a_stream(model: Classifier, place: Path) -> None:
     folder = place / "google" / "vit-base-patch16-224"
     expected = [each.predictions for each in vitkit.classify(model, place / "photos")]

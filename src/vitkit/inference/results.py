@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
 
@@ -141,7 +141,7 @@ class Results(Sequence[R], Generic[R]):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Classification(Result):
-    """The predicted classes, labels or values of one image. It unpacks as `image, predictions`.
+    """The predicted classes, labels or values of one image. It unpacks as `image, predictions`, as a tuple does.
 
     `logits` contains the logits of all classes, or is None if the image could not be read.
     """
@@ -181,6 +181,10 @@ class Classification(Result):
     def __iter__(self) -> Iterator[ImageInput | list[Prediction]]:
         yield self.image
         yield self.predictions
+
+    def __getitem__(self, index: int) -> Any:
+        """Returns the image for index 0, and the predictions for index 1."""
+        return (self.image, self.predictions)[index]
 
     def describe(self) -> str:
         """Returns the predictions as short text, such as "tabby 71.23%, tiger cat 20.10%"."""
@@ -268,7 +272,7 @@ class Classifications(Results[Classification]):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Embedding(Result):
-    """The feature vector of one image. It unpacks as `image, vector`.
+    """The feature vector of one image. It unpacks as `image, vector`, as a tuple does.
 
     `vector` is the input of the head, a float32 array of shape (d,), or None if the image could not be read. `blocks`
     maps block indices to outputs, for the blocks that were requested from `embed`.
@@ -280,6 +284,10 @@ class Embedding(Result):
     def __iter__(self) -> Iterator[ImageInput]:
         yield self.image
         yield self.vector
+
+    def __getitem__(self, index: int) -> Any:
+        """Returns the image for index 0, and the vector for index 1."""
+        return (self.image, self.vector)[index]
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         if self.vector is None:
