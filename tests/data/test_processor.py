@@ -483,3 +483,11 @@ def test_the_reference_preprocessing_of_deit(shared: Path) -> None:
         left, top = (image.width - 224) // 2, (image.height - 224) // 2
         expected = np.asarray(image.crop((left, top, left + 224, top + 224)), np.float32)
         np.testing.assert_array_equal(processor.array(path), expected.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "values", [{"mean": ("a", 0.5, 0.5)}, {"std": "abc"}, {"rescale": "0.1"}, {"mean": (True, 0.5, 0.5)}]
+)
+def test_statistics_are_numbers(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"Processor\.(mean|std|rescale) must consist of numbers, got"):
+        Processor(size=(8, 8), **values)

@@ -108,6 +108,9 @@ class Processor:
                 )
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"Processor.size must be (height, width) in pixels, both at least 1, got {self.size!r}")
+        for name, values in (("mean", self.mean), ("std", self.std), ("rescale", (self.rescale,))):
+            if not isinstance(values, tuple | list) or not all(map(_is_number, values)):
+                raise ValueError(f"Processor.{name} must consist of numbers, got {getattr(self, name)!r}")
         if not self.mean or len(self.mean) != len(self.std):
             raise ValueError(f"mean and std must have one value per channel, got {self.mean!r} and {self.std!r}")
         if not all(self.std):
@@ -309,3 +312,7 @@ def named(error: ValueError | TypeError, image: ImageInput, index: int) -> Value
 def is_path(image: ImageInput) -> bool:
     """Returns whether an image is given as a path (or an `Unlisted` path), not as bytes or pixels."""
     return isinstance(image, str | os.PathLike | Unlisted)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
