@@ -1,6 +1,7 @@
 """Results of `Classifier.classify` and `Classifier.embed`: sequences with one result per image."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -52,7 +53,7 @@ class Decoding:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Result:
+class Result(ABC):
     """The result for one image. If the image could not be read, `error` is set and there is no output.
 
     `image` is the input image, as it was passed. `name` is its path, or "image N" with the position N in the input,
@@ -63,17 +64,17 @@ class Result:
     name: str
     error: ImageError | None = None
 
+    @abstractmethod
     def describe(self) -> str:
         """Returns the output as short text for one line of a table."""
-        raise NotImplementedError
 
     def lines(self) -> list[str]:
         """Returns the output as lines of text."""
         return [self.describe()]
 
+    @abstractmethod
     def to_dict(self) -> JsonDict:
         """Returns the result as a dict for JSON, with `path` and either the output or `error`."""
-        raise NotImplementedError
 
     def show(self) -> None:
         """Shows the image with its output in a notebook or a window, or as text if there is no display."""

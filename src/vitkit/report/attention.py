@@ -32,7 +32,7 @@ CELL = 16  # side in pixels of the squares over which a gradient is averaged, li
 MAX_GRID = 16  # maximum number of rows, and of columns, of a map in the report
 
 ROLLOUT = "attention rollout through all layers (ViT paper, Figure 6)"
-GRADIENT = "input gradient of the predicted class"
+GRADIENT = "input gradient of the largest output"
 
 
 @dataclass(frozen=True)
